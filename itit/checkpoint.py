@@ -1,0 +1,206 @@
+"""Checkpoints of a run, and folders of weights: safetensors and JSON, nothing else.
+
+    workdir/checkpoints/step_00001234/
+      state.safetensors   the tensors
+      meta.json           what the caller wants back beside them
+      commit.json         step, number of tensors, bytes and CRC32C of both files, versions; written last
+
+Local: the folder is filled under a hidden name, flushed to disk and renamed, so that a visible one is whole. On gs://,
+where folders cannot be renamed, a checkpoint without commit.json is not whole.
+"""
+
+import contextlib
+import errno
+import json
+import re
+import sys
+
+import google_crc32c
+import safetensors
+import safetensors.torch
+import torch
+
+import itit
+from itit import config as config_lib
+from itit import storage
+
+FOLDER = "checkpoints"
+STAGING = ".staging_"
+STATE, META, COMMIT = "state.safetensors", "meta.json", "commit.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save(workdir, step, tensors, meta, keep_last):
+    """Saves a checkpoint, then removes old ones.
+
+    A step that is there and whole stays as it is; a damaged one is replaced. Once the new checkpoint is visible, only
+    the newest `keep_last` up to `step` stay; later steps go too, since `restore` has passed over them as damaged.
+
+    Args:
+      tensors: dict[str, Tensor] of any device, dtype and layout; numbers are kept bit for bit. Tensors that share
+        memory are saved, and come back, as separate ones.
+      meta: dict of JSON values.
+
+    Returns:
+      Path of the checkpoint.
+
+    Raises:
+      ValueError: the disk is full; names path and bytes. Earlier checkpoints are as they were.
+    """
+    root = storage.join(workdir, FOLDER)
+    final = storage.join(root, f"step_{step:08d}")
+    if storage.exists(final):
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            _read(final, step)
+            return final
+        storage.remove_tree(final)
+    files = {STATE: safetensors.torch.save(_separate(tensors), {"format": "pt"}), META: json.dumps(meta).encode()}
+    files[COMMIT] = _commit(step, len(tensors), files)
+    staging = final if storage.is_remote(final) else storage.join(root, f"{STAGING}step_{step:08d}")
+    _sweep(root)
+    try:
+        storage.make_dirs(staging)
+        for name, data in files.items():
+            storage.write_bytes(storage.join(staging, name), data)
+        if staging != final:
+            storage.commit_dir(staging, final)
+    except OSError as error:
+        storage.remove_tree(staging)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        num_bytes = sum(map(len, files.values()))
+        raise ValueError(f"{final}: disk full; this checkpoint needs {num_bytes} bytes, earlier ones stay") from error
+    _rotate(root, step, keep_last)
+    return final
+
+
+def restore(workdir):
+    """The newest whole checkpoint of a run.
+
+    1. Folders are tried from the newest step backwards.
+    2. One without commit.json is incomplete: passed over with a warning.
+    3. One whose files differ from commit.json in bytes or CRC32C is damaged: passed over with a warning.
+    4. The first whole one is returned; nothing is deleted here.
+
+    Returns:
+      (step, dict[str, Tensor] on the CPU, meta), or None where no checkpoint was ever completed.
+
+    Raises:
+      ValueError: there are completed checkpoints, and every one is damaged.
+    """
+    folders = _folders(storage.join(workdir, FOLDER))
+    damaged = []
+    for step in sorted(folders, reverse=True):
+        path = folders[step]
+        if not storage.exists(storage.join(path, COMMIT)):
+            print(f"warning: {path}: passed over: incomplete, no {COMMIT}", file=sys.stderr)
+            continue
+        try:
+            return step, *_read(path, step)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"warning: {path}: passed over: {error}", file=sys.stderr)
+            damaged.append(path)
+    if damaged:
+        raise ValueError(f"{damaged[0]}: damaged, and no other checkpoint is whole; remove the folder to begin anew")
+    return None
+
+
+def latest_step(workdir):
+    """Step of the newest complete checkpoint, or None. Its checksums are not read."""
+    folders = _folders(storage.join(workdir, FOLDER))
+    return max((step for step, path in folders.items() if storage.exists(storage.join(path, COMMIT))), default=None)
+
+
+def save_weights(folder, tensors, config_section):
+    """Writes model.safetensors (dict[str, Tensor]) and config.json (a section of the settings) into `folder`."""
+    storage.make_dirs(folder)
+    data = safetensors.torch.save(_separate(tensors), {"format": "pt"})
+    storage.write_bytes(storage.join(folder, WEIGHTS), data)
+    storage.write_bytes(storage.join(folder, CONFIG), config_lib.to_json(config_section).encode())
+
+
+def load_weights(folder, config_cls):
+    """The inverse of `save_weights`.
+
+    Returns:
+      (config_cls instance, dict[str, Tensor] on the CPU).
+
+    Raises:
+      ValueError: a file is absent, or not what it should be; names path and cause.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not storage.exists(storage.join(folder, name)):
+            raise ValueError(f"{folder}: no {name} in it")
+    config_path, weights_path = storage.join(folder, CONFIG), storage.join(folder, WEIGHTS)
+    config = config_lib.from_json(config_cls, _read_bytes(config_path), config_path)
+    try:
+        return config, safetensors.torch.load(_read_bytes(weights_path))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{weights_path}: {error}") from None
+
+
+def _separate(tensors):
+    """Dense CPU tensors of their own memory, as safetensors wants them."""
+    places, separate = set(), {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return separate
+
+
+def _commit(step, num_tensors, files):
+    record = {
+        "step": step,
+        "num_tensors": num_tensors,
+        "files": {name: {"bytes": len(data), "crc32c": google_crc32c.value(data)} for name, data in files.items()},
+        "versions": {"itit": itit.__version__, "torch": torch.__version__, "safetensors": safetensors.__version__},
+    }
+    return json.dumps(record, indent=1).encode()
+
+
+def _read(path, step):
+    """(tensors, meta) of one checkpoint. Raises ValueError or FileNotFoundError naming what is damaged."""
+    try:
+        record = json.loads(_read_bytes(storage.join(path, COMMIT)))
+        expected = {name: (record["files"][name]["bytes"], record["files"][name]["crc32c"]) for name in (STATE, META)}
+        counts = record["step"], record["num_tensors"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{COMMIT}: {error!r}") from None
+    files = {}
+    for name, (num_bytes, checksum) in expected.items():
+        data = files[name] = _read_bytes(storage.join(path, name))
+        if len(data) != num_bytes:
+            raise ValueError(f"{name}: {len(data)} bytes instead of {num_bytes}")
+        if google_crc32c.value(data) != checksum:
+            raise ValueError(f"{name}: wrong checksum")
+    tensors = safetensors.torch.load(files[STATE])
+    if counts != (step, len(tensors)):
+        raise ValueError(f"{COMMIT}: step and number of tensors {counts} instead of {(step, len(tensors))}")
+    return tensors, json.loads(files[META])
+
+
+def _read_bytes(path):
+    with storage.open(path) as file:
+        return file.read()
+
+
+def _folders(root):
+    """{step: path} of all visible checkpoints, whole or not."""
+    names = (re.fullmatch(r"step_(\d+)", name) for name in storage.list_dir(root))
+    return {int(name[1]): storage.join(root, name[0]) for name in names if name}
+
+
+def _sweep(root):
+    """Removes what a killed save left behind."""
+    for name in storage.list_dir(root):
+        if name.startswith(STAGING):
+            storage.remove_tree(storage.join(root, name))
+
+
+def _rotate(root, step, keep_last):
+    folders = _folders(root)
+    complete = [s for s, path in folders.items() if s <= step and storage.exists(storage.join(path, COMMIT))]
+    for old in set(folders) - set(sorted(complete)[-keep_last:]):
+        storage.remove_tree(folders[old])

@@ -1,0 +1,371 @@
+"""Every setting of ITIT, once: name, default, help, allowed values and cross-checks. Standard library only.
+
+Sections are frozen dataclasses. `flags.py` turns each field into a flag of the same name (fields of a section with a
+`prefix` get it in front), so that a setting is declared here and nowhere else. Sources: P is the ITIT paper
+(arXiv:2310.03734); "unstated" marks a choice that the paper leaves open.
+
+`None` means "from the preset"; `Config.resolve()` fills it in and checks everything.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+
+
+def knob(default, help, choices=None):
+    """A dataclass field with a help text and, optionally, its allowed values."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def section(cls, prefix=""):
+    return dataclasses.field(default_factory=cls, metadata={"prefix": prefix})
+
+
+# Widths and depths. B, L, H: ViT-B/L/H encoder, 8 image blocks at encoder width (MAGE), 6 text blocks at 768 (GIT).
+MODEL_PRESETS = {
+    "nano": dict(embed_dim=128, depth=4, num_heads=4, image_decoder_depth=2, text_decoder_dim=128,
+                 text_decoder_depth=2, text_decoder_num_heads=4),
+    "tiny": dict(embed_dim=256, depth=6, num_heads=4, image_decoder_depth=4, text_decoder_dim=256,
+                 text_decoder_depth=3, text_decoder_num_heads=4),
+    "B": dict(embed_dim=768, depth=12, num_heads=12, image_decoder_depth=8, text_decoder_dim=768,
+              text_decoder_depth=6, text_decoder_num_heads=12),
+    "L": dict(embed_dim=1024, depth=24, num_heads=16, image_decoder_depth=8, text_decoder_dim=768,
+              text_decoder_depth=6, text_decoder_num_heads=12),
+    "H": dict(embed_dim=1280, depth=32, num_heads=16, image_decoder_depth=8, text_decoder_dim=768,
+              text_decoder_depth=6, text_decoder_num_heads=12),
+}  # fmt: skip
+
+# T5 v1.1 encoders (arXiv:1910.10683; sizes of the public checkpoints), and a nano one for machines without weights.
+T5_PRESETS = {
+    "nano": dict(dim=64, head_dim=16, ff_dim=128, num_layers=2, num_heads=4),
+    "small": dict(dim=512, head_dim=64, ff_dim=1024, num_layers=8, num_heads=6),
+    "base": dict(dim=768, head_dim=64, ff_dim=2048, num_layers=12, num_heads=12),
+    "large": dict(dim=1024, head_dim=64, ff_dim=2816, num_layers=24, num_heads=16),
+    "xl": dict(dim=2048, head_dim=64, ff_dim=5120, num_layers=24, num_heads=32),
+    "xxl": dict(dim=4096, head_dim=64, ff_dim=10240, num_layers=24, num_heads=64),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The joint encoder and its two decoders (P sec. 3.1 and 7)."""
+
+    preset: str = knob("B", "Widths and depths.", tuple(MODEL_PRESETS))
+    embed_dim: int | None = knob(None, "Width of the encoder and of the image decoder.")
+    depth: int | None = knob(None, "Encoder blocks.")
+    num_heads: int | None = knob(None, "Attention heads of the encoder and the image decoder.")
+    image_decoder_depth: int | None = knob(None, "Image decoder blocks.")
+    text_decoder_dim: int | None = knob(None, "Text decoder width.")
+    text_decoder_depth: int | None = knob(None, "Text decoder blocks.")
+    text_decoder_num_heads: int | None = knob(None, "Text decoder attention heads.")
+    mlp_ratio: float = knob(4.0, "Hidden width of the MLPs over the width of their block.")
+    dropout: float = knob(0.1, "Dropout on embeddings, attention and MLPs (P table 3).")
+    num_image_tokens: int = knob(256, "Image tokens, a square number: 16 x 16.")
+    num_text_tokens: int = knob(64, "Text tokens with EOS; shorter texts are padded, longer ones cut.")
+    codebook_size: int = knob(8192, "Codes of the image tokenizer.")
+    vocab_size: int = knob(32128, "Rows of the text vocabulary, T5's 28 unused ones included.")
+    text_feature_dim: int | None = knob(None, "Width of the T5 features; by default that of the chosen T5.")
+    bos_id: int = knob(32100, "First input of the text decoder; a row that is no piece of the vocabulary (unstated).")
+    class_token: bool = knob(False, "Add MAGE's class token to the encoder (unstated).")
+    text_positions: bool = knob(True, "Learned positions for text slots in the encoder (unstated).")
+    text_key_mask: bool = knob(False, "Hide PAD text slots from attention in encoder and image decoder (unstated).")
+    empty_text: str = knob("t5", "The empty text: T5 of the empty string, zeros, or a learned row (unstated).",
+                           ("t5", "zeros", "learned"))  # fmt: skip
+    text_memory: str = knob("visible", "What the text decoder sees: visible image slots, kept ones ([MASK] included), "
+                            "or all slots with the text's (unstated).", ("visible", "kept", "all"))  # fmt: skip
+    text_decoder_norm: str = knob("pre", "LayerNorm before (pre) or after (post, as GIT) the branches.",
+                                  ("pre", "post"))  # fmt: skip
+    image_decoder_sees_text: bool = knob(True, "Append the encoded text slots to the image decoder (unstated).")
+    overwrite_kept_masked: bool = knob(True, "Replace kept [MASK] slots, too, by the decoder's mask vector (unstated).")
+    detach_tied_table: bool = knob(False, "No gradient into the code table from the image head, as MAGE (unstated).")
+
+    @property
+    def grid(self):
+        return math.isqrt(self.num_image_tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """The frozen text encoder. Sizes are read from the weights' folder where one is given."""
+
+    size: str = knob("xxl", "Size of the encoder.", tuple(T5_PRESETS))
+    dim: int | None = knob(None, "Width (d_model).")
+    head_dim: int | None = knob(None, "Width of a head (d_kv).")
+    ff_dim: int | None = knob(None, "Hidden width of the gated MLP (d_ff).")
+    num_layers: int | None = knob(None, "Blocks.")
+    num_heads: int | None = knob(None, "Heads.")
+    weights: str = knob("", "Folder with config.json and model.safetensors; empty: random ones from t5_seed.")
+    seed: int = knob(0, "Seed of the random weights.")
+    vocab_size: int | None = knob(None, "Rows of the vocabulary; by default vocab_size.")
+    num_buckets: int = knob(32, "Relative position buckets.")
+    max_distance: int = knob(128, "Relative positions beyond this share a bucket.")
+
+
+@dataclasses.dataclass(frozen=True)
+class VqganConfig:
+    """The image tokenizer (MaskGIT's: CNN without attention, factor 2 ** (levels - 1)). Kept beside its weights."""
+
+    image_size: int = knob(256, "Side of the pictures in pixels.")
+    channels: int = knob(128, "Filters of the first level.")
+    channel_multipliers: tuple[int, ...] = knob((1, 1, 2, 2, 4), "Filters of each level over `channels`.")
+    num_res_blocks: int = knob(2, "Residual blocks a level.")
+    latent_dim: int = knob(256, "Width of a code.")
+    codebook_size: int = knob(8192, "Codes.")
+    pixel_low: float = knob(0.0, "Value of black at the network's input and output.")
+    pixel_high: float = knob(1.0, "Value of white.")
+
+    @property
+    def grid(self):
+        return self.image_size // 2 ** (len(self.channel_multipliers) - 1)
+
+
+CYCLES = ("off", "half", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is trained on what (P sec. 3 and 7, tables 2, 3, 5). A task with batch size 0 is off."""
+
+    t2i_batch: int = knob(512, "Pairs a step for text-to-image.")
+    i2t_batch: int = knob(512, "Pairs a step for image-to-text and, in the same pass, image-to-image.")
+    t2i2t_batch: int = knob(512, "Unpaired texts a step for the text-image-text cycle.")
+    i2t2i_batch: int = knob(512, "Unpaired pictures a step for the image-text-image cycle.")
+    t2t_batch: int = knob(0, "Unpaired texts a step for plain language modelling (P table 2, rows 5, 7).")
+    i2i_batch: int = knob(0, "Unpaired pictures a step for image-to-image (P table 2, rows 6, 7).")
+    t2i2t: str = knob("full", "Text-image-text cycle.", CYCLES)
+    i2t2i: str = knob("full", "Image-text-image cycle.", CYCLES)
+    t2i_weight: float = knob(1.0, "Weight of the text-to-image loss.")
+    i2t_weight: float = knob(1.0, "Weight of the image-to-text loss.")
+    i2t_i2i_weight: float = knob(1.0, "Weight of the image-to-image loss of the image-to-text pass; 0: off (unstated).")
+    t2i2t_weight: float = knob(1.0, "Weight of the text-image-text cycle.")
+    i2t2i_weight: float = knob(1.0, "Weight of the image-text-image cycle.")
+    t2t_weight: float = knob(1.0, "Weight of the language modelling loss.")
+    i2i_weight: float = knob(1.0, "Weight of the unpaired image-to-image loss.")
+    t2i2t_warmup_steps: int = knob(25_000, "Steps before the text-image-text cycle joins (P table 5: 0 or 25K).")
+    i2t2i_warmup_steps: int = knob(25_000, "Steps before the image-text-image cycle joins.")
+    half_cycle: str = knob("pseudo_pair", "Half cycle: train on the synthesized pair, or run the full cycle with the "
+                           "gradient stopped at the argmax (unstated).", ("pseudo_pair", "stop_gradient"))  # fmt: skip
+    text_grad_scale: float = knob(0.1, "Scale of the gradient from the text decoder into the encoder (P sec. 7).")
+    label_smoothing: float = knob(0.1, "Label smoothing of every loss (P table 3).")
+    image_loss_mean: str = knob("global", "Average the image loss over the masked tokens of the batch, or of each "
+                                "sample first (unstated).", ("global", "sample"))  # fmt: skip
+    t2i_text_drop_prob: float = knob(0.0, "Share of text-to-image samples trained with the empty text (Muse: 0.1).")
+    mask_ratio_min: float = knob(0.5, "Least masking ratio; this share of the tokens is dropped (P table 3).")
+    mask_ratio_max_t2i: float = knob(1.0, "Largest masking ratio of text-to-image (P table 3).")
+    mask_ratio_max_i2t: float = knob(0.75, "Largest masking ratio of image-to-text (P table 3).")
+    mask_ratio_mode: float = knob(0.75, "Mode of the truncated normal law of the ratio (P table 3).")
+    mask_ratio_std: float = knob(0.25, "Its standard deviation (P table 3).")
+    mask_ratio_per: str = knob("sample", "Draw one ratio a sample or one a batch (unstated).", ("sample", "batch"))
+    gumbel_strength: float = knob(1.0, "Gumbel noise on the logits of the text-image-text estimator (P sec. 7).")
+    cycle_keep_visible: bool = knob(True, "Text-image-text: tokens not masked in the first pass stay as synthesized "
+                                    "(unstated).")  # fmt: skip
+    cycle_pad_after_eos: bool = knob(True, "Image-text-image: slots after EOS are PAD (unstated).")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """Generation, and the synthesis inside the cycles (P sec. 7)."""
+
+    num_decode_steps: int = knob(24, "Steps of parallel image decoding.")
+    choice_temperature: float = knob(32.0, "Gumbel noise on the confidence that picks the tokens to keep.")
+    choice_anneal: str = knob("linear", "Anneal that noise to 0 over the steps (unstated).", ("linear", "constant"))
+    guidance_scale: float = knob(2.0, "Classifier-free guidance lambda: (1 + lambda) cond - lambda uncond.")
+    guidance_schedule: str = knob("linear", "Ramp the guidance up over the steps (unstated).", ("linear", "constant"))
+    synth_cfg: bool = knob(True, "Guidance in the synthesis inside the cycle (unstated).")
+    synth_decode_steps: int | None = knob(None, "Image decoding steps inside the cycle; by default num_decode_steps.")
+    synth_drop_masked: bool = knob(False, "Drop masked tokens from the encoder while decoding, as in training.")
+    beam_size: int = knob(4, "Beams of caption generation.")
+    length_penalty: float = knob(0.6, "Exponent of the length penalty ((5 + length) / 6) ** x (GIT).")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Adafactor with constant decay rates, schedule, clipping (P table 3)."""
+
+    learning_rate: float = knob(1e-4, "Peak learning rate.")
+    lr_warmup_steps: int = knob(5000, "Steps of linear warm-up; cosine to 0 after it.")
+    num_steps: int = knob(500_000, "Optimizer steps in all (P: 500K, or 1.5M for table 1).")
+    beta1: float = knob(0.9, "Decay of the first moment.")
+    beta2: float = knob(0.96, "Decay of the second moment.")
+    weight_decay: float = knob(0.045, "Decoupled weight decay, multiplied by the learning rate.")
+    decay_embeddings: bool = knob(True, "Decay the token tables, too (unstated).")
+    grad_clip: float = knob(3.0, "Global norm that gradients are clipped to; 0: off.")
+    update_clip: float = knob(1.0, "Root mean square that each Adafactor update is clipped to; 0: off (unstated).")
+    ema_decay: float = knob(0.0, "Decay of the averaged weights that generate; 0: off (P mentions none).")
+    num_microbatches: int = knob(1, "Gradient accumulation: parts that each batch is split into.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where pictures and texts come from. Patterns name TFRecord shards, local or gs://, separated by commas."""
+
+    paired_data: str = knob("", "Shards with a picture and a text in each record.")
+    image_data: str = knob("", "Shards of unpaired pictures.")
+    text_data: str = knob("", "Shards of unpaired texts.")
+    eval_data: str = knob("", "Paired shards that sample pictures are made from; by default paired_data.")
+    vocabulary: str = knob("", "SentencePiece model (.model); needed for texts that are not ready ids, and to print.")
+    vqgan: str = knob("", "Folder of the image tokenizer (config.json, model.safetensors).")
+    image_size: int = knob(256, "Side in pixels that pictures are resized and cropped to.")
+    random_flip: bool = knob(False, "Flip half of the pictures left to right (wrong where captions say left or right).")
+    max_bad_records: int = knob(0, "Damaged records to skip, each counted and named, before the run stops.")
+    max_image_pixels: int = knob(50_000_000, "Pictures with more pixels than this count as damaged.")
+    prefetch: int = knob(2, "Batches prepared ahead of the step.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The run."""
+
+    workdir: str = knob("", "Folder of checkpoints, logs and the resolved flagfile, local or gs://.")
+    seed: int = knob(0, "Seed of the weights, the data order and every draw.")
+    backend: str = knob("auto", "Where to run; auto takes xla on a TPU, else cuda if there is one, else cpu.",
+                        ("auto", "cpu", "cuda", "xla"))  # fmt: skip
+    compute_dtype: str = knob("bf16", "Type of matrix products; weights and losses stay float32.", ("bf16", "fp32"))
+    overfit_batch: bool = knob(False, "Train on the first batch for ever: the loss must go to its floor.")
+    log_every: int = knob(50, "Steps between lines of metrics.")
+    sample_every: int = knob(5000, "Steps between sample pictures and captions; 0: never.")
+    num_samples: int = knob(8, "Prompts and pictures in the samples.")
+    checkpoint_every: int = knob(5000, "Steps between checkpoints.")
+    keep_last: int = knob(3, "Checkpoints kept.")
+    stop_after_steps: int = knob(0, "Save and leave after this many steps of this call; 0: run to num_steps.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All sections. Build with `Config(...).resolve()`."""
+
+    model: ModelConfig = section(ModelConfig)
+    t5: T5Config = section(T5Config, prefix="t5_")
+    objective: ObjectiveConfig = section(ObjectiveConfig)
+    decode: DecodeConfig = section(DecodeConfig)
+    optim: OptimConfig = section(OptimConfig)
+    data: DataConfig = section(DataConfig)
+    train: TrainConfig = section(TrainConfig)
+
+    def resolve(self):
+        """Fills presets in and checks every value. Raises ValueError with one line naming flag and allowed values."""
+        _check_choices(self)
+        t5 = _fill(self.t5, T5_PRESETS[self.t5.size] | {"vocab_size": self.model.vocab_size})
+        model = _fill(self.model, MODEL_PRESETS[self.model.preset] | {"text_feature_dim": t5.dim})
+        config = dataclasses.replace(self, model=model, t5=t5)
+        _check(config)
+        return config
+
+
+def fields(config):
+    """Yields (flag name, section name or None, dataclass field) for every setting of a config or of one section."""
+    for field in dataclasses.fields(config):
+        if "prefix" not in field.metadata:
+            yield field.name, None, field
+            continue
+        for inner in dataclasses.fields(getattr(config, field.name)):
+            yield field.metadata["prefix"] + inner.name, field.name, inner
+
+
+def replace(config, **values):
+    """`config` with flags of these names changed, wherever their section is. Raises ValueError for an unknown name."""
+    owners = {name: (owner, field) for name, owner, field in fields(config)}
+    changed = {}
+    for name, value in values.items():
+        if name not in owners:
+            near = difflib.get_close_matches(name, owners, 1)
+            raise ValueError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        owner, field = owners[name]
+        changed.setdefault(owner, {})[field.name] = value
+    for owner, inner in changed.items():
+        if owner is None:
+            config = dataclasses.replace(config, **inner)
+        else:
+            config = dataclasses.replace(config, **{owner: dataclasses.replace(getattr(config, owner), **inner)})
+    return config
+
+
+def to_json(section_config):
+    """One section as JSON text, to lie beside weights."""
+    return json.dumps(dataclasses.asdict(section_config), indent=1)
+
+
+def from_json(cls, text, place):
+    """The inverse of `to_json`. Raises ValueError naming `place` and the field that does not belong."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: not JSON: {error}") from None
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{place}: unknown field {name!r}; known: {', '.join(known)}")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _fill(part, defaults):
+    missing = {name: value for name, value in defaults.items() if getattr(part, name) is None}
+    return dataclasses.replace(part, **missing)
+
+
+def _check_choices(config):
+    for name, owner, field in fields(config):
+        value = getattr(getattr(config, owner) if owner else config, field.name)
+        choices = field.metadata["choices"]
+        if choices and value not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"--{name}={value!r}: choose one of {', '.join(choices)}{hint}")
+
+
+def _check(config):
+    m, o, d, p, t = config.model, config.objective, config.decode, config.optim, config.train
+    rules = [
+        (m.grid**2 == m.num_image_tokens > 0, "num_image_tokens", m.num_image_tokens, "a square number"),
+        (m.num_text_tokens >= 2, "num_text_tokens", m.num_text_tokens, "at least 2 (one word and EOS)"),
+        (m.embed_dim % m.num_heads == 0, "num_heads", m.num_heads, f"a divisor of embed_dim={m.embed_dim}"),
+        (m.text_decoder_dim % m.text_decoder_num_heads == 0, "text_decoder_num_heads", m.text_decoder_num_heads,
+         f"a divisor of text_decoder_dim={m.text_decoder_dim}"),
+        (3 <= m.bos_id < m.vocab_size, "bos_id", m.bos_id,
+         f"in [3, vocab_size={m.vocab_size}): 0, 1, 2 are PAD, EOS, UNK"),
+        (m.text_feature_dim == config.t5.dim, "text_feature_dim", m.text_feature_dim,
+         f"the width of the T5 encoder, {config.t5.dim}"),
+        (config.t5.vocab_size == m.vocab_size, "t5_vocab_size", config.t5.vocab_size, f"vocab_size={m.vocab_size}"),
+        (0 <= m.dropout < 1, "dropout", m.dropout, "in [0, 1)"),
+        (m.image_decoder_sees_text or not m.overwrite_kept_masked, "image_decoder_sees_text", False,
+         "true while overwrite_kept_masked is: a fully masked picture would reach the image decoder without any text"),
+        (0 < o.mask_ratio_min <= o.mask_ratio_max_i2t <= 1, "mask_ratio_max_i2t", o.mask_ratio_max_i2t,
+         f"in [mask_ratio_min={o.mask_ratio_min}, 1]"),
+        (0 < o.mask_ratio_min <= o.mask_ratio_max_t2i <= 1, "mask_ratio_max_t2i", o.mask_ratio_max_t2i,
+         f"in [mask_ratio_min={o.mask_ratio_min}, 1]"),
+        (o.mask_ratio_std > 0, "mask_ratio_std", o.mask_ratio_std, "above 0"),
+        (0 <= o.t2i_text_drop_prob <= 1, "t2i_text_drop_prob", o.t2i_text_drop_prob, "in [0, 1]"),
+        (0 <= o.label_smoothing < 1, "label_smoothing", o.label_smoothing, "in [0, 1)"),
+        (1 <= d.num_decode_steps <= m.num_image_tokens, "num_decode_steps", d.num_decode_steps,
+         f"in [1, num_image_tokens={m.num_image_tokens}]"),
+        (d.synth_decode_steps is None or 1 <= d.synth_decode_steps <= m.num_image_tokens, "synth_decode_steps",
+         d.synth_decode_steps, f"in [1, num_image_tokens={m.num_image_tokens}]"),
+        (d.beam_size >= 1, "beam_size", d.beam_size, "at least 1"),
+        (p.num_steps >= 1, "num_steps", p.num_steps, "at least 1"),
+        (0 <= p.lr_warmup_steps <= p.num_steps, "lr_warmup_steps", p.lr_warmup_steps,
+         f"in [0, num_steps={p.num_steps}]"),
+        (0 <= p.beta1 < 1, "beta1", p.beta1, "in [0, 1)"),
+        (0 <= p.beta2 < 1, "beta2", p.beta2, "in [0, 1)"),
+        (0 <= p.ema_decay < 1, "ema_decay", p.ema_decay, "in [0, 1)"),
+        (p.num_microbatches >= 1, "num_microbatches", p.num_microbatches, "at least 1"),
+        (t.log_every >= 1, "log_every", t.log_every, "at least 1"),
+        (t.checkpoint_every >= 1, "checkpoint_every", t.checkpoint_every, "at least 1"),
+        (t.keep_last >= 1, "keep_last", t.keep_last, "at least 1"),
+        (t.num_samples >= 1, "num_samples", t.num_samples, "at least 1"),
+        (config.data.max_bad_records >= 0, "max_bad_records", config.data.max_bad_records, "at least 0"),
+        (config.data.prefetch >= 1, "prefetch", config.data.prefetch, "at least 1"),
+    ]  # fmt: skip
+    batches = {name: getattr(o, name) for name in
+               ("t2i_batch", "i2t_batch", "t2i2t_batch", "i2t2i_batch", "t2t_batch", "i2i_batch")}  # fmt: skip
+    for name, size in batches.items():
+        rules.append((size >= 0 and size % p.num_microbatches == 0, name, size,
+                      f"a multiple of num_microbatches={p.num_microbatches}, or 0"))  # fmt: skip
+    rules.append((any(batches.values()), "t2i_batch", 0, "above 0 for at least one task"))
+    for cycle in ("t2i2t", "i2t2i"):
+        on, size = getattr(o, cycle) != "off", batches[cycle + "_batch"]
+        rules.append((on == (size > 0), cycle, getattr(o, cycle),
+                      f"'off' exactly where {cycle}_batch is 0, and that is {size}"))  # fmt: skip
+    for good, name, value, allowed in rules:
+        if not good:
+            raise ValueError(f"--{name}={value}: must be {allowed}")

@@ -1,0 +1,271 @@
+"""Paired, picture-only and text-only records to the batch of a step.
+
+A batch is a pure function of (config, step): the order comes from `order.py`, a damaged record is replaced by the next
+in that order, and every host takes its rows of the same global batch.
+
+Shapes: B batch (rows of this host), N image tokens, L text tokens, S side of a picture.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import queue
+import threading
+import time
+
+import numpy as np
+from absl import logging
+
+from itit.data import order
+from itit.data.records import BadRecord
+from itit.data.source import Source
+from itit.data.text import EOS, Detokenizer
+
+# Stream -> what its records must hold, and the tasks that share its order, in this order within a step.
+STREAMS = {
+    "paired_data": (("picture", "text"), ("t2i", "i2t")),
+    "image_data": (("picture",), ("i2t2i", "i2i")),
+    "text_data": (("text",), ("t2i2t", "t2t")),
+}
+FIELDS = {"image": "images", "image_ids": "image_ids", "text": "text_ids", "text_ids": "text_ids"}
+NUM_WORKERS = min(8, os.cpu_count() or 1)
+
+
+class Streams:
+    """The data of a run.
+
+    Args:
+      config: resolved Config.
+      host_index, num_hosts: which equal share of each task's rows `batch` returns.
+
+    `num_bad` counts damaged records, `num_cut` texts that were longer than L.
+
+    Raises ValueError, one line, for missing, empty or mixed data, a vocabulary that does not fit, and (then or later)
+    more than max_bad_records damaged records.
+    """
+
+    def __init__(self, config, host_index=0, num_hosts=1):
+        self._config, self._host_index, self._num_hosts = config, host_index, num_hosts
+        self.num_bad, self._bad, self._lock = 0, {}, threading.Lock()
+        self._pool = concurrent.futures.ThreadPoolExecutor(NUM_WORKERS, "records")
+        self._sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
+        self._eval = self._eval_source()
+        self._tokenizer = self._make_tokenizer()
+
+    @property
+    def num_cut(self):
+        return self._tokenizer.num_cut if self._tokenizer else 0
+
+    def describe(self):
+        """One line a stream: records, shards, what they hold."""
+        return "\n".join(source.describe() for source in self._all_sources())
+
+    def batch(self, step):
+        """This host's rows of one step.
+
+        Returns:
+          "TASK/FIELD" -> array, for the tasks with a batch size above 0. Tasks: t2i, i2t (distinct rows of the pairs),
+          t2i2t, t2t (texts), i2t2i, i2i (pictures). Fields: "image_ids" int64 [B, N] or "images" uint8 [B, S, S, 3],
+          whichever the records hold, and "text_ids" int64 [B, L].
+        """
+        out = {}
+        for name, source in self._sources.items():
+            sizes = self._sizes(name)
+            places = order.positions(step, sum(sizes.values()))
+            parts = np.split(places, np.cumsum(list(sizes.values()))[:-1])
+            mine = [np.array_split(part, self._num_hosts)[self._host_index] for part in parts]
+            fields = self._rows(source, np.concatenate(mine))
+            if self._config.data.random_flip and "images" in fields:
+                flips = order.coins(self._config.train.seed, name, np.concatenate(mine))
+                fields["images"][flips] = fields["images"][flips, :, ::-1]
+            cuts = np.cumsum([len(part) for part in mine])[:-1]
+            for field, values in fields.items():
+                for task, rows in zip(sizes, np.split(values, cuts), strict=True):
+                    out[f"{task}/{field}"] = rows
+        return out
+
+    def sample_batch(self, num_rows):
+        """`num_rows` pairs of eval_data (or paired_data), the same at every call: "images" or "image_ids", "text_ids".
+
+        Raises ValueError if neither is given.
+        """
+        if self._eval is None:
+            raise ValueError(
+                "samples need pairs: give --eval_data or --paired_data, or turn them off by --sample_every=0"
+            )
+        return self._rows(self._eval, order.positions(0, num_rows))
+
+    def _sizes(self, name):
+        """Task -> rows of a global batch, for the tasks of a stream that are on."""
+        sizes = {task: getattr(self._config.objective, f"{task}_batch") for task in STREAMS[name][1]}
+        for task, size in sizes.items():
+            if size % self._num_hosts:
+                raise ValueError(f"--{task}_batch={size}: must be a multiple of the number of hosts, {self._num_hosts}")
+        return {task: size for task, size in sizes.items() if size}
+
+    def _source(self, name, wanted, tasks):
+        pattern = getattr(self._config.data, name)
+        if not pattern:
+            task = next(iter(self._sizes(name)), tasks[0])
+            raise ValueError(f"--{name} is empty: --{task}_batch={self._sizes(name)[task]} needs it")
+        return self._open(name, pattern, wanted)
+
+    def _eval_source(self):
+        data, wanted = self._config.data, STREAMS["paired_data"][0]
+        if not data.eval_data:
+            paired = self._sources.get("paired_data")
+            return paired or (self._open("paired_data", data.paired_data, wanted) if data.paired_data else None)
+        return self._open("eval_data", data.eval_data, wanted)
+
+    def _open(self, name, pattern, wanted):
+        try:
+            source = Source(name, pattern, wanted, self._config, self._pool)
+        except ValueError as error:
+            raise ValueError(str(error) if f"--{name}" in str(error) else f"--{name}: {error}") from None
+        if self._config.data.random_flip and source.forms.get("picture") == "image_ids":
+            raise ValueError(f"--random_flip: --{name} holds ready image_ids, which cannot be flipped")
+        self._bad[name] = set()
+        for error in source.broken:
+            self._count(error)
+        return source
+
+    def _all_sources(self):
+        extra = [self._eval] if self._eval and self._eval not in self._sources.values() else []
+        return [*self._sources.values(), *extra]
+
+    def _make_tokenizer(self):
+        data, model = self._config.data, self._config.model
+        if data.vocabulary:
+            _check_vocabulary(data.vocabulary, model)
+        raw = [source.name for source in self._all_sources() if source.forms.get("text") == "text"]
+        if not raw:
+            return None
+        if not data.vocabulary:
+            raise ValueError(f"--vocabulary is empty: --{raw[0]} holds texts that are not ready ids")
+        # Imported here because it brings TensorFlow in, which records of ready ids do without.
+        from itit.data.preprocess import TextTokenizer
+
+        return TextTokenizer(data.vocabulary, model.num_text_tokens)
+
+    def _rows(self, source, places):
+        """Field -> array of the records at these places, damaged ones replaced by the next in the stream's order."""
+        # Samples are read while the prefetching thread reads the next batch.
+        with self._lock:
+            return self._locked_rows(source, places)
+
+    def _locked_rows(self, source, places):
+        rows, places, pending = [None] * len(places), places.copy(), np.arange(len(places))
+        while len(pending):
+            ids = self._next_good(source, places, pending)
+            loaded = self._load(source, ids)
+            for row, record_id, value in zip(pending, ids, loaded, strict=True):
+                rows[row] = None if isinstance(value, BadRecord) else value
+                if rows[row] is None and record_id not in self._bad[source.name]:
+                    self._bad[source.name].add(record_id)
+                    self._count(value)
+            pending = np.array([row for row in pending if rows[row] is None], np.int64)
+        return {FIELDS[form]: np.stack([row[form] for row in rows]) for form in source.forms.values()}
+
+    def _next_good(self, source, places, pending):
+        """Moves the places of pending rows past the known bad records, and returns the ids there."""
+        bad = self._bad[source.name]
+        if len(bad) == len(source):
+            raise ValueError(f"--{source.name}: all {len(source)} records are damaged")
+        while True:
+            ids = order.ids_at(self._config.train.seed, source.name, places[pending], len(source)).tolist()
+            moved = [row for row, record_id in zip(pending, ids, strict=True) if record_id in bad]
+            if not moved:
+                return ids
+            places[moved] += 1
+
+    def _load(self, source, ids):
+        """For each id a dict of features, texts as ids, or its BadRecord."""
+        chunks = [chunk.tolist() for chunk in np.array_split(ids, NUM_WORKERS) if len(chunk)]
+        values = [value for chunk in self._pool.map(lambda ids: _load_all(source, ids), chunks) for value in chunk]
+        if source.forms.get("text") != "text":
+            return values
+        texts = [value for value in values if not isinstance(value, BadRecord)]
+        for value, text_ids in zip(texts, self._tokenizer([value["text"] for value in texts]), strict=True):
+            value["text"] = text_ids
+        # Only the tokenizer can tell: it drops blanks and control characters.
+        return [
+            source.bad(record_id, "empty text")
+            if not isinstance(value, BadRecord) and value["text"][0] == EOS
+            else value
+            for record_id, value in zip(ids, values, strict=True)
+        ]
+
+    def _count(self, error):
+        self.num_bad += 1
+        logging.warning("damaged record: %s", error)
+        limit = self._config.data.max_bad_records
+        if self.num_bad > limit:
+            raise ValueError(f"{error} (damaged records so far: {self.num_bad}, above --max_bad_records={limit})")
+
+
+def _load_all(source, ids):
+    out = []
+    for record_id in ids:
+        try:
+            out.append(source.load(record_id))
+        except BadRecord as error:
+            out.append(error)
+    return out
+
+
+def _check_vocabulary(path, model):
+    try:
+        pieces = Detokenizer(path).num_pieces
+    except OSError as error:
+        raise ValueError(f"--vocabulary={path}: {error.strerror or error}") from None
+    if pieces > model.vocab_size:
+        raise ValueError(f"--vocab_size={model.vocab_size}: must be at least the {pieces} pieces of {path}")
+    if model.bos_id < pieces:
+        raise ValueError(f"--bos_id={model.bos_id}: is a piece of {path}, must be at least {pieces}")
+
+
+def prefetch(streams, start_step, depth):
+    """Endless iterator over batches from `start_step` on, with up to `depth` prepared ahead on a thread.
+
+    An error of that thread is raised by the `next` whose batch it hit. `wait_seconds` is how long the last `next`
+    waited; `close()` ends the thread.
+    """
+    return _Prefetch(streams, start_step, depth)
+
+
+class _Prefetch:
+    def __init__(self, streams, start_step, depth):
+        self.wait_seconds = 0.0
+        self._queue, self._closed = queue.Queue(depth), threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(streams, start_step), name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        start = time.perf_counter()
+        value = self._queue.get()
+        self.wait_seconds = time.perf_counter() - start
+        if isinstance(value, Exception):
+            self._queue.put(value)
+            raise value
+        return value
+
+    def close(self):
+        """Ends the thread, after the batch that it is at."""
+        self._closed.set()
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._queue.get(timeout=0.05)
+
+    def _work(self, streams, step):
+        while not self._closed.is_set():
+            try:
+                value = streams.batch(step)
+            except Exception as error:
+                value = error
+            self._queue.put(value)
+            if isinstance(value, Exception):
+                return
+            step += 1

@@ -1,0 +1,44 @@
+"""T5 ids back to text with sentencepiece, and the special ids.
+
+Shapes: L text tokens.
+"""
+
+import numpy as np
+import sentencepiece
+
+from itit import storage
+
+PAD, EOS = 0, 1
+
+
+class Detokenizer:
+    """Ids to text.
+
+    Args:
+      vocabulary_path: SentencePiece model (.model).
+
+    `num_pieces` is the number of its pieces. Raises ValueError if it is no such model, or its PAD and EOS are not 0, 1.
+    """
+
+    def __init__(self, vocabulary_path):
+        with storage.open(vocabulary_path) as file:
+            data = file.read()
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=data)
+        except RuntimeError:
+            raise ValueError(f"{vocabulary_path}: not a SentencePiece model") from None
+        if (self._pieces.pad_id(), self._pieces.eos_id()) != (PAD, EOS):
+            raise ValueError(
+                f"{vocabulary_path}: its pad id is {self._pieces.pad_id()} and its eos id {self._pieces.eos_id()}: "
+                f"must be {PAD} and {EOS}, as T5's"
+            )
+        self.num_pieces = self._pieces.get_piece_size()
+
+    def decode(self, ids):
+        """int [L] -> str, int [.., L] -> nested lists of str. Stops at EOS; drops PAD and ids that are no piece."""
+        ids = np.asarray(ids)
+        if ids.ndim > 1:
+            return [self.decode(row) for row in ids]
+        ends = np.flatnonzero(ids == EOS)
+        ids = ids[: ends[0]] if len(ends) else ids
+        return self._pieces.decode(ids[(ids > PAD) & (ids < self.num_pieces)].tolist())

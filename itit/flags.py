@@ -1,0 +1,139 @@
+"""Settings as absl flags: dataclass fields -> flags -> settings -> flagfile text, and the frame of every main.
+
+A setting is declared once, in `config.py`; here it becomes the flag of the same name. With absl the last flag wins, so
+`--flagfile` goes first and overrides after it. Library code and tests build `Config(...)` and never come here.
+"""
+
+import difflib
+import os
+import sys
+import traceback
+import typing
+
+from absl import app, flags
+
+from itit import config as config_lib
+
+
+class _ChoiceParser(flags.ArgumentParser):
+    """Takes one of `choices`; the error suggests the nearest one, which absl's own enum does not."""
+
+    syntactic_help = "one of the listed values"
+
+    def __init__(self, choices):
+        self.choices = choices
+
+    def parse(self, argument):
+        if argument in self.choices:
+            return argument
+        near = difflib.get_close_matches(argument, self.choices, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"choose one of {', '.join(self.choices)}{hint}")
+
+
+class _IntsParser(flags.ArgumentParser):
+    """Takes whole numbers separated by commas, or the tuple itself (the default)."""
+
+    syntactic_help = "whole numbers separated by commas"
+
+    def parse(self, argument):
+        if isinstance(argument, tuple):
+            return argument
+        try:
+            return tuple(int(part) for part in argument.split(","))
+        except ValueError:
+            raise ValueError(f"expects {self.syntactic_help}") from None
+
+
+def _parser(field):
+    """The absl parser for one dataclass field, from its choices or its annotation (`int`, `int | None`, ...)."""
+    if field.metadata["choices"]:
+        return _ChoiceParser(field.metadata["choices"])
+    plain = [kind for kind in typing.get_args(field.type) if kind is not type(None)]
+    kind = field.type if typing.get_origin(field.type) is tuple or not plain else plain[0]
+    parsers = {int: flags.IntegerParser, float: flags.FloatParser, str: flags.ArgumentParser}
+    return parsers[kind]() if kind in parsers else _IntsParser()
+
+
+def define(settings=None, flag_values=flags.FLAGS):
+    """Defines one absl flag per setting of `settings`: a `Config` (the default) or one of its sections.
+
+    Raises absl's DuplicateFlagError if two settings, or a setting and another flag, share a name.
+    """
+    for name, owner, field in config_lib.fields(settings or config_lib.Config()):
+        choices = field.metadata["choices"]
+        text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+        where = dict(flag_values=flag_values, module_name=owner or "settings")
+        if field.type is bool:
+            flags.DEFINE_boolean(name, field.default, text, **where)
+        else:
+            flags.DEFINE(_parser(field), name, field.default, text, **where)
+        flag_values.register_key_flag_for_module(sys.argv[0], flag_values[name])  # --help lists it
+
+
+def from_flags(settings=None, flag_values=flags.FLAGS):
+    """The parsed flags as settings of the same kind as `settings`; a `Config` comes back resolved.
+
+    Raises ValueError with one line naming flag and allowed values.
+    """
+    template = settings or config_lib.Config()
+    values = {name: flag_values[name].value for name, _, _ in config_lib.fields(template)}
+    filled = config_lib.replace(template, **values)
+    return filled.resolve() if isinstance(filled, config_lib.Config) else filled
+
+
+def to_flagfile(settings):
+    """Flagfile text that parses back to equal settings; those that are None are left out.
+
+    Raises ValueError for a text that a flagfile cannot hold (line breaks, spaces at its end).
+    """
+    lines = ["# Every setting of a run. Repeat it with --flagfile=THIS_FILE; flags after that one override it."]
+    last_owner = None
+    for name, owner, field in config_lib.fields(settings):
+        value = getattr(getattr(settings, owner) if owner else settings, field.name)
+        if owner != last_owner:
+            lines.append(f"\n# {owner}")
+            last_owner = owner
+        if isinstance(value, str) and (value.rstrip() != value or len(value.splitlines()) > 1):
+            raise ValueError(f"--{name}={value!r}: must have no line break and no space at its end")
+        if isinstance(value, bool):
+            value = str(value).lower()
+        elif isinstance(value, tuple):
+            value = ",".join(map(str, value))
+        if value is not None:
+            lines.append(f"--{name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def _parse(argv):
+    """Parses the command line. Raises ValueError for a mistyped flag or value and for words that are no flag."""
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise ValueError(str(error).removeprefix("ERROR:: ")) from None
+    if len(rest) > 1:
+        raise ValueError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    return rest
+
+
+def run_main(main):
+    """Runs `main(argv)` as a program and ends the process.
+
+    A mistake of the user (ValueError, OSError, a bad flag) ends in one line `error: ...` on stderr and exit code 2,
+    Ctrl-C in `interrupted` and 130. The environment variable ITIT_TRACEBACK=1 shows the stack before that line.
+    """
+    try:
+        app.run(main, flags_parser=_parse)
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        if os.environ.get("ITIT_TRACEBACK") == "1":
+            traceback.print_exc()
+        interrupted = isinstance(error, KeyboardInterrupt)
+        print("interrupted" if interrupted else f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(130 if interrupted else 2)
+
+
+def _one_line(error):
+    text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,148 @@
+"""TensorBoard and the progress line of a run.
+
+Keys are the same on TensorBoard and in the code: "loss", "loss/t2i", "grad_norm", "learning_rate". Events lie in
+workdir/tensorboard; for a workdir on gs:// they are written to a temporary folder and copied up.
+"""
+
+import collections
+import os
+import resource
+import sys
+import tempfile
+import time
+import types
+
+# TensorBoard prefers TensorFlow's file system where that is installed, and loading it takes seconds and memory that a
+# run of ready ids does not need. A module of this name is TensorBoard's own switch to its built-in replacement.
+sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
+
+from torch.utils import tensorboard  # noqa: E402
+
+from itit import storage  # noqa: E402
+
+FOLDER = "tensorboard"
+FLUSH_SECONDS = 30
+WINDOW = 20
+
+
+class Metrics:
+    """Writes what a run measures. A context manager; leaving it writes out what is pending.
+
+    Args:
+      workdir: local or gs:// folder.
+      num_steps: steps of the whole run, for the time left.
+      start_step: steps done before this call; later events of an earlier, killed call disappear from the curves.
+    """
+
+    def __init__(self, workdir, num_steps, start_step=0):
+        self._num_steps = num_steps
+        self._remote = storage.join(workdir, FOLDER) if storage.is_remote(workdir) else None
+        self._folder = tempfile.mkdtemp() if self._remote else storage.join(workdir, FOLDER)
+        purge_step = start_step + 1 if start_step else None
+        self._writer = tensorboard.SummaryWriter(self._folder, purge_step=purge_step, flush_secs=FLUSH_SECONDS)
+        self._uploaded = time.monotonic()
+        self._samples = self._waited = 0
+        # Points (time, step, samples, seconds waited) that rates are taken between.
+        self._points = collections.deque([(time.monotonic(), start_step, 0, 0.0)], WINDOW + 1)
+        self._warm = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def scalars(self, step, values):
+        """Writes {key: number} (floats or tensors of one element)."""
+        for key, value in values.items():
+            self._writer.add_scalar(key, float(value), step)
+
+    def image(self, step, tag, picture):
+        """Writes a picture, uint8 [height, width, 3]."""
+        self._writer.add_image(tag, picture, step, dataformats="HWC")
+
+    def text(self, step, tag, text):
+        """Writes a text; TensorBoard shows it as Markdown."""
+        self._writer.add_text(tag, text, step)
+
+    def progress(self, step, values, num_samples, wait_seconds):
+        """Writes `values` and the rates, and prints them in one line.
+
+        Rates are means over the last 20 calls, so that they follow the run; the first call of a run, with its start-up
+        costs, counts only until there is a second.
+
+        Args:
+          step: steps done, in all calls together.
+          values: {key: number}; "loss", "loss/*", "grad_norm" and "learning_rate" are printed, all are written.
+          num_samples: pictures and texts trained on since the call before this one.
+          wait_seconds: time since then in which the step waited for its input.
+        """
+        values = {key: float(value) for key, value in values.items()}
+        self._samples += num_samples
+        self._waited += wait_seconds
+        self._points.append((time.monotonic(), step, self._samples, self._waited))
+        if not self._warm and len(self._points) == 3:
+            self._points.popleft()
+            self._warm = True
+        seconds, steps, samples, waited = (
+            new - old for new, old in zip(self._points[-1], self._points[0], strict=True)
+        )
+        seconds = max(seconds, 1e-9)
+        rates = {
+            "rate/steps_per_second": steps / seconds,
+            "rate/samples_per_second": samples / seconds,
+            "rate/input_wait": waited / seconds,
+            "host_memory_gib": host_memory() / 2**30,
+        }
+        self.scalars(step, values | rates)
+        print(self._line(step, values, rates), flush=True)
+        if self._remote and time.monotonic() - self._uploaded > FLUSH_SECONDS:
+            self._upload()
+
+    def close(self):
+        """Writes out what is pending."""
+        self._writer.close()
+        if self._remote:
+            self._upload()
+
+    def _line(self, step, values, rates):
+        rate = rates["rate/steps_per_second"]
+        left = clock((self._num_steps - step) / rate) if rate else "unknown"
+        losses = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
+        parts = [
+            f"step {step}/{self._num_steps}",
+            f"{rate:.3g} steps/s",
+            f"{rates['rate/samples_per_second']:.3g} samples/s",
+            f"ETA {left}",
+        ]
+        if "loss" in values:
+            parts.append(f"loss {values['loss']:.3f}" + (f" ({losses})" if losses else ""))
+        if "grad_norm" in values:
+            parts.append(f"grad {values['grad_norm']:.3g}")
+        if "learning_rate" in values:
+            parts.append(f"lr {values['learning_rate']:.1e}")
+        parts.append(f"input wait {rates['rate/input_wait']:.0%}")
+        parts.append(f"{rates['host_memory_gib']:.1f} GiB")
+        return " | ".join(parts)
+
+    def _upload(self):
+        """Copies the event files to gs://, whose objects cannot grow."""
+        self._writer.flush()
+        for name in storage.list_dir(self._folder):
+            with storage.open(storage.join(self._folder, name)) as file:
+                storage.write_bytes(storage.join(self._remote, name), file.read())
+        self._uploaded = time.monotonic()
+
+
+def clock(seconds):
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def host_memory():
+    """Resident bytes of this process; where the system does not tell (no /proc), the most there ever were."""
+    if os.path.exists("/proc/self/statm"):
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,7 @@
+"""Networks, forward only: no loss, sampling, reading or device."""
+
+from itit.models.itit import ITIT, Encoded, Text, encode_text
+from itit.models.t5 import T5Encoder
+from itit.models.vqgan import VQGAN
+
+__all__ = ["ITIT", "VQGAN", "Encoded", "T5Encoder", "Text", "encode_text"]

@@ -1,0 +1,139 @@
+"""Transformer parts shared by the encoder and both decoders, and the keeping and restoring of tokens.
+
+Shapes: B batch, T tokens, K kept tokens, D width, H heads.
+
+Weights are float32; matrix products run in `compute_dtype` by explicit casts, which behave alike on every backend
+(autocast does not). The residual stream, LayerNorm and softmax stay float32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+NORM_EPS = 1e-6
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` with float32 weights and a product in `compute_dtype`."""
+
+    compute_dtype = torch.float32
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        return F.linear(x.to(self.compute_dtype), self.weight.to(self.compute_dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` that computes and returns float32."""
+
+    def __init__(self, dim):
+        super().__init__(dim, eps=NORM_EPS)
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+class TiedHead(nn.Module):
+    """Logits by a product with a token table owned by another module, plus a bias of its own."""
+
+    compute_dtype = torch.float32
+
+    def __init__(self, num_tokens):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_tokens))
+
+    def forward(self, x, table):
+        """float [B, T, D], [V, D] -> float32 [B, T, V]."""
+        return F.linear(x.to(self.compute_dtype), table.to(self.compute_dtype)).float() + self.bias
+
+
+def set_compute_dtype(module, dtype):
+    """Makes every matrix product below `module` run in `dtype`."""
+    for part in module.modules():
+        if hasattr(part, "compute_dtype"):
+            part.compute_dtype = dtype
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases, dropout on the probabilities and on the output."""
+
+    def __init__(self, dim, num_heads, dropout):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
+        self.dropout = dropout
+
+    def forward(self, x, mask=None, extend=None):
+        """[B, T, D] -> [B, T, D].
+
+        Args:
+          mask: bool, broadcast to [B, H, T, keys]; True where a query may look.
+          extend: (keys, values) [B, H, T, D / H] -> those to attend to; where a cache comes in.
+        """
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, D / H]
+        if extend is not None:
+            k, v = extend(k, v)
+        x = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        x = self.out(x.transpose(1, 2).reshape(batch, tokens, dim))
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden_dim, dropout):
+        super().__init__()
+        self.up = Linear(dim, hidden_dim)
+        self.down = Linear(hidden_dim, dim)
+        self.dropout = dropout
+
+    def forward(self, x):
+        return F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Attention and MLP on a residual stream, LayerNorm before ("pre") or after ("post") each."""
+
+    def __init__(self, dim, num_heads, mlp_ratio, dropout, norm="pre"):
+        super().__init__()
+        self.norm = norm
+        self.attention_norm = LayerNorm(dim)
+        self.attention = Attention(dim, num_heads, dropout)
+        self.mlp_norm = LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+
+    def forward(self, x, mask=None, extend=None):
+        if self.norm == "pre":
+            x = x + self.attention(self.attention_norm(x), mask, extend)
+            return x + self.mlp(self.mlp_norm(x))
+        x = self.attention_norm(x + self.attention(x, mask, extend))
+        return self.mlp_norm(x + self.mlp(x))
+
+
+def take_tokens(x, index):
+    """Keeps tokens: [B, T] or [B, T, D] at index int64 [B, K] -> [B, K] or [B, K, D]."""
+    if x.ndim == 2:
+        return torch.gather(x, 1, index)
+    return torch.gather(x, 1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def put_tokens(x, index, num_tokens):
+    """Restores tokens: [B, K, D] to positions index int64 [B, K] of zeros [B, num_tokens, D]."""
+    base = x.new_zeros(x.shape[0], num_tokens, x.shape[-1])
+    return base.scatter(1, index[..., None].expand(-1, -1, x.shape[-1]), x)
+
+
+def init_weights(module):
+    """Embeddings and learned vectors N(0, .02), linear maps Xavier-uniform, biases 0, as MAGE. Use with `apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
+def learned(*shape):
+    """A learned vector or table that is not a token table: positions, the mask vector."""
+    return nn.Parameter(torch.randn(*shape) * 0.02)

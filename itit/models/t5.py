@@ -1,0 +1,165 @@
+"""T5 v1.1 encoder, frozen, for token ids or for soft mixtures of token embeddings.
+
+Architecture: arXiv:1910.10683 with the changes of v1.1 (gated GELU, no biases, untied). RMS norms before each branch,
+unscaled attention with a relative position bias that all blocks share, no dropout. ITIT uses the XXL encoder for its
+text features (paper sec. 7).
+
+Shapes: B batch, L text tokens, D width, V vocabulary, H heads.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+NORM_EPS = 1e-6
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, in float32 whatever the dtype of x; the result has x's dtype."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        x32 = x.float()
+        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + NORM_EPS)
+        return (x32 * self.weight.float()).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention without scaling and biases; the initial weights take the scale's place."""
+
+    def __init__(self, dim, num_heads, head_dim):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, num_heads * head_dim, bias=False)
+        self.key = nn.Linear(dim, num_heads * head_dim, bias=False)
+        self.value = nn.Linear(dim, num_heads * head_dim, bias=False)
+        self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
+
+    def forward(self, x, bias):
+        """x [B, L, D], bias float32 [1 or B, H, L, L] added to the scores -> [B, L, D]."""
+        q, k, v = (
+            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, L, head_dim]
+            for project in (self.query, self.key, self.value)
+        )
+        probs = ((q @ k.transpose(2, 3)).float() + bias).softmax(-1).to(v.dtype)  # [B, H, L, L]
+        return self.out((probs @ v).transpose(1, 2).flatten(2))
+
+
+class GatedMlp(nn.Module):
+    """down(gelu(gate(x)) * up(x)), GELU by its tanh approximation."""
+
+    def __init__(self, dim, ff_dim):
+        super().__init__()
+        self.gate = nn.Linear(dim, ff_dim, bias=False)
+        self.up = nn.Linear(dim, ff_dim, bias=False)
+        self.down = nn.Linear(ff_dim, dim, bias=False)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim)
+        self.attention = Attention(config.dim, config.num_heads, config.head_dim)
+        self.mlp_norm = RMSNorm(config.dim)
+        self.mlp = GatedMlp(config.dim, config.ff_dim)
+
+    def forward(self, x, bias):
+        x = x + self.attention(self.attention_norm(x), bias)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class T5Encoder(nn.Module):
+    """Text features. Frozen: no parameter takes a gradient, yet gradients flow through to `embeds`.
+
+    `token_embed.weight` [V, D] is the table that a soft one-hot multiplies.
+    """
+
+    def __init__(self, config):
+        """`config` is a resolved T5Config. The weights are for `init_weights` or `load_state_dict` to set."""
+        super().__init__()
+        self.config = config
+        self.token_embed = nn.Embedding(config.vocab_size, config.dim)
+        self.position_bias = nn.Embedding(config.num_buckets, config.num_heads)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = RMSNorm(config.dim)
+        buckets = torch.tensor(distance_buckets(config.num_buckets // 2, config.max_distance))
+        self.register_buffer("distance_buckets", buckets, persistent=False)
+        self.requires_grad_(False)
+
+    def forward(self, ids=None, embeds=None, mask=None):
+        """Features of every slot.
+
+        Args:
+          ids: int64 [B, L], or None where `embeds` is given.
+          embeds: float [B, L, D], rows or mixtures of rows of `token_embed.weight`.
+          mask: bool [B, L], True at real tokens; the others are hidden from attention. None: all are real.
+
+        Returns:
+          float [B, L, D]. Slots with mask False have finite, meaningless features; the caller drops them.
+        """
+        assert (ids is None) != (embeds is None), "give either ids or embeds"
+        x = self.token_embed(ids) if embeds is None else embeds.to(self.token_embed.weight.dtype)
+        bias = self._attention_bias(x.shape[1])
+        if mask is not None:
+            bias = bias.masked_fill(~mask[:, None, None, :], torch.finfo(bias.dtype).min)  # [B, H, L, L]
+        save_memory = torch.is_grad_enabled() and x.requires_grad
+        for block in self.blocks:
+            if save_memory:
+                x = checkpoint(block, x, bias, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, bias)
+        return self.final_norm(x)
+
+    def _attention_bias(self, length):
+        """float32 [1, H, L, L]: one learned number for each head and bucket of (key position - query position)."""
+        positions = torch.arange(length, device=self.distance_buckets.device)
+        offset = positions[None, :] - positions[:, None]  # [L, L]
+        bucket = self.distance_buckets[offset.abs().clamp(max=self.config.max_distance)]
+        bucket = bucket + (offset > 0) * (self.config.num_buckets // 2)
+        return self.position_bias(bucket).float().permute(2, 0, 1)[None]
+
+    @torch.no_grad()
+    def init_weights(self, seed):
+        """T5's initial weights, drawn on the host in a fixed order: a seed gives the same ones on every machine."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                draw = torch.empty(parameter.shape).normal_(std=self._initial_std(name), generator=generator)
+                parameter.copy_(draw)
+
+    def _initial_std(self, name):
+        c = self.config
+        if name.startswith("token_embed"):
+            return 1.0
+        if name.endswith("query.weight"):
+            return (c.dim * c.head_dim) ** -0.5
+        if name.endswith("attention.out.weight"):
+            return (c.num_heads * c.head_dim) ** -0.5
+        if name.endswith("down.weight"):
+            return c.ff_dim**-0.5
+        return c.dim**-0.5
+
+
+def distance_buckets(num_buckets, max_distance):
+    """The bucket of each distance 0 .. max_distance: exact for the near half, logarithmic beyond, then the last one.
+
+    Computed on the host, because the logarithm at a bucket's edge would round differently on different devices.
+    """
+    num_exact = num_buckets // 2
+    buckets = list(range(num_exact))
+    for distance in range(num_exact, max_distance + 1):
+        share = math.log(distance / num_exact) / math.log(max_distance / num_exact)
+        # The small number lifts exact powers, which may round to just below, onto the bucket that they open.
+        buckets.append(min(num_exact + int(share * (num_buckets - num_exact) + 1e-9), num_buckets - 1))
+    return buckets

@@ -1,0 +1,129 @@
+"""The text decoder: causal, with encoded image tokens as a prefix (paper sec. 3.1 and 7, as GIT).
+
+The memory sees itself in both directions and never the text; text sees all of the memory and earlier text. There is
+no cross-attention.
+
+Shapes: B batch, M memory tokens, L text tokens, D width of the decoder, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from itit.models.layers import Block, LayerNorm, Linear, TiedHead, learned
+
+
+class TextDecoder(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        dim = config.text_decoder_dim
+        self.config = config
+        self.memory_in = Linear(config.embed_dim, dim)
+        self.memory_norm = LayerNorm(dim)
+        self.token_embed = nn.Embedding(config.vocab_size, dim)
+        self.positions = learned(config.num_text_tokens, dim)
+        self.text_norm = LayerNorm(dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.text_decoder_num_heads, config.mlp_ratio, config.dropout, config.text_decoder_norm)
+            for _ in range(config.text_decoder_depth)
+        )
+        # After post-norm blocks the stream is normalised already.
+        self.norm = LayerNorm(dim) if config.text_decoder_norm == "pre" else nn.Identity()
+        self.head = TiedHead(config.vocab_size)
+
+    def _embed(self, ids, positions):
+        x = self.text_norm(self.token_embed(ids) + positions)
+        return F.dropout(x, self.config.dropout, self.training)
+
+    def forward(self, ids, memory=None, memory_mask=None):
+        """Teacher forcing.
+
+        Args:
+          ids: int64 [B, L], BOS first.
+          memory: float [B, M, encoder width], or None for plain language modelling.
+          memory_mask: bool [B, M], True where it may be seen.
+
+        Returns:
+          float32 [B, L, V], logits of the token after each.
+        """
+        length = ids.shape[1]
+        x = self._embed(ids, self.positions[:length])
+        num_memory = 0
+        if memory is not None:
+            num_memory = memory.shape[1]
+            x = torch.cat([self.memory_norm(self.memory_in(memory)), x], 1)  # [B, M + L, D]
+        mask = prefix_causal_mask(num_memory, length, x.device)[None, None]
+        if memory_mask is not None:
+            mask = mask & F.pad(memory_mask, (0, length), value=True)[:, None, None]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head(self.norm(x[:, num_memory:]), self.token_embed.weight)
+
+    def start(self, memory, memory_mask):
+        """Encodes the memory once. Returns a cache of fixed size for `step`."""
+        x = self.memory_norm(self.memory_in(memory))
+        mask = memory_mask[:, None, None]
+        cache = Cache(memory_mask, self.config.num_text_tokens)
+        for block in self.blocks:
+            x = block(x, mask, cache.begin)
+        return cache
+
+    def step(self, ids, position, cache):
+        """One token further.
+
+        Args:
+          ids: int64 [B], the token at `position` (BOS at 0).
+          position: int64 [1].
+          cache: from `start`; updated in place.
+
+        Returns:
+          float32 [B, V], logits of the token at `position + 1`.
+        """
+        x = self._embed(ids[:, None], self.positions[position])  # [B, 1, D]
+        mask = cache.mask(position)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, cache.writer(layer, position))
+        return self.head(self.norm(x), self.token_embed.weight)[:, 0]
+
+
+class Cache:
+    """Keys and values of memory and text, of one size from the first step to the last: [B, H, M + L, D / H] a layer."""
+
+    def __init__(self, memory_mask, num_text_tokens):
+        self.memory_mask = memory_mask
+        self.num_text_tokens = num_text_tokens
+        self.keys, self.values = [], []
+
+    def begin(self, keys, values):
+        """Stores a layer's memory, leaves room for the text, and gives the memory back to be attended to."""
+        self.keys.append(F.pad(keys, (0, 0, 0, self.num_text_tokens)))
+        self.values.append(F.pad(values, (0, 0, 0, self.num_text_tokens)))
+        return keys, values
+
+    def writer(self, layer, position):
+        slot = position + self.memory_mask.shape[1]
+
+        def write(keys, values):
+            self.keys[layer].index_copy_(2, slot, keys)
+            self.values[layer].index_copy_(2, slot, values)
+            return self.keys[layer], self.values[layer]
+
+        return write
+
+    def mask(self, position):
+        """bool [B, 1, 1, M + L]: visible memory, and text up to `position`."""
+        text = torch.arange(self.num_text_tokens, device=position.device) <= position
+        return torch.cat([self.memory_mask, text.expand(self.memory_mask.shape[0], -1)], 1)[:, None, None]
+
+    def reorder(self, rows):
+        """Makes row i what row `rows[i]` was: int64 [B]. For beam search."""
+        self.keys = [x.index_select(0, rows) for x in self.keys]
+        self.values = [x.index_select(0, rows) for x in self.values]
+        self.memory_mask = self.memory_mask.index_select(0, rows)
+
+
+def prefix_causal_mask(num_memory, length, device):
+    """bool [M + L, M + L], True where a query (row) may look at a key (column)."""
+    size = num_memory + length
+    row, column = torch.arange(size, device=device)[:, None], torch.arange(size, device=device)[None]
+    return (column < num_memory) | ((row >= num_memory) & (column <= row))

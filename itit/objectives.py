@@ -1,0 +1,206 @@
+"""What ITIT learns from (paper sec. 3, figures 2 and 3): pairs, and the two cycles on unpaired pictures and texts.
+
+    t2i     text, part of the picture   -> the rest of the picture        eq. 2
+    i2t     part of the picture         -> text                           eq. 1
+    i2i     part of the picture         -> the rest of the picture        sec. 7, for guidance
+    t2i2t   text -> picture -> text                                       eq. 3
+    i2t2i   picture -> text -> picture                                    eq. 4
+    t2t     text so far -> next token, no picture                         table 2, rows 5 and 7
+
+Functions of a model, tensors and noise; they hold nothing. A `total` is the number of tokens that count in the whole
+batch (see `totals`), so that the losses of its parts add up.
+
+Shapes: B batch, N image tokens, K kept image tokens, L text tokens, C codebook, V vocabulary.
+"""
+
+import torch
+
+from itit import inference
+from itit.decoding import EOS, PAD, suppress
+from itit.losses import token_cross_entropy
+from itit.masking import draw_masking, mask_ratio, num_dropped
+from itit.models import Text
+from itit.models.layers import take_tokens
+from itit.noise import gumbel, prefixed
+from itit.straight_through import scale_gradient, straight_through_embed
+
+
+def t2i(model, image_ids, text, masking, total, config):
+    """Text-to-image: cross-entropy of the masked tokens, given the others and the text (eq. 2)."""
+    encoded = model.encode(model.embed(image_ids, masking), masking, text)
+    return _image_loss(model, encoded, masking, image_ids, total, config)
+
+
+def i2t(model, image_ids, text_ids, empty, masking, total, i2i_total, config):
+    """Image-to-text (eq. 1), and image-to-image from the same encoder pass. Returns both losses."""
+    encoded = model.encode(model.embed(image_ids, masking), masking, empty.expand(len(image_ids)))
+    caption = _text_loss(model, encoded, masking, text_ids, total, config)
+    if config.i2t_i2i_weight == 0:
+        return caption, caption.new_zeros(())
+    return caption, _image_loss(model, encoded, masking, image_ids, i2i_total, config)
+
+
+def t2t(model, text_ids, total, config):
+    """Language modelling by the text decoder without any picture."""
+    logits = model.text_decoder(model.shift(text_ids))
+    return token_cross_entropy(logits, text_ids, _text_weights(text_ids), total, config.label_smoothing)
+
+
+def t2i2t(model, text_ids, text, empty, maskings, noise, total, config, decode):
+    """Text -> picture -> text (figure 3 top, eq. 3).
+
+    The first encoder pass gets no gradient; the caption loss reaches the image decoder through the tokens that were
+    masked in the first pass and are seen in the second.
+
+    Args:
+      maskings: of the reconstruction (as text-to-image) and of the captioning (as image-to-text).
+      noise: of the synthesis and of the Gumbel estimator.
+    """
+    first, second = maskings
+    image_ids = inference.generate(
+        model, text, empty, prefixed(noise, "t2i2t/synthesis"), decode, num_steps=decode.synth_decode_steps,
+        guided=decode.synth_cfg,
+    )  # fmt: skip
+    embeds = model.embed(image_ids, second)
+    if config.t2i2t == "full" or config.half_cycle == "stop_gradient":
+        logits = _reconstruct_image(model, image_ids, text, first, second, noise, config)
+        if config.t2i2t == "half":
+            logits = logits.detach()
+        soft = straight_through_embed(logits, model.code_table, model.image_decoder.head.compute_dtype)
+        masked_first, masked_second = (take_tokens(m.mask, second.kept)[..., None] for m in (first, second))
+        replaced = masked_first if config.cycle_keep_visible else torch.ones_like(masked_first)
+        embeds = torch.where(replaced & ~masked_second, soft, embeds)
+    encoded = model.encode(embeds, second, empty.expand(len(image_ids)))
+    return _text_loss(model, encoded, second, text_ids, total, config)
+
+
+def i2t2i(model, t5, image_ids, empty, maskings, total, config):
+    """Picture -> text -> picture (figure 3 bottom, eq. 4).
+
+    The first encoder pass gets no gradient; the image loss reaches the text decoder through the frozen T5.
+
+    Args:
+      maskings: of the captioning (as image-to-text) and of the reconstruction (as text-to-image).
+    """
+    first, second = maskings
+    text_ids = inference.caption_greedy(model, image_ids, empty)
+    mask = text_ids != PAD
+    soft = t5.token_embed(text_ids)
+    if config.i2t2i == "full" or config.half_cycle == "stop_gradient":
+        predicted = _reconstruct_text(model, t5, image_ids, text_ids, empty, first)
+        if config.i2t2i == "half":
+            predicted = predicted.detach()
+        if config.cycle_pad_after_eos:
+            soft = torch.where(mask[..., None], predicted, soft)
+        else:
+            soft, mask = predicted, torch.ones_like(mask)
+    text = Text(t5(embeds=soft, mask=mask).float(), mask)
+    return t2i(model, image_ids, text, second, total, config)
+
+
+def _reconstruct_image(model, image_ids, text, first, second, noise, config):
+    """One text-to-image pass over a synthesized picture: noisy logits [B, K, C] of the tokens kept by `second`."""
+    with torch.no_grad():
+        encoded = model.encode(model.embed(image_ids, first), first, text)
+    logits = model.image_logits(model.decode_image(encoded, first), at=second.kept)
+    return logits + config.gumbel_strength * gumbel(noise("t2i2t/gumbel", logits.shape))
+
+
+def _reconstruct_text(model, t5, image_ids, text_ids, empty, first):
+    """One image-to-text pass over a synthesized caption: soft T5 embeddings [B, L, F]."""
+    with torch.no_grad():
+        encoded = model.encode(model.embed(image_ids, first), first, empty.expand(len(image_ids)))
+    logits = suppress(model.text_logits(text_ids, encoded, first), inference.suppressed_ids(model))
+    return straight_through_embed(logits, t5.token_embed.weight, model.text_decoder.head.compute_dtype)
+
+
+def _image_loss(model, encoded, masking, image_ids, total, config):
+    logits = model.image_logits(model.decode_image(encoded, masking))
+    return token_cross_entropy(logits, image_ids, _image_weights(masking.mask, config), total, config.label_smoothing)
+
+
+def _text_loss(model, encoded, masking, text_ids, total, config):
+    """Caption loss; the encoder gets a tenth of its gradient (sec. 7)."""
+    encoded = encoded._replace(
+        image=scale_gradient(encoded.image, config.text_grad_scale),
+        other=scale_gradient(encoded.other, config.text_grad_scale),
+    )
+    logits = model.text_logits(text_ids, encoded, masking)
+    return token_cross_entropy(logits, text_ids, _text_weights(text_ids), total, config.label_smoothing)
+
+
+def _image_weights(mask, config):
+    weights = mask.float()
+    return weights if config.image_loss_mean == "global" else weights / weights.sum(1, keepdim=True)
+
+
+def _text_weights(text_ids):
+    return (text_ids != PAD).float()
+
+
+# The law of the mask of every pass: the name of its draw, and which task's batch it belongs to. Text-to-image may mask
+# everything, image-to-text not (table 3).
+_T2I_PASSES = {"t2i": "t2i", "t2i2t/first": "t2i2t", "i2t2i/second": "i2t2i", "i2i": "i2i"}
+_I2T_PASSES = {"i2t": "i2t", "t2i2t/second": "t2i2t", "i2t2i/first": "i2t2i"}
+
+
+def draw_maskings(noise, sizes, num_tokens, config, device):
+    """Draws the masks of every pass of a step.
+
+    Args:
+      sizes: task -> samples; tasks that are left out are not drawn.
+
+    Returns:
+      Name of the pass -> Masking.
+    """
+    maskings = {}
+    for passes, high in ((_T2I_PASSES, config.mask_ratio_max_t2i), (_I2T_PASSES, config.mask_ratio_max_i2t)):
+        for name, task in passes.items():
+            if task not in sizes:
+                continue
+            rows = sizes[task] if config.mask_ratio_per == "sample" else 1
+            ratio = mask_ratio(noise(f"{name}/ratio", (rows,)), config.mask_ratio_mode, config.mask_ratio_std,
+                               config.mask_ratio_min, high).to(device)  # fmt: skip
+            order = noise(f"{name}/mask", (sizes[task], num_tokens)).to(device)
+            maskings[name] = draw_masking(ratio.expand(sizes[task]), order,
+                                          num_dropped(num_tokens, config.mask_ratio_min))  # fmt: skip
+    return maskings
+
+
+def drop_text(text, empty, noise, prob):
+    """Gives a share `prob` of the samples the empty text instead."""
+    if prob == 0:
+        return text
+    dropped = noise("t2i/drop", (text.mask.shape[0], 1)) < prob
+    empty = empty.expand(text.mask.shape[0])
+    return Text(
+        torch.where(dropped[..., None], empty.features, text.features), torch.where(dropped, empty.mask, text.mask)
+    )
+
+
+# Loss -> where its tokens are counted: the mask of a pass, or the words of a task's texts.
+_COUNTED_MASK = {"t2i": "t2i", "i2t_i2i": "i2t", "i2t2i": "i2t2i/second", "i2i": "i2i"}
+_COUNTED_TEXT = {"i2t": "i2t", "t2i2t": "t2i2t", "t2t": "t2t"}
+
+
+def totals(maskings, text_ids, config):
+    """How many tokens count in each loss: name -> float32, 0-d. Sum them over the parts of a batch.
+
+    Args:
+      text_ids: task -> int64 [B, L].
+    """
+    counts = {
+        loss: _image_weights(maskings[name].mask, config).sum()
+        for loss, name in _COUNTED_MASK.items()
+        if name in maskings
+    }
+    return counts | {
+        loss: _text_weights(text_ids[name]).sum() for loss, name in _COUNTED_TEXT.items() if name in text_ids
+    }
+
+
+def empty_ids(num_text_tokens, device):
+    """The empty text: [EOS, PAD, ...], int64 [1, L]."""
+    ids = torch.full((1, num_text_tokens), PAD, dtype=torch.long, device=device)
+    ids[:, 0] = EOS
+    return ids

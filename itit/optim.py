@@ -1,0 +1,128 @@
+"""Adafactor with constant decay rates, learning-rate schedule, clipping, averaged weights (paper table 3).
+
+The paper names Adafactor with beta1 = .9 and beta2 = .96 at an Adam-like rate of 1e-4, which is praxis'
+ShardedAdafactor with `decay_method="adam"`, not torch's or Hugging Face's: no scaling by parameter size, weight decay
+multiplied by the learning rate.
+"""
+
+import math
+
+import torch
+
+_EPS = 1e-30
+_FACTOR_FROM = 128  # matrices with both sides this long keep row and column means only
+
+
+def learning_rate(step, config):
+    """Rate of a step (from 0): linear from 0 over the warm-up, then cosine to 0 at the last step."""
+    if step < config.lr_warmup_steps:
+        return config.learning_rate * (step + 1) / config.lr_warmup_steps
+    progress = (step - config.lr_warmup_steps) / max(1, config.num_steps - config.lr_warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def global_norm(tensors):
+    """Euclidean norm of all elements together, float32, 0-d."""
+    return torch.stack([t.float().square().sum() for t in tensors]).sum().sqrt()
+
+
+def decays(name, parameter, decay_embeddings):
+    """Weight decay applies to matrices; not to biases, norms, positions and single learned vectors."""
+    if parameter.ndim < 2 or name.endswith("positions"):
+        return False
+    return decay_embeddings or not name.endswith("token_embed.weight")
+
+
+class Adafactor:
+    """Adafactor (arXiv:1804.04235) with first moment, constant decay rates and decoupled weight decay.
+
+    The second moment is bias-corrected through its decay rate, b2 (1 - b2^(t-1)) / (1 - b2^t); the first is not.
+    Everything, the step count included, is a tensor, so that one traced graph serves all steps.
+
+    Args:
+      named_parameters: (name, parameter) pairs; those that need no gradient are left out.
+      config: OptimConfig.
+    """
+
+    def __init__(self, named_parameters, config):
+        self.config = config
+        self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        device = next(iter(self.parameters.values())).device
+        self.count = torch.zeros((), device=device)
+        self.moments, self.squares = {}, {}
+        for name, p in self.parameters.items():
+            self.moments[name] = torch.zeros_like(p)
+            if p.ndim == 2 and min(p.shape) >= _FACTOR_FROM:
+                self.squares[name] = [p.new_zeros(p.shape[0]), p.new_zeros(p.shape[1])]
+            else:
+                self.squares[name] = [torch.zeros_like(p)]
+
+    def state(self):
+        """Every tensor of the state by name, to save or to load in place."""
+        state = {"count": self.count} | {f"moment/{name}": m for name, m in self.moments.items()}
+        for name, squares in self.squares.items():
+            state |= {f"square{i}/{name}": s for i, s in enumerate(squares)}
+        return state
+
+    @torch.no_grad()
+    def step(self, rate):
+        """Clips the gradients by their global norm, updates the parameters, and clears the gradients.
+
+        A gradient that is not finite anywhere leaves parameters and state as they were.
+
+        Args:
+          rate: learning rate, a number or a 0-d tensor.
+
+        Returns:
+          The global norm before clipping, float32, 0-d.
+        """
+        config = self.config
+        grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.float() for n, p in self.parameters.items()}
+        norm = global_norm(grads.values())
+        finite = torch.isfinite(norm)
+        clip = torch.clamp(config.grad_clip / norm, max=1.0) if config.grad_clip else torch.ones_like(norm)
+        count = self.count + 1
+        beta2 = config.beta2 * (1 - config.beta2 ** (count - 1)) / (1 - config.beta2**count)
+        for name, p in self.parameters.items():
+            grad = grads[name] * clip
+            new = _squares(grad, len(self.squares[name]))
+            squares = [torch.lerp(a, b, beta2) for a, b in zip(new, self.squares[name], strict=True)]
+            update = grad * _inverse_root(squares)
+            if config.update_clip:
+                update = update / torch.clamp(update.square().mean().sqrt() / config.update_clip, min=1.0)
+            moment = torch.lerp(update, self.moments[name], config.beta1)
+            decay = config.weight_decay if decays(name, p, config.decay_embeddings) else 0.0
+            changed = p - rate * (moment + decay * p)
+            for old, new in zip([p, self.moments[name], *self.squares[name]], [changed, moment, *squares], strict=True):
+                old.copy_(torch.where(finite, new, old))
+            p.grad = None
+        self.count.copy_(torch.where(finite, count, self.count))
+        return norm
+
+
+def _squares(grad, parts):
+    """The squared gradient, or its row and column means."""
+    square = grad.square() + _EPS
+    return [square] if parts == 1 else [square.mean(1), square.mean(0)]
+
+
+def _inverse_root(squares):
+    """1 / sqrt(v), v from its row and column means where it is factored."""
+    if len(squares) == 1:
+        return squares[0].rsqrt()
+    rows, columns = squares
+    return (rows / rows.mean()).rsqrt()[:, None] * columns.rsqrt()[None]
+
+
+class Ema:
+    """Averaged weights: average <- decay average + (1 - decay) weight."""
+
+    def __init__(self, named_parameters, decay):
+        self.decay = decay
+        self.average = {name: p.detach().clone() for name, p in named_parameters if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, named_parameters):
+        for name, p in named_parameters:
+            if name in self.average:
+                self.average[name].lerp_(p, 1 - self.decay)

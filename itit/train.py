@@ -1,0 +1,265 @@
+"""Trains ITIT: `python -m itit.train --flagfile=launch/flagfiles/NAME.cfg [--flag=value ...]`.
+
+Read from top to bottom: device, frozen parts, model, data, resume, the loop. A killed run is started again with the
+same command and goes on from its newest checkpoint, bit for bit as if nothing had happened.
+"""
+
+import dataclasses
+import signal
+import sys
+
+import torch
+from absl import logging
+
+from itit import checkpoint, flags, samples, storage
+from itit.config import Config, ModelConfig, T5Config, VqganConfig, from_json, to_json
+from itit.data.streams import Streams, prefetch
+from itit.data.text import Detokenizer
+from itit.metrics import Metrics
+from itit.models import ITIT, VQGAN, T5Encoder, encode_text
+from itit.models.layers import set_compute_dtype
+from itit.noise import Noise
+from itit.objectives import empty_ids
+from itit.optim import Adafactor, Ema, learning_rate
+from itit.train_step import State, tasks, train_step
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+# ---------------------------------------------------------------------------------------------- device
+
+
+def pick_device(backend):
+    """The torch device of a `--backend`. Raises ValueError where it is not there."""
+    if backend == "auto":
+        backend = "cuda" if torch.cuda.is_available() else "cpu"
+    if backend == "xla":
+        raise ValueError("--backend=xla: not there yet; choose cpu or cuda")
+    if backend == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
+    return torch.device(backend)
+
+
+# ---------------------------------------------------------------------------------------------- frozen parts
+
+
+def settle(config):
+    """The config with the sizes of the given T5 weights. Raises ValueError where weights and config do not fit."""
+    if not config.t5.weights:
+        return config
+    path = storage.join(config.t5.weights, checkpoint.CONFIG)
+    if not storage.exists(path):
+        raise ValueError(f"--t5_weights={config.t5.weights}: no {checkpoint.CONFIG} in it")
+    with storage.open(path) as file:
+        t5 = from_json(T5Config, file.read(), path)
+    t5 = dataclasses.replace(t5, weights=config.t5.weights, seed=config.t5.seed)
+    model = dataclasses.replace(config.model, text_feature_dim=t5.dim)
+    return dataclasses.replace(config, t5=t5, model=model).resolve()
+
+
+def load_module(module, folder, tensors):
+    """Sets the weights of a module. Raises ValueError where the folder's weights are not those of its config."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:  # torch lists every tensor; the first one tells
+        cause = str(error).split("\n\t")[1]
+        raise ValueError(f"{folder}: {checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}: {cause}") from None
+
+
+def make_t5(config, device):
+    """The frozen text encoder, from its weights or at random."""
+    t5 = T5Encoder(config.t5)
+    if config.t5.weights:
+        load_module(t5, config.t5.weights, checkpoint.load_weights(config.t5.weights, T5Config)[1])
+    else:
+        t5.init_weights(config.t5.seed)
+        logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their "
+                        "order apart, and know no language.", config.t5.seed)  # fmt: skip
+    return t5.to(device, DTYPES[config.train.compute_dtype])
+
+
+def make_vqgan(config, device):
+    """The frozen image tokenizer, or None where none is given (ready ids, no pictures wanted)."""
+    if not config.data.vqgan:
+        return None
+    vqgan_config, weights = checkpoint.load_weights(config.data.vqgan, VqganConfig)
+    expected = {"codebook_size": config.model.codebook_size, "grid": config.model.grid,
+                "image_size": config.data.image_size}  # fmt: skip
+    for name, value in expected.items():
+        found = getattr(vqgan_config, name)
+        if found != value:
+            flag = "num_image_tokens" if name == "grid" else name
+            found, value = (found**2, value**2) if name == "grid" else (found, value)
+            raise ValueError(f"--{flag}={value}: the image tokenizer in {config.data.vqgan} has {found}")
+    vqgan = VQGAN(vqgan_config)
+    load_module(vqgan, config.data.vqgan, weights)
+    return vqgan.to(device).eval().requires_grad_(False)
+
+
+# ---------------------------------------------------------------------------------------------- model and state
+
+
+def make_state(config, device):
+    """Everything that a step needs, fresh from the seed."""
+    t5, vqgan = make_t5(config, device), make_vqgan(config, device)
+    torch.manual_seed(config.train.seed)
+    model = ITIT(config.model).to(device)
+    set_compute_dtype(model, DTYPES[config.train.compute_dtype])
+    optimizer = Adafactor(model.named_parameters(), config.optim)
+    ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
+    nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, device))
+    return State(model, t5, vqgan, nothing, optimizer, ema)
+
+
+def load_state(state, tensors, place):
+    """Copies saved tensors into the state. Raises ValueError naming the first that does not fit."""
+    for name, tensor in state.tensors().items():
+        if name not in tensors:
+            raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")
+        if tensors[name].shape != tensor.shape:
+            raise ValueError(f"{place}: {name} is {tuple(tensors[name].shape)}, this run has {tuple(tensor.shape)}")
+        with torch.no_grad():
+            tensor.copy_(tensors[name])
+
+
+def resume(workdir, state, config):
+    """Loads the newest whole checkpoint, if there is one. Returns the number of steps done."""
+    found = checkpoint.restore(workdir)
+    if found is None:
+        return 0
+    step, tensors, meta = found
+    place = f"{workdir}, checkpoint of step {step}"
+    saved = from_json(ModelConfig, meta["model"], place)
+    for field in dataclasses.fields(ModelConfig):
+        old, new = getattr(saved, field.name), getattr(config.model, field.name)
+        if field.name != "preset" and old != new:
+            raise ValueError(f"{place}: was trained with --{field.name}={old}, this run has {new}")
+    load_state(state, tensors, place)
+    logging.info("goes on from step %d", step)
+    return step
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def to_device(batch, device):
+    return {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def check_pictures(batch, state):
+    """Raises ValueError where pictures come and nothing turns them into codes."""
+    for key in batch:
+        if key.endswith("/images") and state.vqgan is None:
+            raise ValueError(
+                f"--vqgan is empty: the records for {key.split('/')[0]} hold pictures, not ready image_ids"
+            )
+
+
+def image_ids_of(batch, state):
+    """The codes of a batch of samples, whichever form its pictures have."""
+    return batch["image_ids"] if "image_ids" in batch else state.vqgan.tokenize(batch["images"])
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+
+class Interrupt:
+    """Turns the first Ctrl-C or SIGTERM into a save at the end of the step; a second one ends the process at once."""
+
+    def __init__(self):
+        self.signal = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _):
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+def write_samples(state, config, batch, detokenizer, metrics, step):
+    """Pictures, captions and cycles to TensorBoard."""
+    with torch.no_grad(), state.averaged():
+        codes = {"image_ids": image_ids_of(batch, state), "text_ids": batch["text_ids"]}
+        noise = Noise(config.train.seed, step, codes["text_ids"].device)
+        translator = samples.Translator(state, config, noise)
+        for name, picture in samples.collect(translator, codes, detokenizer).items():
+            metrics.image(step, f"samples/{name}", picture)
+
+
+def can_sample(config, state):
+    """Samples need a tokenizer for each side; says once what is missing."""
+    if not config.train.sample_every:
+        return False
+    missing = [flag for flag, given in (("vqgan", state.vqgan), ("vocabulary", config.data.vocabulary)) if not given]
+    for flag in missing:
+        logging.warning("no sample pictures: --%s is empty", flag)
+    return not missing
+
+
+def run(config):
+    """Trains until num_steps (or stop_after_steps of this call). Returns the exit code."""
+    if not config.train.workdir:
+        raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
+    device, workdir, t = pick_device(config.train.backend), config.train.workdir, config.train
+    config = settle(config)
+    interrupt = Interrupt()
+    streams = Streams(config)
+    logging.info("data:\n%s", streams.describe())
+
+    state = make_state(config, device)
+    count = sum(p.numel() for p in state.model.parameters())
+    logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, device, t.compute_dtype)
+    start = step = resume(workdir, state, config)
+    storage.make_dirs(workdir)
+    storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
+    meta = {"model": to_json(config.model)}
+    end = config.optim.num_steps
+    if t.stop_after_steps:
+        end = min(end, start + t.stop_after_steps)
+    sampling = can_sample(config, state)
+    if sampling:
+        sample_batch = to_device(streams.sample_batch(t.num_samples), device)
+        detokenizer = Detokenizer(config.data.vocabulary)
+
+    metrics = Metrics(workdir, config.optim.num_steps, start)
+    batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
+    batch, waited, num_samples = None, 0.0, 0
+    while step < end and interrupt.signal is None:
+        if batch is None or not t.overfit_batch:
+            batch = to_device(next(batches), device)
+            check_pictures(batch, state)
+            waited += batches.wait_seconds
+        active, rate = tasks(config, step), learning_rate(step, config.optim)
+        # Over-fitting repeats its masks and its noise, too, so that the loss has a floor to reach.
+        noise_step = 0 if t.overfit_batch else step
+        noises = [Noise(t.seed, noise_step, device, part) for part in range(config.optim.num_microbatches)]
+        values = train_step(state, batch, noises, rate, config, active)
+        step += 1
+        num_samples += sum(active.values())
+        if step % t.log_every == 0 or step == end:
+            values |= {"learning_rate": rate, "data/damaged": streams.num_bad, "data/cut_texts": streams.num_cut}
+            metrics.progress(step, values, num_samples, waited)
+            waited, num_samples = 0.0, 0
+        if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
+            write_samples(state, config, sample_batch, detokenizer, metrics, step)
+        if step % t.checkpoint_every == 0 and step < end:
+            checkpoint.save(workdir, step, state.tensors(), meta, t.keep_last)
+    if step > start:
+        checkpoint.save(workdir, step, state.tensors(), meta, t.keep_last)
+    batches.close()
+    metrics.close()
+    if interrupt.signal is not None:
+        saved = f"saved step {step}" if step else "before the first step, nothing saved"
+        print(f"interrupted: {saved} in {workdir}", file=sys.stderr)
+        return 128 + interrupt.signal
+    logging.info("done: step %d of %d", step, config.optim.num_steps)
+    return 0
+
+
+def main(_):
+    sys.exit(run(flags.from_flags(Config())))
+
+
+if __name__ == "__main__":
+    flags.define()
+    flags.run_main(main)

@@ -1,0 +1,168 @@
+"""One optimizer step: a batch of the three streams in, every loss of ITIT out. Plain torch; what a backend compiles.
+
+Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+
+from itit import objectives
+from itit.models import Text, encode_text
+from itit.optim import Adafactor, Ema
+
+LOSSES = ("t2i", "i2t", "i2t_i2i", "t2i2t", "i2t2i", "t2t", "i2i")
+NEEDS_TEXT_FEATURES = ("t2i", "t2i2t")
+
+
+class State(NamedTuple):
+    """All that a step reads and changes. `t5` and `vqgan` are frozen; `vqgan` may be None where codes are ready."""
+
+    model: torch.nn.Module
+    t5: torch.nn.Module
+    vqgan: torch.nn.Module | None
+    t5_of_nothing: Text
+    optimizer: Adafactor
+    ema: Ema | None
+
+    def empty_text(self):
+        return self.model.empty_text(self.t5_of_nothing)
+
+    def tensors(self):
+        """Every trained tensor by name, to save or to load in place."""
+        tensors = {f"model/{name}": p for name, p in self.model.named_parameters()}
+        tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.state().items()}
+        if self.ema is not None:
+            tensors |= {f"ema/{name}": t for name, t in self.ema.average.items()}
+        return tensors
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, the model holds the averaged weights, if there are any."""
+        if self.ema is None:
+            yield
+            return
+        own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        _load(self.model, self.ema.average)
+        try:
+            yield
+        finally:
+            _load(self.model, own)
+
+
+@torch.no_grad()
+def _load(model, tensors):
+    for name, p in model.named_parameters():
+        p.copy_(tensors[name])
+
+
+def tasks(config, step):
+    """The tasks of a step and their samples: those with a batch, the cycles once their warm-up is over."""
+    o = config.objective
+    sizes = {name: getattr(o, f"{name}_batch") for name in ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i")}
+    for cycle, warmup in (("t2i2t", o.t2i2t_warmup_steps), ("i2t2i", o.i2t2i_warmup_steps)):
+        if step < warmup:
+            sizes[cycle] = 0
+    return {name: size for name, size in sizes.items() if size}
+
+
+def train_step(state, batch, noises, rate, config, active):
+    """Runs one step.
+
+    Args:
+      batch: "task/field" -> tensor on the device: "image_ids" int64 [B, N] or "images" uint8 [B, S, S, 3], and
+        "text_ids" int64 [B, L].
+      noises: a `noise.Noise` for each microbatch.
+      rate: learning rate.
+      active: names of the tasks of this step (see `tasks`).
+
+    Returns:
+      "loss", "grad_norm" and "loss/NAME" -> float32, 0-d, on the device: nothing here waits for it.
+    """
+    parts = [_prepare(state, part, noise, config, active)
+             for part, noise in zip(_split(batch, active, len(noises)), noises, strict=True)]  # fmt: skip
+    totals = {name: sum(part.totals[name] for part in parts) for name in parts[0].totals}
+    metrics = {}
+    state.model.train()
+    for part, noise in zip(parts, noises, strict=True):
+        noise.seed_dropout()
+        losses = compute_losses(state, part, totals, noise, config)
+        loss = sum(getattr(config.objective, f"{name}_weight") * value for name, value in losses.items())
+        loss.backward()
+        for name, value in [("loss", loss), *((f"loss/{name}", value) for name, value in losses.items())]:
+            metrics[name] = metrics.get(name, 0.0) + value.detach()
+    metrics["grad_norm"] = state.optimizer.step(rate)
+    if state.ema is not None:
+        state.ema.update(state.model.named_parameters())
+    return metrics
+
+
+class Part(NamedTuple):
+    """A microbatch ready to be learned from: per task the image ids, text ids and Text; per pass the Masking."""
+
+    image_ids: dict
+    text_ids: dict
+    texts: dict
+    maskings: dict
+    totals: dict
+
+
+def compute_losses(state, part, totals, noise, config):
+    """Every loss of a microbatch: name -> float32, 0-d, its share of the loss of the whole batch."""
+    o, model, empty = config.objective, state.model, state.empty_text()
+    images, ids, texts, maskings = part.image_ids, part.text_ids, part.texts, part.maskings
+    losses = {}
+    if "t2i" in images:
+        text = objectives.drop_text(texts["t2i"], empty, noise, o.t2i_text_drop_prob)
+        losses["t2i"] = objectives.t2i(model, images["t2i"], text, maskings["t2i"], totals["t2i"], o)
+    if "i2t" in images:
+        losses["i2t"], losses["i2t_i2i"] = objectives.i2t(
+            model, images["i2t"], ids["i2t"], empty, maskings["i2t"], totals["i2t"], totals["i2t_i2i"], o
+        )
+    if "t2i2t" in ids:
+        passes = maskings["t2i2t/first"], maskings["t2i2t/second"]
+        losses["t2i2t"] = objectives.t2i2t(
+            model, ids["t2i2t"], texts["t2i2t"], empty, passes, noise, totals["t2i2t"], o, config.decode
+        )
+    if "i2t2i" in images:
+        passes = maskings["i2t2i/first"], maskings["i2t2i/second"]
+        losses["i2t2i"] = objectives.i2t2i(model, state.t5, images["i2t2i"], empty, passes, totals["i2t2i"], o)
+    if "t2t" in ids:
+        losses["t2t"] = objectives.t2t(model, ids["t2t"], totals["t2t"], o)
+    if "i2i" in images:
+        rows = len(images["i2i"])
+        losses["i2i"] = objectives.t2i(model, images["i2i"], empty.expand(rows), maskings["i2i"], totals["i2i"], o)
+    return losses
+
+
+def _split(batch, active, num_parts):
+    """Cuts every task of a batch into microbatches; tasks that are not active are left out."""
+    chunks = {key: value.chunk(num_parts) for key, value in batch.items() if key.split("/")[0] in active}
+    return [{key: pieces[i] for key, pieces in chunks.items()} for i in range(num_parts)]
+
+
+def _prepare(state, batch, noise, config, active):
+    """Tokenizes pictures, encodes texts and draws the masks: what needs no gradient, once for all tasks."""
+    pictures, image_ids, text_ids = {}, {}, {}
+    for key, value in batch.items():
+        task, field = key.split("/")
+        {"images": pictures, "image_ids": image_ids, "text_ids": text_ids}[field][task] = value
+    if pictures:
+        with torch.no_grad():
+            image_ids |= _joined(state.vqgan.tokenize, pictures)
+    encoded = [task for task in NEEDS_TEXT_FEATURES if task in text_ids]
+    texts = {}
+    if encoded:
+        mask_and_features = _joined(lambda ids: encode_text(state.t5, ids).features, {t: text_ids[t] for t in encoded})
+        texts = {task: Text(features, text_ids[task] != objectives.PAD) for task, features in mask_and_features.items()}
+    sizes = {task: len(image_ids.get(task, text_ids.get(task))) for task in active}
+    maskings = objectives.draw_maskings(noise, sizes, state.model.config.num_image_tokens, config.objective,
+                                        state.t5_of_nothing.mask.device)  # fmt: skip
+    return Part(image_ids, text_ids, texts, maskings, objectives.totals(maskings, text_ids, config.objective))
+
+
+def _joined(function, inputs):
+    """Applies a row-wise function to the rows of all tasks at once: task -> rows in, task -> rows out."""
+    outputs = function(torch.cat(list(inputs.values())))
+    return dict(zip(inputs, outputs.split([len(x) for x in inputs.values()]), strict=True))

@@ -1,0 +1,14 @@
+"""What several tests share: where the real data lies."""
+
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def shared_data():
+    """The folder of real data: ITIT_SHARED_DATA, or `../shared/data` beside the repository. Skips where neither is."""
+    folder = pathlib.Path(os.environ.get("ITIT_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    return folder if folder.is_dir() else pytest.skip(f"no shared data at {folder}; set ITIT_SHARED_DATA to its folder")

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets up .venv (PYTHON chooses the interpreter), then lint, format and the whole suite. Arguments go to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
+cd "$root"
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+exec "$venv/bin/python" -m pytest -q "$@"

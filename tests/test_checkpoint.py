@@ -1,0 +1,253 @@
+"""Checkpoints: exact numbers, whole or not there, whatever kills the save or damages the files."""
+
+import errno
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import time
+
+import fsspec
+import pytest
+import torch
+
+from itit import checkpoint, storage
+from itit.config import T5Config, VqganConfig
+
+
+def random_tensors(seed, size=50):
+    draw = torch.Generator().manual_seed(seed)
+    table = torch.randn(size, 7, generator=draw)
+    bits = torch.randint(-(2**15), 2**15, (size,), generator=draw, dtype=torch.int16)
+    return {
+        "table": table,
+        "tied": table,
+        "part": table[3:9],
+        "turned": table.T,
+        "wide": table[:1].expand(4, 7),
+        "bf16": bits.view(torch.bfloat16),  # NaNs of every kind among them
+        "float64": torch.randn(3, generator=draw, dtype=torch.float64),
+        "int64": torch.randint(-(2**62), 2**62, (5,), generator=draw),
+        "bool": torch.randint(0, 2, (2, 3), generator=draw).bool(),
+        "scalar": torch.randn((), generator=draw),
+        "none": torch.zeros(0, 4),
+        "learned": torch.nn.Parameter(torch.randn(2, generator=draw)),
+    }
+
+
+def same(left, right):
+    """Bit for bit the same names, types, shapes and numbers."""
+    return left.keys() == right.keys() and all(
+        (a.dtype, a.shape) == (b.dtype, b.shape)
+        and a.detach().contiguous().view(-1).view(torch.uint8).equal(b.detach().contiguous().view(-1).view(torch.uint8))
+        for a, b in ((left[name], right[name]) for name in left)
+    )
+
+
+def names(workdir):
+    return sorted(os.listdir(workdir / "checkpoints"))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return tmp_path / "run"
+
+
+def save(workdir, step, keep_last=3):
+    return checkpoint.save(str(workdir), step, random_tensors(step), {"step": step}, keep_last)
+
+
+def restored_step(workdir):
+    """The step that is restored, after checking that its content is that step's."""
+    step, tensors, meta = checkpoint.restore(str(workdir))
+    assert meta == {"step": step} and same(tensors, random_tensors(step))
+    return step
+
+
+def test_numbers_come_back_bit_for_bit(workdir):
+    assert checkpoint.restore(str(workdir)) is None and checkpoint.latest_step(str(workdir)) is None
+    seed, meta = random.randrange(10**9), {"epoch": 1.1, "names": ["ä"], "nothing": None}
+    checkpoint.save(str(workdir), 12, random_tensors(seed), meta, 1)
+    step, tensors, back = checkpoint.restore(str(workdir))
+    assert (step, back) == (12, meta) and same(tensors, random_tensors(seed))
+    assert checkpoint.latest_step(str(workdir)) == 12
+    tensors["table"].add_(1)
+    assert not tensors["tied"].equal(tensors["table"])
+
+
+def test_the_newest_stay_and_leftovers_go(workdir):
+    for step in (5, 10, 100, 20_000_000_000):
+        (workdir / "checkpoints" / ".staging_step_00000007").mkdir(parents=True, exist_ok=True)
+        save(workdir, step, keep_last=2)
+    assert names(workdir) == ["step_00000100", "step_20000000000"]
+    assert restored_step(workdir) == checkpoint.latest_step(str(workdir)) == 20_000_000_000
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "meta.json", "commit.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "remove"])
+def test_damage_falls_back_to_the_one_before(workdir, capsys, name, harm):
+    for step in (10, 20):
+        save(workdir, step)
+    path = workdir / "checkpoints" / "step_00000020" / name
+    data = bytearray(path.read_bytes())
+    # commit.json holds texts that say nothing about the tensors (versions); flip a digit of a checksum there.
+    place = data.index(b'"crc32c": ') + 10 if name == "commit.json" else random.randrange(len(data))
+    data[place] ^= 1 << random.randrange(3)
+    if harm == "remove":
+        path.unlink()
+    else:
+        path.write_bytes({"flip": data, "cut": data[: random.randrange(1, len(data))], "empty": b""}[harm])
+    assert restored_step(workdir) == 10
+    warning = capsys.readouterr().err
+    # Where a digit of the checksum is flipped, the file it stands for looks damaged.
+    named = ("commit.json", "state.safetensors") if (name, harm) == ("commit.json", "flip") else (name,)
+    assert warning.count("\n") == 1 and str(path.parent) in warning and any(part in warning for part in named)
+    if harm in ("cut", "empty") and name != "commit.json":
+        assert "bytes instead of" in warning
+    # The run goes on from 10 and reaches 15, then 20: the damaged one must neither count nor be in the way.
+    save(workdir, 15, keep_last=1)
+    assert names(workdir) == ["step_00000015"]
+    save(workdir, 20, keep_last=1)
+    assert restored_step(workdir) == 20
+
+
+def test_a_damaged_step_is_replaced_and_a_whole_one_kept(workdir):
+    path = save(workdir, 10)
+    before = os.stat(path).st_ino
+    save(workdir, 10)
+    assert os.stat(path).st_ino == before
+    with open(os.path.join(path, "state.safetensors"), "ab") as file:
+        file.write(b"x")
+    save(workdir, 10)
+    assert restored_step(workdir) == 10
+
+
+def test_nothing_whole_is_an_error_and_nothing_complete_is_a_fresh_start(workdir):
+    path = save(workdir, 10)
+    os.truncate(os.path.join(path, "state.safetensors"), 100)
+    with pytest.raises(ValueError, match="step_00000010: damaged"):
+        checkpoint.restore(str(workdir))
+    os.remove(os.path.join(path, "commit.json"))
+    assert checkpoint.restore(str(workdir)) is None
+
+
+def keep_saving(workdir, step):
+    torch.set_num_threads(1)
+    while True:
+        step += 1
+        checkpoint.save(str(workdir), step, random_tensors(step, size=20_000), {"step": step}, 2)
+
+
+def test_sigkill_in_the_middle_of_saves(workdir):
+    """Whatever moment the kill hits, the newest visible checkpoint is whole and no hand is needed to go on."""
+    step, in_save = 0, 0
+    for _ in range(12):
+        process = multiprocessing.get_context("fork").Process(target=keep_saving, args=(workdir, step))
+        process.start()
+        while checkpoint.latest_step(str(workdir)) in (None, step):
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        in_save += any(name.startswith(".staging") for name in names(workdir))
+        newest = int(names(workdir)[-1].removeprefix("step_"))
+        last, step = step, checkpoint.restore(str(workdir))[0]
+        assert step == newest > last
+        assert same(checkpoint.restore(str(workdir))[1], random_tensors(step, size=20_000))
+    assert in_save > 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+@pytest.mark.parametrize("failing", ["state.safetensors", "meta.json", "commit.json", "commit_dir"])
+def test_failing_writes_leave_the_earlier_checkpoint(workdir, monkeypatch, code, failing):
+    save(workdir, 10, keep_last=1)
+    before = names(workdir)
+    write_bytes = storage.write_bytes
+
+    def write(path, data):
+        if path.endswith(failing):
+            raise OSError(code, os.strerror(code), path)
+        write_bytes(path, data)
+
+    def commit_dir(staging, final):
+        raise OSError(code, os.strerror(code), final)
+
+    monkeypatch.setattr(storage, "write_bytes", write)
+    if failing == "commit_dir":
+        monkeypatch.setattr(storage, "commit_dir", commit_dir)
+    expected, match = (OSError, "denied") if code == errno.EACCES else (ValueError, r"step_00000020: disk full.* \d+ b")
+    with pytest.raises(expected, match=match):
+        save(workdir, 20, keep_last=1)
+    assert names(workdir) == before
+    assert restored_step(workdir) == 10
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    try:
+        save(disk, 10)
+        large = {"large": torch.zeros(2**20)}
+        with pytest.raises(ValueError, match="disk full"):
+            checkpoint.save(str(disk), 20, large, {}, 1)
+        assert names(disk) == ["step_00000010"]
+        assert restored_step(disk) == 10
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_without_renames_the_commit_object_is_last(monkeypatch):
+    """fsspec's file system in memory stands for gs://."""
+    monkeypatch.setattr(storage, "REMOTE", "memory://")
+    monkeypatch.setattr(storage, "_remote", lambda: fsspec.filesystem("memory"))
+    workdir = f"memory://bucket/{random.randrange(10**9)}"
+    for step in (10, 20, 30):
+        save(workdir, step, keep_last=2)
+    folder = f"{workdir}/checkpoints"
+    assert storage.list_dir(folder) == ["step_00000020", "step_00000030"]
+    assert restored_step(workdir) == 30
+    written, write_bytes = [], storage.write_bytes
+
+    def killed(path, data):
+        if path.endswith("commit.json"):
+            raise KeyboardInterrupt
+        written.append(path)
+        write_bytes(path, data)
+
+    monkeypatch.setattr(storage, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(workdir, 40)
+    assert len(written) == 2 and storage.list_dir(folder)[-1] == "step_00000040"
+    assert restored_step(workdir) == checkpoint.latest_step(workdir) == 30
+    monkeypatch.setattr(storage, "write_bytes", write_bytes)
+    save(workdir, 40)
+    assert restored_step(workdir) == 40
+
+
+def test_weights_come_back_with_their_settings(tmp_path):
+    config, tensors = VqganConfig(image_size=random.randrange(99), channel_multipliers=(1, 2)), random_tensors(5)
+    folder = str(tmp_path / "a" / "b")
+    checkpoint.save_weights(folder, tensors, config)
+    back, loaded = checkpoint.load_weights(folder, VqganConfig)
+    assert back == config and same(loaded, tensors)
+
+
+def test_bad_weights_are_named(tmp_path):
+    folder = tmp_path / "vqgan"
+    with pytest.raises(ValueError, match="vqgan: no config.json"):
+        checkpoint.load_weights(str(folder), VqganConfig)
+    checkpoint.save_weights(str(folder), random_tensors(1), VqganConfig())
+    with pytest.raises(ValueError, match="vqgan/config.json: unknown field"):
+        checkpoint.load_weights(str(folder), T5Config)
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    os.truncate(folder / "model.safetensors", 1000)
+    with pytest.raises(ValueError, match="vqgan/model.safetensors: "):
+        checkpoint.load_weights(str(folder), VqganConfig)
+    (whole / "config.json").write_bytes(b'{"channels": \xff}')
+    with pytest.raises(ValueError, match="whole/config.json: not JSON"):
+        checkpoint.load_weights(str(whole), VqganConfig)

@@ -1,0 +1,131 @@
+"""Flags: every setting is one flag, a flagfile parses back to an equal Config, mistakes end in one line."""
+
+import dataclasses
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from absl import flags as absl_flags
+
+from itit import config as config_lib
+from itit import flags
+from tests.common import ROOT
+
+MAIN = """
+from itit import flags
+flags.define()
+def main(argv):
+    config = flags.from_flags()
+    if config.train.workdir == "ctrl-c":
+        raise KeyboardInterrupt
+    if config.train.workdir:
+        open(config.train.workdir)
+    print(config.model.preset, config.optim.num_steps)
+flags.run_main(main)
+"""
+
+
+def parse(*arguments, settings=None):
+    values = absl_flags.FlagValues()
+    absl_flags.DEFINE_string("flagfile", None, "As absl's own.", flag_values=values)
+    flags.define(settings, values)
+    values(["main", *arguments])
+    return flags.from_flags(settings, values)
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        cwd=ROOT,
+    )
+
+
+def random_config(rng):
+    """A Config that resolves, with every kind of setting changed at random."""
+    values = {}
+    for name, _, field in config_lib.fields(config_lib.Config()):
+        if name in ("t2i2t", "i2t2i"):
+            values[name] = rng.choice(["half", "full"])
+        elif field.metadata["choices"]:
+            values[name] = rng.choice(field.metadata["choices"])
+        elif field.type is bool and name not in ("image_decoder_sees_text", "overwrite_kept_masked"):
+            values[name] = rng.random() < 0.5
+        elif field.type is float and name.endswith("_weight"):
+            values[name] = rng.choice([0.0, rng.uniform(-1, 1) * 10 ** rng.uniform(-12, 12)])
+        elif field.type is str:
+            values[name] = rng.choice(["", "gs://bucket/a*, b", "# no comment", "ä=b --flag=1", ' "quoted'])
+    values["learning_rate"] = rng.random()
+    values["num_steps"] = rng.randrange(5000, 10**12)
+    values["sample_every"] = rng.choice([0, 7])
+    values["synth_decode_steps"] = rng.choice([None, 3])
+    values["t5_dim"] = rng.choice([None, 12])
+    return config_lib.replace(config_lib.Config(), **values).resolve()
+
+
+def test_every_setting_is_a_flag_with_its_default():
+    assert parse() == config_lib.Config().resolve()
+
+
+def test_flagfile_parses_back_to_an_equal_config(tmp_path):
+    rng = random.Random()
+    for _ in range(20):
+        config = random_config(rng)
+        path = tmp_path / "flags.cfg"
+        path.write_text(flags.to_flagfile(config), encoding="utf-8")
+        assert parse(f"--flagfile={path}") == config
+
+
+def test_a_section_alone_can_be_the_settings():
+    vqgan = parse("--channel_multipliers=1,2,3", "--pixel_low=-1", settings=config_lib.VqganConfig())
+    assert vqgan == config_lib.VqganConfig(channel_multipliers=(1, 2, 3), pixel_low=-1.0)
+    lines = [line for line in flags.to_flagfile(vqgan).splitlines() if line.startswith("--")]
+    assert parse(*lines, settings=config_lib.VqganConfig()) == vqgan
+    assert len(lines) == len(dataclasses.fields(vqgan))
+
+
+def test_the_last_flag_wins(tmp_path):
+    path = tmp_path / "flags.cfg"
+    path.write_text("--preset=tiny\n--num_steps=7000\n")
+    config = parse("--num_steps=6000", f"--flagfile={path}", "--preset=nano")
+    assert (config.model.preset, config.optim.num_steps) == ("nano", 7000)
+
+
+def test_text_that_no_flagfile_holds_is_refused():
+    for text in ("a\nb", "a ", "a\u2028b"):
+        with pytest.raises(ValueError, match="--workdir"):
+            flags.to_flagfile(config_lib.replace(config_lib.Config(), workdir=text))
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("--learning_rat=1", ["learning_rat", "learning_rate"]),
+        ("--preset=tinny", ["--preset=tinny", "'tiny'", "nano"]),
+        ("--num_steps=many", ["--num_steps=many"]),
+        ("--num_steps=0", ["--num_steps=0", "at least 1"]),
+        ("--flagfile=absent.cfg", ["absent.cfg"]),
+        ("--workdir=absent", ["absent: No such file"]),
+        ("quick.cfg", ["'quick.cfg'", "--name=value"]),
+    ],
+)
+def test_a_mistake_ends_in_one_line(argument, parts):
+    done = run(argument)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert all(part in done.stderr for part in parts), done.stderr
+
+
+def test_frame_of_a_main():
+    good = run("--preset=nano", "--num_steps=9000")
+    assert (good.returncode, good.stdout, good.stderr) == (0, "nano 9000\n", "")
+    stopped = run("--workdir=ctrl-c")
+    assert (stopped.returncode, stopped.stderr) == (130, "interrupted\n")
+    shown = run("--workdir=absent", ITIT_TRACEBACK="1")
+    assert shown.returncode == 2 and "Traceback" in shown.stderr
+    listed = run("--help").stdout
+    assert "--num_decode_steps" in listed and "One of: nano, tiny, B, L, H." in listed

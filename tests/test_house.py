@@ -1,0 +1,193 @@
+"""The house rules, checked on the syntax trees of all files: what may import what, no pickle, nothing too long."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.common import ROOT
+
+TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py", "README.md"}
+MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
+CORE = ("masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
+DATA = ("records", "order", "images", "preprocess", "text", "streams", "scenes")
+OTHERS = ("config", "flags", "storage", "checkpoint", "metrics", "train")
+EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
+EXPECTED += [f"itit.{n}" for n in CORE + OTHERS]
+
+# Module -> what it may import from the package; those not named here are only under the rules for all.
+LEAVES = ("config", "masking", "losses", "straight_through", "noise", "sharding", "data.order")
+ALLOWED = {name: set() for name in LEAVES} | {
+    "decoding": {"masking", "noise"},
+    "inference": {"decoding", "masking", "models"},
+    "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models"},
+    "train_step": {"objectives", "optim", "models"},
+}
+# These are given the networks: from `models` they take only the types and pure functions on what goes in and out.
+GIVEN = ("inference", "objectives", "train_step")
+NO_NETWORKS = {"Text", "Encoded", "encode_text", "take_tokens", "put_tokens"}
+# Library -> the only modules that import it.
+ONLY = {
+    "torch_xla": {"itit.xla"},
+    "tensorflow": {"itit.data.preprocess"},
+    "tensorflow_text": {"itit.data.preprocess"},
+    "fsspec": {"itit.storage"},
+    "gcsfs": {"itit.storage"},
+}
+# Imports inside a function that save a library where it is not needed: (importing module, imported module).
+LAZY = {("itit.data.streams", "itit.data.preprocess"), ("itit.train", "itit.xla")}
+
+
+def tracked_files():
+    """Files of the repository that git does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [pathlib.Path(name) for name in listed if (ROOT / name).is_file()]
+
+
+def module_name(path):
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+TREES = {
+    module_name(path): ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+    for path in tracked_files()
+    if path.suffix == ".py"
+}
+PACKAGE = sorted(name for name in TREES if name.split(".")[0] == "itit")
+CODE = sorted(name for name in TREES if name.split(".")[0] in ("itit", "tools"))
+
+
+def imports(tree):
+    """Full names of all that a tree imports: `from itit import masking` gives itit.masking."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_of(full):
+    """The module of this repository that a full name lies in: itit.models.layers.Block -> itit.models.layers."""
+    while full and full not in TREES:
+        full = full.rpartition(".")[0]
+    return full
+
+
+def siblings(name):
+    """Modules of the package that a module imports, without the leading itit."""
+    found = {module_of(full) for full in imports(TREES[name]) if full.split(".")[0] == "itit"}
+    return {full.removeprefix("itit.") for full in found - {"itit"}}
+
+
+def is_main(tree):
+    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
+
+
+def calls(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_the_house_is_complete():
+    assert set(EXPECTED) <= set(TREES), f"absent: {sorted(set(EXPECTED) - set(TREES))}"
+    top = {path.parts[0] for path in tracked_files() if not path.parts[0].startswith(".")}
+    assert top == TOP_LEVEL
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ALLOWED if f"itit.{name}" in TREES))
+def test_rule_1_to_3_named_modules(name):
+    assert {"models" if other.startswith("models.") else other for other in siblings(f"itit.{name}")} <= ALLOWED[name]
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_rule_2_these_are_given_the_networks(name):
+    taken = {full.rpartition(".")[2] for full in imports(TREES[f"itit.{name}"]) if full.startswith("itit.models")}
+    assert taken <= NO_NETWORKS
+
+
+def test_rule_2_models_import_config_and_models():
+    for name in (name for name in PACKAGE if name.startswith("itit.models.")):
+        assert all(other == "config" or other.split(".")[0] == "models" for other in siblings(name)), name
+
+
+def test_rule_3_data_never_sees_torch():
+    for name in (name for name in PACKAGE if name.startswith("itit.data")):
+        assert not {full.split(".")[0] for full in imports(TREES[name])} & {"torch", "torchvision"}, name
+        assert not {other.split(".")[0] for other in siblings(name)} & {"models", *CORE}, name
+    assert "storage" in siblings("itit.checkpoint")
+
+
+def test_rule_4_one_importer_each():
+    for name in CODE:
+        for full in imports(TREES[name]):
+            assert name in ONLY.get(full.split(".")[0], {name}), f"{name} imports {full}"
+            if full.startswith("absl.flags"):
+                assert name == "itit.flags" or is_main(TREES[name]), f"{name} imports absl.flags and is no main"
+
+
+def test_rule_5_nothing_imports_a_main_and_the_package_no_tool():
+    mains = {name for name in CODE if is_main(TREES[name])}
+    for name in CODE:
+        found = {module_of(full) for full in imports(TREES[name])}
+        assert not found & mains, f"{name} imports a main: {found & mains}"
+        assert name.startswith("tools") or not any(full.split(".")[0] in ("tools", "tests") for full in found), name
+
+
+def test_rule_5_no_import_inside_a_function():
+    for name in CODE:
+        inner = [n for n in ast.walk(TREES[name]) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+        lazy = {(name, module_of(full) or full) for function in inner for full in imports(function)}
+        assert lazy <= LAZY, f"imports inside functions: {lazy - LAZY}"
+
+
+def test_rule_6_the_core_works_with_torch_alone():
+    code = """
+import sys
+import torch
+
+class Blocked:
+    names = {"torch_xla", "tensorflow", "tensorflow_text", "fsspec", "gcsfs", "sentencepiece", "google_crc32c", "PIL",
+             "absl", "tensorboard", "safetensors", "scipy", "matplotlib"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+    modules = [f"itit.models.{n}" for n in MODELS] + [f"itit.{n}" for n in CORE]
+    code += "import itit.models\n" + "".join(f"import {name}\n" for name in modules)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_no_pickle():
+    for name, tree in TREES.items():
+        found = {full.split(".")[0] for full in imports(tree)}
+        assert not found & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, name
+        for call in calls(tree):
+            text = ast.unparse(call.func)
+            assert text not in ("torch.load", "torch.save", "torch.jit.load"), f"{name}:{call.lineno}: {text}"
+            assert "allow_pickle" not in {keyword.arg for keyword in call.keywords}, f"{name}:{call.lineno}"
+
+
+def test_nothing_is_too_long():
+    for path in tracked_files():
+        if path.suffix in (".py", ".sh"):
+            assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_every_module_is_tested():
+    tests = {name for name in TREES if name.startswith("tests.test_")}
+    reached = {module_of(full) for name in tests for full in imports(TREES[name])}
+    packages = {name.rpartition(".")[0] for name in CODE}
+    for name in set(CODE) - packages:
+        assert name in reached or f"tests.test_{name.split('.')[-1]}" in tests, f"no test of {name}"
+
+
+def test_every_module_says_what_it_is():
+    for name, tree in TREES.items():
+        assert ast.get_docstring(tree), f"{name}: no docstring"

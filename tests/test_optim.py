@@ -1,0 +1,172 @@
+"""Adafactor, schedule, clipping and averages against NumPy in float64."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from itit import optim
+from itit.config import OptimConfig
+from tests.small import fresh_seed  # noqa: F401 (a fixture)
+
+SHAPES = {
+    "blocks.0.mlp.up.weight": (130, 140),  # factored
+    "blocks.0.attention.out.weight": (200, 127),  # one side too short to be factored
+    "blocks.0.mlp.up.bias": (300,),
+    "encoder.token_embed.weight": (150, 129),
+    "encoder.image_positions": (140, 130),
+    "image_decoder.mask_vector": (32,),
+    "image_decoder.positions": (20, 8),
+}
+DECAYED = ("blocks.0.mlp.up.weight", "blocks.0.attention.out.weight", "encoder.token_embed.weight")
+
+
+def parameters():
+    return {name: torch.nn.Parameter(torch.randn(shape)) for name, shape in SHAPES.items()}
+
+
+def gradients():
+    """Very different sizes, so that both clips act."""
+    return {name: torch.randn(shape) * 10 ** float(torch.empty(()).uniform_(-3, 1)) for name, shape in SHAPES.items()}
+
+
+def reference_steps(start, grads, rates, c, decayed):
+    """The specification's five lines, step by step, parameter by parameter."""
+    theta = {name: p.detach().double().numpy().copy() for name, p in start.items()}
+    m = {name: np.zeros_like(p) for name, p in theta.items()}
+    v, rows, columns, norms = {}, {}, {}, []
+    for t, (step_grads, rate) in enumerate(zip(grads, rates, strict=True), 1):
+        g = {name: x.double().numpy() for name, x in step_grads.items()}
+        norm = math.sqrt(sum((x**2).sum() for x in g.values()))
+        norms.append(norm)
+        decay = c.beta2 * (1 - c.beta2 ** (t - 1)) / (1 - c.beta2**t)
+        for name in theta:
+            grad = g[name] * (c.grad_clip / norm if c.grad_clip and norm > c.grad_clip else 1)
+            square = grad**2 + 1e-30
+            if grad.ndim == 2 and min(grad.shape) >= 128:
+                rows[name] = decay * rows.get(name, 0) + (1 - decay) * square.mean(axis=1)
+                columns[name] = decay * columns.get(name, 0) + (1 - decay) * square.mean(axis=0)
+                second = np.outer(rows[name], columns[name]) / rows[name].mean()
+            else:
+                second = v[name] = decay * v.get(name, 0) + (1 - decay) * square
+            u = grad / np.sqrt(second)
+            if c.update_clip:
+                u = u / max(1, np.sqrt((u**2).mean()) / c.update_clip)
+            m[name] = c.beta1 * m[name] + (1 - c.beta1) * u
+            theta[name] = theta[name] - rate * m[name] - rate * (c.weight_decay if name in decayed else 0) * theta[name]
+    return theta, m, norms
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"grad_clip": 0.0}, {"update_clip": 0.0}, {"decay_embeddings": False}, {"update_clip": 0.3, "beta2": 0.7}],
+)
+def test_adafactor_equals_numpy(changes):
+    config = OptimConfig(**{"weight_decay": 0.5} | changes)
+    params = parameters()
+    grads, rates = [gradients() for _ in range(5)], [float(torch.rand(())) * 0.3 for _ in range(5)]
+    decayed = [name for name in DECAYED if config.decay_embeddings or "token_embed" not in name]
+    theta, m, norms = reference_steps(params, grads, rates, config, decayed)
+    optimizer = optim.Adafactor(params.items(), config)
+    for step_grads, rate, norm in zip(grads, rates, norms, strict=True):
+        for name, p in params.items():
+            p.grad = step_grads[name].clone()
+        np.testing.assert_allclose(optimizer.step(rate).item(), norm, rtol=1e-5)
+        assert all(p.grad is None for p in params.values())
+    for name, p in params.items():
+        np.testing.assert_allclose(p.detach().numpy(), theta[name], atol=2e-5, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(optimizer.moments[name].numpy(), m[name], atol=2e-5, rtol=1e-3, err_msg=name)
+
+
+def test_only_large_matrices_are_factored():
+    state = optim.Adafactor(parameters().items(), OptimConfig()).state()
+    factored = {name.removeprefix("square1/") for name in state if name.startswith("square1/")}
+    assert factored == {name for name, shape in SHAPES.items() if len(shape) == 2 and min(shape) >= 128}
+    assert state["square0/blocks.0.mlp.up.weight"].shape == (130,)
+    assert state["square1/blocks.0.mlp.up.weight"].shape == (140,)
+
+
+def test_state_round_trip_goes_on_bit_for_bit():
+    config, params = OptimConfig(), parameters()
+    optimizer = optim.Adafactor(params.items(), config)
+    grads = [gradients() for _ in range(4)]
+
+    def step(optimizer, params, step_grads):
+        for name, p in params.items():
+            p.grad = step_grads[name].clone()
+        optimizer.step(1e-2)
+
+    for step_grads in grads[:2]:
+        step(optimizer, params, step_grads)
+    others = copy.deepcopy(params)
+    other = optim.Adafactor(others.items(), config)
+    for name, tensor in other.state().items():
+        tensor.copy_(optimizer.state()[name])
+    for step_grads in grads[2:]:
+        step(optimizer, params, step_grads)
+        step(other, others, step_grads)
+    assert all(torch.equal(params[name], others[name]) for name in params)
+    assert all(torch.equal(a, b) for a, b in zip(optimizer.state().values(), other.state().values(), strict=True))
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(poison):
+    params = parameters()
+    optimizer = optim.Adafactor(params.items(), OptimConfig())
+    for bad in (False, True):
+        for name, grad in gradients().items():
+            params[name].grad = grad
+        if bad:
+            params["blocks.0.mlp.up.bias"].grad[7] = poison
+        before = copy.deepcopy((dict(params), optimizer.state()))
+        norm = optimizer.step(0.1)
+    assert not torch.isfinite(norm)
+    assert all(torch.equal(p, before[0][name]) for name, p in params.items())
+    assert all(torch.equal(t, before[1][name]) for name, t in optimizer.state().items())
+
+
+def test_a_parameter_without_gradient_decays_and_a_frozen_one_rests():
+    used, idle = torch.nn.Parameter(torch.randn(4, 4)), torch.nn.Parameter(torch.randn(4, 4))
+    frozen = torch.nn.Parameter(torch.randn(4, 4), requires_grad=False)
+    before = idle.detach().clone(), frozen.clone()
+    optimizer = optim.Adafactor({"used": used, "idle": idle, "frozen": frozen}.items(), OptimConfig(weight_decay=0.1))
+    used.grad = torch.randn(4, 4)
+    optimizer.step(0.5)
+    torch.testing.assert_close(idle.detach(), before[0] * (1 - 0.05))
+    assert torch.equal(frozen, before[1]) and "moment/frozen" not in optimizer.state()
+
+
+def test_learning_rate():
+    config = OptimConfig(learning_rate=0.3, lr_warmup_steps=10, num_steps=110)
+    warm = [optim.learning_rate(step, config) for step in range(10)]
+    np.testing.assert_allclose(warm, [0.03 * (step + 1) for step in range(10)])
+    for step in (10, 35, 60, 85, 110):
+        expected = 0.3 * (1 + math.cos(math.pi * (step - 10) / 100)) / 2
+        assert optim.learning_rate(step, config) == pytest.approx(expected, abs=1e-12)
+    assert optim.learning_rate(10, config) == 0.3 and optim.learning_rate(110, config) == pytest.approx(0)
+    assert 0 < optim.learning_rate(109, config) < 1e-3 * 0.3
+    for steps in (OptimConfig(lr_warmup_steps=0, num_steps=1), OptimConfig(lr_warmup_steps=4, num_steps=4)):
+        assert all(math.isfinite(optim.learning_rate(step, steps)) for step in range(5))
+
+
+def test_global_norm():
+    tensors = [torch.randn(3, 5), torch.randn(7), torch.randn(())]
+    expected = np.linalg.norm(np.concatenate([x.double().numpy().ravel() for x in tensors]))
+    assert optim.global_norm(tensors).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_average():
+    decay = 0.5 + 0.4 * float(torch.rand(()))
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    ema = optim.Ema(model.named_parameters(), decay)
+    average = model.weight.detach().double().numpy().copy()
+    for _ in range(5):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        ema.update(model.named_parameters())
+        average = decay * average + (1 - decay) * model.weight.detach().double().numpy()
+    np.testing.assert_allclose(ema.average["weight"].numpy(), average, rtol=1e-5, atol=1e-6)
+    assert set(ema.average) == {"weight"}

@@ -1,0 +1,1 @@
+"""Offline programs: `python -m tools.NAME`."""

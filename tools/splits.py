@@ -1,0 +1,71 @@
+"""What the tools that make data share: a folder that appears whole, splits as TFRecord shards, and a contact sheet."""
+
+import contextlib
+import io
+import textwrap
+
+import tqdm
+from PIL import Image, ImageDraw, ImageFont
+
+from itit import storage
+from itit.data import records
+
+RECORDS_A_SHARD = 5000
+TILE, TEXT_LINES, LINE_HEIGHT, GAP = 160, 7, 15, 10  # of the contact sheet, in pixels
+
+
+@contextlib.contextmanager
+def new_folder(output):
+    """Yields a staging folder that becomes `output` when the block ends well: a folder on disk is there only complete.
+
+    Raises ValueError where `output` already holds something. What an earlier, killed call left is removed.
+    """
+    output = output.rstrip("/")
+    if storage.exists(output):
+        raise ValueError(f"--output={output}: already there; remove it or name another folder")
+    staging = output + ".partial"
+    storage.remove_tree(staging)
+    storage.make_dirs(staging)
+    yield staging
+    storage.commit_dir(staging, output)
+
+
+def write_split(folder, name, examples, total):
+    """Writes `total` examples (dicts of features) into folder/NAME-0000i-of-0000k.tfrecord, with a progress bar."""
+    num_shards = max(1, -(-total // RECORDS_A_SHARD))
+    examples = iter(tqdm.tqdm(examples, name, total, unit=" records", leave=False))
+    for shard in range(num_shards):
+        path = storage.join(folder, f"{name}-{shard:05d}-of-{num_shards:05d}.tfrecord")
+        with records.RecordWriter(path) as writer:
+            for _ in range(total * shard // num_shards, total * (shard + 1) // num_shards):
+                writer.write(records.encode_example(next(examples)))
+    examples.close()
+
+
+def write_contact_sheet(path, sections, columns=6):
+    """PNG of titled grids of captioned pictures.
+
+    Args:
+      sections: list of (title, list of (PIL image, caption)).
+    """
+    height = TILE + TEXT_LINES * LINE_HEIGHT + GAP
+    rows = sum(-(-len(tiles) // columns) for _, tiles in sections)
+    size = (columns * (TILE + GAP) + GAP, rows * height + len(sections) * 3 * LINE_HEIGHT)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    title_font, font = ImageFont.load_default(18), ImageFont.load_default(12)
+    top = 0
+    for title, tiles in sections:
+        draw.text((GAP, top + LINE_HEIGHT), title, "black", title_font)
+        top += 3 * LINE_HEIGHT
+        for start in range(0, len(tiles), columns):
+            for column, (picture, caption) in enumerate(tiles[start : start + columns]):
+                left = GAP + column * (TILE + GAP)
+                sheet.paste(picture.convert("RGB").resize((TILE, TILE)), (left, top))
+                draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline="#cccccc")
+                lines = textwrap.wrap(caption, 26, max_lines=TEXT_LINES, placeholder=" ...")
+                draw.multiline_text((left, top + TILE + 3), "\n".join(lines), "#333333", font, spacing=2)
+            top += height
+    data = io.BytesIO()
+    sheet.save(data, "PNG")
+    storage.write_bytes(path, data.getvalue())
