@@ -104,20 +104,32 @@ class T5Config:
 
 @dataclasses.dataclass(frozen=True)
 class VqganConfig:
-    """The image tokenizer (MaskGIT's: CNN without attention, factor 2 ** (levels - 1)). Kept beside its weights."""
+    """The image tokenizer (MaskGIT's: CNN without attention). Kept beside its weights.
+
+    A token covers patch_size * 2 ** (levels - 1) pixels each way.
+    """
 
     image_size: int = knob(256, "Side of the pictures in pixels.")
+    patch_size: int = knob(1, "Side of the squares of pixels that the first layer takes in and the last one draws at "
+                           "once; 1 as MaskGIT, more for speed on small machines.")  # fmt: skip
+    local_encoder: bool = knob(False, "Each token tells of its own square of pixels alone (1x1 convolutions, norm over "
+                               "channels), so that equal squares get equal tokens; for simple pictures.")  # fmt: skip
     channels: int = knob(128, "Filters of the first level.")
     channel_multipliers: tuple[int, ...] = knob((1, 1, 2, 2, 4), "Filters of each level over `channels`.")
     num_res_blocks: int = knob(2, "Residual blocks a level.")
     latent_dim: int = knob(256, "Width of a code.")
     codebook_size: int = knob(8192, "Codes.")
-    pixel_low: float = knob(0.0, "Value of black at the network's input and output.")
-    pixel_high: float = knob(1.0, "Value of white.")
+    pixel_low: float = knob(0.0, "Value of black at the network's input and output; training is fastest where common "
+                            "pixels are near 0: -2 for pictures on white.")  # fmt: skip
+    pixel_high: float = knob(1.0, "Value of white; 0 for pictures on white.")
+
+    @property
+    def factor(self):
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
     @property
     def grid(self):
-        return self.image_size // 2 ** (len(self.channel_multipliers) - 1)
+        return self.image_size // self.factor
 
 
 CYCLES = ("off", "half", "full")
@@ -349,6 +361,8 @@ def _check(config):
         (0 <= p.beta2 < 1, "beta2", p.beta2, "in [0, 1)"),
         (0 <= p.ema_decay < 1, "ema_decay", p.ema_decay, "in [0, 1)"),
         (p.num_microbatches >= 1, "num_microbatches", p.num_microbatches, "at least 1"),
+        (t.sample_every >= 0, "sample_every", t.sample_every, "at least 0"),
+        (t.stop_after_steps >= 0, "stop_after_steps", t.stop_after_steps, "at least 0"),
         (t.log_every >= 1, "log_every", t.log_every, "at least 1"),
         (t.checkpoint_every >= 1, "checkpoint_every", t.checkpoint_every, "at least 1"),
         (t.keep_last >= 1, "keep_last", t.keep_last, "at least 1"),

@@ -95,10 +95,11 @@ def length_penalty(length, alpha):
 
 
 def beam_decode(step_fn, reorder_fn, batch, length, *, beam_size, alpha, bos_id, suppressed, device):
-    """Beam search as GIT's: 2 candidates a beam, no early stopping, scores divided by `length_penalty`.
+    """Beam search: scores divided by GIT's `length_penalty`, texts finished and samples ended by Hugging Face's rule.
 
-    A candidate that ends counts if it is among the `beam_size` best of its step. A sample is done when it has
-    `beam_size` finished texts and no live beam can beat the worst of them at its present length.
+    Each step looks at the 2 `beam_size` best candidates. One that ends is a finished text if it is among the
+    `beam_size` best. A sample is done when it has `beam_size` finished texts and no live beam, at its present length,
+    can beat the worst of them.
 
     Args:
       step_fn: (int64 [B R], position int64 [1]) -> float32 [B R, V]; rows of one sample lie together.

@@ -82,6 +82,19 @@ def from_flags(settings=None, flag_values=flags.FLAGS):
     return filled.resolve() if isinstance(filled, config_lib.Config) else filled
 
 
+def from_flagfile(path):
+    """The resolved Config of a flagfile, such as the resolved.cfg of a run. Raises ValueError, one line."""
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no such flagfile")
+    flag_values = flags.FlagValues()
+    define(flag_values=flag_values)
+    try:
+        flag_values([path, f"--flagfile={path}"])
+    except flags.Error as error:
+        raise ValueError(f"{path}: {error}") from None
+    return from_flags(flag_values=flag_values)
+
+
 def to_flagfile(settings):
     """Flagfile text that parses back to equal settings; those that are None are left out.
 

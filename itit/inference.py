@@ -10,7 +10,7 @@ import contextlib
 import torch
 
 from itit import decoding
-from itit.masking import decode_schedule, drop_masked, keep_all
+from itit.masking import decode_schedule, drop_masked, keep_all, num_dropped
 from itit.models import Text
 
 
@@ -26,12 +26,18 @@ def inference_mode(model):
         model.train(training)
 
 
-def generate(model, text, empty, noise, config, *, num_steps=None, guided=True, image_ids=None):
+def drops(model, objective, decode):
+    """How many masked tokens `generate` drops: as many as training (ObjectiveConfig), or none (DecodeConfig)."""
+    return num_dropped(model.config.num_image_tokens, objective.mask_ratio_min) if decode.synth_drop_masked else 0
+
+
+def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, guided=True, image_ids=None):
     """Text to image tokens by guided parallel decoding.
 
     Args:
       text, empty: Text of B rows, Text of one row.
       config: DecodeConfig.
+      dropped: masked tokens that the encoder does not see, where that many are masked (see `drops`).
       num_steps: default config.num_decode_steps.
       guided: with guidance, which runs every row twice.
       image_ids: int64 [B, N] to start from, masked tokens marked; default all masked.
@@ -41,12 +47,11 @@ def generate(model, text, empty, noise, config, *, num_steps=None, guided=True, 
     """
     num_steps = num_steps or config.num_decode_steps
     num_tokens, batch = model.config.num_image_tokens, text.mask.shape[0]
-    dropped, num_masked = num_tokens // 2, decode_schedule(num_tokens, num_steps)
+    num_masked = decode_schedule(num_tokens, num_steps)
     if image_ids is None:
         image_ids = torch.full((batch, num_tokens), model.mask_token_id, dtype=torch.long, device=text.mask.device)
-        may_drop = config.synth_drop_masked
     else:
-        may_drop = False  # nobody knows how many are masked
+        dropped = 0  # nobody knows how many are masked
     if guided:  # rows of one sample lie side by side
         pair = [torch.stack([a, b.expand_as(a)], 1).flatten(0, 1) for a, b in zip(text, empty, strict=True)]
         text = Text(*pair)
@@ -55,7 +60,7 @@ def generate(model, text, empty, noise, config, *, num_steps=None, guided=True, 
         mask = ids == model.mask_token_id
         if guided:
             ids, mask = ids.repeat_interleave(2, 0), mask.repeat_interleave(2, 0)
-        masking = drop_masked(mask, dropped) if may_drop and num_masked[step] >= dropped else keep_all(mask)
+        masking = drop_masked(mask, dropped) if 0 < dropped <= num_masked[step] else keep_all(mask)
         # Masked slots are embedded as [MASK] whatever they hold; 0 is a valid row for the lookup.
         ids = ids.masked_fill(mask, 0)
         encoded = model.encode(model.embed(ids, masking), masking, text)

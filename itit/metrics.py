@@ -16,6 +16,7 @@ import types
 # run of ready ids does not need. A module of this name is TensorBoard's own switch to its built-in replacement.
 sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
+from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 from torch.utils import tensorboard  # noqa: E402
 
 from itit import storage  # noqa: E402
@@ -132,6 +133,14 @@ class Metrics:
             with storage.open(storage.join(self._folder, name)) as file:
                 storage.write_bytes(storage.join(self._remote, name), file.read())
         self._uploaded = time.monotonic()
+
+
+def curves(workdir):
+    """What a run has written: key -> (list of steps, list of values), from the events in a local workdir."""
+    events = event_accumulator.EventAccumulator(storage.join(workdir, FOLDER), {event_accumulator.SCALARS: 0})
+    events.Reload()
+    points = {key: events.Scalars(key) for key in events.Tags()["scalars"]}
+    return {key: ([p.step for p in some], [p.value for p in some]) for key, some in points.items()}
 
 
 def clock(seconds):

@@ -59,7 +59,7 @@ def t2i2t(model, text_ids, text, empty, maskings, noise, total, config, decode):
     first, second = maskings
     image_ids = inference.generate(
         model, text, empty, prefixed(noise, "t2i2t/synthesis"), decode, num_steps=decode.synth_decode_steps,
-        guided=decode.synth_cfg,
+        guided=decode.synth_cfg, dropped=inference.drops(model, config, decode),
     )  # fmt: skip
     embeds = model.embed(image_ids, second)
     if config.t2i2t == "full" or config.half_cycle == "stop_gradient":
@@ -144,11 +144,12 @@ _T2I_PASSES = {"t2i": "t2i", "t2i2t/first": "t2i2t", "i2t2i/second": "i2t2i", "i
 _I2T_PASSES = {"i2t": "i2t", "t2i2t/second": "t2i2t", "i2t2i/first": "i2t2i"}
 
 
-def draw_maskings(noise, sizes, num_tokens, config, device):
+def draw_maskings(noise, sizes, num_tokens, config, device, whole=None):
     """Draws the masks of every pass of a step.
 
     Args:
       sizes: task -> samples; tasks that are left out are not drawn.
+      whole: noise that all parts of the batch share, for a ratio that they share; needed where there are several.
 
     Returns:
       Name of the pass -> Masking.
@@ -158,8 +159,8 @@ def draw_maskings(noise, sizes, num_tokens, config, device):
         for name, task in passes.items():
             if task not in sizes:
                 continue
-            rows = sizes[task] if config.mask_ratio_per == "sample" else 1
-            ratio = mask_ratio(noise(f"{name}/ratio", (rows,)), config.mask_ratio_mode, config.mask_ratio_std,
+            source, rows = (noise, sizes[task]) if config.mask_ratio_per == "sample" else (whole or noise, 1)
+            ratio = mask_ratio(source(f"{name}/ratio", (rows,)), config.mask_ratio_mode, config.mask_ratio_std,
                                config.mask_ratio_min, high).to(device)  # fmt: skip
             order = noise(f"{name}/mask", (sizes[task], num_tokens)).to(device)
             maskings[name] = draw_masking(ratio.expand(sizes[task]), order,

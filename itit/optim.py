@@ -14,7 +14,11 @@ _FACTOR_FROM = 128  # matrices with both sides this long keep row and column mea
 
 
 def learning_rate(step, config):
-    """Rate of a step (from 0): linear from 0 over the warm-up, then cosine to 0 at the last step."""
+    """Rate of a step (from 0).
+
+    Linear over the warm-up of W steps, peak / W at step 0 and the peak at step W - 1; then a cosine that reaches 0 at
+    step `num_steps`, the first one that is not run.
+    """
     if step < config.lr_warmup_steps:
         return config.learning_rate * (step + 1) / config.lr_warmup_steps
     progress = (step - config.lr_warmup_steps) / max(1, config.num_steps - config.lr_warmup_steps)
@@ -122,7 +126,9 @@ class Ema:
         self.average = {name: p.detach().clone() for name, p in named_parameters if p.requires_grad}
 
     @torch.no_grad()
-    def update(self, named_parameters):
+    def update(self, named_parameters, finite):
+        """Moves the average towards the weights, unless the step's gradient was not `finite` (bool, 0-d)."""
+        weight = (1 - self.decay) * finite.float()
         for name, p in named_parameters:
             if name in self.average:
-                self.average[name].lerp_(p, 1 - self.decay)
+                self.average[name].lerp_(p, weight)

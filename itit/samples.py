@@ -51,7 +51,8 @@ class Translator:
         with torch.no_grad():
             empty = self.state.empty_text()
         noise = prefixed(self.noise, f"samples/{name}")
-        return inference.generate(self.state.model, text, empty, noise, self.config.decode)
+        dropped = inference.drops(self.state.model, self.config.objective, self.config.decode)
+        return inference.generate(self.state.model, text, empty, noise, self.config.decode, dropped=dropped)
 
     def _beam(self, image_ids, _):
         with torch.no_grad():

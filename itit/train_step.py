@@ -80,7 +80,7 @@ def train_step(state, batch, noises, rate, config, active):
     Returns:
       "loss", "grad_norm" and "loss/NAME" -> float32, 0-d, on the device: nothing here waits for it.
     """
-    parts = [_prepare(state, part, noise, config, active)
+    parts = [_prepare(state, part, noise, noises[0], config, active)
              for part, noise in zip(_split(batch, active, len(noises)), noises, strict=True)]  # fmt: skip
     totals = {name: sum(part.totals[name] for part in parts) for name in parts[0].totals}
     metrics = {}
@@ -94,7 +94,7 @@ def train_step(state, batch, noises, rate, config, active):
             metrics[name] = metrics.get(name, 0.0) + value.detach()
     metrics["grad_norm"] = state.optimizer.step(rate)
     if state.ema is not None:
-        state.ema.update(state.model.named_parameters())
+        state.ema.update(state.model.named_parameters(), torch.isfinite(metrics["grad_norm"]))
     return metrics
 
 
@@ -142,8 +142,11 @@ def _split(batch, active, num_parts):
     return [{key: pieces[i] for key, pieces in chunks.items()} for i in range(num_parts)]
 
 
-def _prepare(state, batch, noise, config, active):
-    """Tokenizes pictures, encodes texts and draws the masks: what needs no gradient, once for all tasks."""
+def _prepare(state, batch, noise, whole, config, active):
+    """Tokenizes pictures, encodes texts and draws the masks: what needs no gradient, once for all tasks.
+
+    `noise` is the microbatch's own, `whole` that of the batch.
+    """
     pictures, image_ids, text_ids = {}, {}, {}
     for key, value in batch.items():
         task, field = key.split("/")
@@ -158,7 +161,7 @@ def _prepare(state, batch, noise, config, active):
         texts = {task: Text(features, text_ids[task] != objectives.PAD) for task, features in mask_and_features.items()}
     sizes = {task: len(image_ids.get(task, text_ids.get(task))) for task in active}
     maskings = objectives.draw_maskings(noise, sizes, state.model.config.num_image_tokens, config.objective,
-                                        state.t5_of_nothing.mask.device)  # fmt: skip
+                                        state.t5_of_nothing.mask.device, whole)  # fmt: skip
     return Part(image_ids, text_ids, texts, maskings, objectives.totals(maskings, text_ids, config.objective))
 
 

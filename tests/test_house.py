@@ -38,7 +38,11 @@ ONLY = {
     "gcsfs": {"itit.storage"},
 }
 # Imports inside a function that save a library where it is not needed: (importing module, imported module).
-LAZY = {("itit.data.streams", "itit.data.preprocess"), ("itit.train", "itit.xla")}
+LAZY = {
+    ("itit.data.streams", "itit.data.preprocess"),
+    ("tools.tokenize", "itit.data.preprocess"),
+    ("itit.train", "itit.xla"),
+}
 
 
 def tracked_files():

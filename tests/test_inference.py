@@ -1,5 +1,7 @@
 """The two pipelines against straight-line code, teacher forcing, and themselves one sample at a time."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -102,16 +104,23 @@ def sizes_seen(model, call):
 
 
 @pytest.mark.parametrize("num_steps", [1, 6, 14, 16])
-def test_dropping_masked_tokens(num_steps):
+@pytest.mark.parametrize("ratio_min", [0.3, 0.5, 0.7])
+def test_dropping_masked_tokens(num_steps, ratio_min):
     """With no block in the encoder no token sees another, so that nothing changes; with blocks only sizes do."""
-    flags = dict(synth_drop_masked=True, num_decode_steps=num_steps)
+    flags = dict(synth_drop_masked=True, num_decode_steps=num_steps, mask_ratio_min=ratio_min)
     for depth in (0, 2):
         config, model, text, empty = prepare(**flags, depth=depth)
         noise = small.Recorded()
-        out, seen = sizes_seen(model, lambda: inference.generate(model, text, empty, noise, config.decode))  # noqa: B023
+        dropped = inference.drops(model, config.objective, config.decode)
+        assert dropped == math.floor(16 * ratio_min)
+        out, seen = sizes_seen(
+            model,
+            lambda: inference.generate(model, text, empty, noise, config.decode, dropped=dropped),  # noqa: B023
+        )
         counts = masking.decode_schedule(16, num_steps)
-        assert seen == [8 if count >= 8 else 16 for count in counts]
+        assert seen == [16 - dropped if count >= dropped else 16 for count in counts]
         assert out.max() < 40
+        assert inference.drops(model, config.objective, small.small().decode) == 0
         whole = small.small(num_decode_steps=num_steps).decode
         expected, seen = sizes_seen(model, lambda: inference.generate(model, text, empty, noise, whole))  # noqa: B023
         assert seen == [16] * num_steps
@@ -124,7 +133,8 @@ def test_dropping_never_drops_a_known_token():
         config, model, text, empty = prepare(synth_drop_masked=True, num_decode_steps=num_steps)
         calls = []
         model.encoder.register_forward_hook(lambda module, inputs, output, calls=calls: calls.append(inputs[0]))
-        inference.generate(model, text, empty, small.Recorded(), config.decode, guided=False)
+        dropped = inference.drops(model, config.objective, config.decode)
+        inference.generate(model, text, empty, small.Recorded(), config.decode, guided=False, dropped=dropped)
         mask_row = model.encoder.token_embed.weight[40]
         visible = [(embeds != mask_row).any(-1).sum(1).tolist() for embeds in calls]
         assert visible == [[16 - count] * BATCH for count in masking.decode_schedule(16, num_steps)]

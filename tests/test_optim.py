@@ -163,10 +163,11 @@ def test_average():
     model.bias.requires_grad_(False)
     ema = optim.Ema(model.named_parameters(), decay)
     average = model.weight.detach().double().numpy().copy()
-    for _ in range(5):
+    for finite in (True, True, False, True, True):
         with torch.no_grad():
             model.weight.add_(torch.randn(2, 3))
-        ema.update(model.named_parameters())
-        average = decay * average + (1 - decay) * model.weight.detach().double().numpy()
+        ema.update(model.named_parameters(), torch.tensor(finite))
+        if finite:
+            average = decay * average + (1 - decay) * model.weight.detach().double().numpy()
     np.testing.assert_allclose(ema.average["weight"].numpy(), average, rtol=1e-5, atol=1e-6)
     assert set(ema.average) == {"weight"}

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from itit import objectives
 from itit import train_step as step_module
 from itit.masking import Masking
 from itit.models import Text
@@ -79,7 +80,7 @@ def test_losses_and_gradients_do_not_depend_on_how_rows_are_split(seed, mean):
     config = make_config(image_loss_mean=mean)
     state = make_state(config, seed)
     noise = Noise(seed, 0, "cpu")
-    whole = step_module._prepare(state, random_batch(config, seed), noise, config, ALL)
+    whole = step_module._prepare(state, random_batch(config, seed), noise, noise, config, ALL)
     results = []
     for pieces in ([slice(0, 4)], [slice(0, 1), slice(1, 4)], [slice(0, 2), slice(2, 3), slice(3, 4)]):
         state.model.train().zero_grad()
@@ -117,7 +118,7 @@ def test_no_two_draws_of_a_step_share_a_name(monkeypatch):
 def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     config = make_config(ema_decay=0.5)
     state, _, _ = run(config, 3, 1)
-    before = {name: tensor.detach().clone() for name, tensor in state.tensors().items() if not name.startswith("ema/")}
+    before = {name: tensor.detach().clone() for name, tensor in state.tensors().items()}
     hook = state.model.text_decoder.head.bias.register_hook(lambda grad: grad * bad)
     noise = Noise(3, 1, "cpu")
     metrics = train_step(state, random_batch(config, 4), [noise], RATE, config, ALL)
@@ -127,7 +128,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     hook.remove()
     metrics = train_step(state, random_batch(config, 4), [noise], RATE, config, ALL)
     assert torch.isfinite(metrics["grad_norm"]), "the bad gradient is cleared"
-    assert not torch.equal(before["model/text_decoder.head.bias"], state.tensors()["model/text_decoder.head.bias"])
+    for name in ("model/text_decoder.head.bias", "ema/text_decoder.head.bias"):
+        assert not torch.equal(before[name], state.tensors()[name])
 
 
 def test_a_step_repeats_bit_for_bit_and_its_dropout_is_on():
@@ -141,6 +143,22 @@ def test_a_step_repeats_bit_for_bit_and_its_dropout_is_on():
         losses[dropout, training] = [metrics[f"loss/{name}"].item() for name in LOSSES]
     assert losses[0.3, False] == losses[0.3, True]
     assert all(a != b for a, b in zip(losses[0.3, True], losses[0.0, True], strict=True))
+
+
+@pytest.mark.parametrize("seed", seeds(1))
+def test_one_mask_ratio_for_a_batch_of_several_parts(seed, monkeypatch):
+    config = make_config(mask_ratio_per="batch", num_microbatches=2, num_image_tokens=256)
+    drawn, draw = [], objectives.draw_maskings
+    monkeypatch.setattr(objectives, "draw_maskings", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    state = make_state(config, seed)
+    train_step(state, random_batch(config, seed), [Noise(seed, 0, "cpu", i) for i in range(2)], RATE, config, ALL)
+    first, second = drawn
+    assert len(first) == 7
+    for name, masking in first.items():
+        counts = torch.cat([masking.mask.sum(1), second[name].mask.sum(1)])
+        assert len(counts) == 4 and len(set(counts.tolist())) == 1, name
+        assert not torch.equal(masking.mask, second[name].mask), f"{name}: the slots are drawn anew"
+    assert len({int(masking.mask[0].sum()) for masking in first.values()}) > 1, "each pass has a ratio of its own"
 
 
 def test_tasks_by_batch_and_warm_up():

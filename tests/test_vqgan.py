@@ -14,6 +14,8 @@ CONFIGS = [
                 codebook_size=17, pixel_low=-1.0),
     VqganConfig(image_size=24, channels=12, channel_multipliers=(1, 3), num_res_blocks=2, latent_dim=7,
                 codebook_size=40),
+    VqganConfig(image_size=24, patch_size=3, channels=8, channel_multipliers=(1, 2), num_res_blocks=1, latent_dim=4,
+                codebook_size=11),
 ]  # fmt: skip
 
 
@@ -56,8 +58,9 @@ class Reference:
         return self.conv(x.repeat_interleave(2, -1).repeat_interleave(2, -2))
 
     def encode(self, x):
-        c = self.config
-        x = self.conv(x)
+        c, p = self.config, self.config.patch_size
+        patches = [x[:, colour, row::p, column::p] for colour in range(3) for row in range(p) for column in range(p)]
+        x = self.conv(torch.stack(patches, 1))
         for level, multiplier in enumerate(c.channel_multipliers):
             x = self.down(x) if level else x
             for _ in range(c.num_res_blocks):
@@ -75,7 +78,12 @@ class Reference:
             for _ in range(c.num_res_blocks):
                 x = self.block(x, c.channels * c.channel_multipliers[level])
             x = self.up(x) if level else x
-        return self.conv(self.swish(self.norm(x)))
+        x, p = self.conv(self.swish(self.norm(x))), c.patch_size
+        picture = torch.empty(x.shape[0], 3, c.image_size, c.image_size, dtype=x.dtype)
+        for channel in range(3 * p * p):
+            colour, row, column = channel // p**2, channel // p % p, channel % p
+            picture[:, colour, row::p, column::p] = x[:, channel]
+        return picture
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -17,8 +17,8 @@ from PIL import Image
 from itit import storage
 from itit.flags import run_main
 from tools import splits
+from tools.emoji import TONES, read_emoji, role_and_tone
 
-TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 FEATURES = {"paired": ("image", "text"), "images": ("image",), "texts": ("text",), "test": ("image", "text"),
             "coco": ("text",)}  # fmt: skip
 PREVIEWS = 12  # pairs of a split on the contact sheet
@@ -26,15 +26,6 @@ PREVIEWS = 12  # pairs of a split on the contact sheet
 
 def _hash(text):
     return zlib.crc32(text.encode())
-
-
-def role_and_tone(name):
-    """'man: dark skin tone, bald' -> ('man: *, bald', 'dark'); a name without a skin tone -> (name, None)."""
-    for tone in TONES:
-        role = name.replace(f": {tone} skin tone", ": *")
-        if role != name:
-            return role, tone
-    return name, None
 
 
 def held_out_names(names):
@@ -66,20 +57,6 @@ def split_emoji(emoji, num_pairs, seed):
     dealt = [[rest[i] for i in part] for part in np.split(order, bounds)]
     test = sorted((item for item in emoji if item["caption"] in names), key=lambda item: _hash(item["caption"]))
     return dict(zip(("paired", "images", "texts"), dealt, strict=True)) | {"test": test}
-
-
-def read_emoji(folder):
-    """The lines of captions.jsonl as dicts. Raises ValueError naming the line that lacks a field."""
-    path = storage.join(folder, "captions.jsonl")
-    emoji = []
-    with storage.open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                item = json.loads(line)
-                emoji.append({"file": item["file"], "caption": item["caption"]})
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}:{number}: needs a JSON object with 'file' and 'caption' ({error})") from None
-    return emoji
 
 
 def read_coco(path):

@@ -21,7 +21,6 @@ from absl import flags
 from itit import checkpoint, storage
 from itit import config as config_lib
 from itit.data import images, records
-from itit.data.preprocess import TextTokenizer
 from itit.flags import run_main
 from itit.models.vqgan import VQGAN
 
@@ -59,6 +58,9 @@ def make_tokenizers(vqgan, vocabulary, num_text_tokens):
         image_tokenizer = ImageTokenizer(vqgan)
         tokenizers["image"] = ("image_ids", image_tokenizer.decode, image_tokenizer)
     if vocabulary:
+        # TensorFlow is slow to load and not on every machine; pictures do without.
+        from itit.data.preprocess import TextTokenizer
+
         tokenizers["text"] = ("text_ids", bytes.decode, TextTokenizer(vocabulary, num_text_tokens))
     return tokenizers
 

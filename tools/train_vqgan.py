@@ -1,6 +1,7 @@
 """`python -m tools.train_vqgan --data=SHARDS --output=DIR`: trains the image tokenizer on pictures of TFRecord shards.
 
-Losses: L2 + L1 reconstruction and commitment .25 (VQ-VAE, arXiv:1711.00937), no discriminator. The encoder first learns
+Losses: reconstruction (L2 and a fifth of L1: on plain grounds the sign of L1 is mostly noise) and commitment .25
+(VQ-VAE, arXiv:1711.00937), no discriminator. The encoder first learns
 without rounding; then codes are drawn from its outputs, far from each other, and follow the running mean (decay .99)
 of the outputs that they round. While learning goes on, codes that nothing uses move to badly rounded outputs.
 
@@ -28,15 +29,16 @@ from itit.data import order
 from itit.data.source import Source
 from itit.models.vqgan import VQGAN
 
+L1_WEIGHT = 0.2
 COMMITMENT = 0.25
 EMA_DECAY = 0.99
 PLAIN_SHARE = 0.2  # of the steps before rounding begins
-REVIVAL_END = 0.6  # share of the steps after which the codes only settle
+REVIVAL_END = 0.8  # share of the steps after which the codes only settle
 REVIVAL_EVERY = 20
 DEAD_SHARE = 0.02  # a code below this share of the mean use is dead
 LR_WARMUP_STEPS = 20
 MAX_BYTES_IN_MEMORY = 2 << 30
-LOG_EVERY, CHECKPOINT_EVERY, KEEP_LAST = 20, 500, 2
+LOG_EVERY, CHECKPOINT_EVERY, KEEP_LAST = 20, 200, 2
 NUM_PREVIEWS = 8
 
 
@@ -139,7 +141,7 @@ class Trainer:
             codes = features + (rounded - features).detach()  # the gradient passes straight through
         result = self.model.decoder(codes)
         l2, l1 = F.mse_loss(result, images), F.l1_loss(result, images)
-        loss = l2 + l1 + COMMITMENT * commitment
+        loss = l2 + L1_WEIGHT * l1 + COMMITMENT * commitment
         rate = self._rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate

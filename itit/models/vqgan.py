@@ -5,8 +5,8 @@ Source: the VQGAN of MaskGIT (arXiv:2202.04200, sec. 3.1; Muse's tokenizer is it
 takes pictures of any content and stays cheap. The shortcut of a block that changes its width acts on the block's
 input (in MaskGIT's own code it acts on the output; the public 8192-code checkpoints do as here).
 
-Shapes: B batch, S picture side in pixels, G = S / 2 ** (levels - 1) grid side, N = G * G image tokens in row order,
-D code width, C codebook.
+Shapes: B batch, S picture side in pixels, G = S / (patch_size * 2 ** (levels - 1)) grid side, N = G * G image tokens in
+row order, D code width, C codebook.
 """
 
 import math
@@ -29,18 +29,28 @@ def group_norm(channels):
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=NORM_EPS)
 
 
+class PositionNorm(nn.GroupNorm):
+    """LayerNorm over the channels of each position of [B, C, G, G] by itself."""
+
+    def __init__(self, channels):
+        super().__init__(1, channels, eps=NORM_EPS)
+
+    def forward(self, x):
+        return F.layer_norm(x.movedim(1, -1), (self.num_channels,), self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions, each after GroupNorm and swish, beside a shortcut (1x1 where the width changes).
+    """Two convolutions, each after a norm and swish, beside a shortcut (1x1 where the width changes).
 
     It begins as the shortcut alone, so that colour, which the network passes on linearly, is learned from the start.
     """
 
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels, out_channels, kernel=3, norm=group_norm):
         super().__init__()
-        self.norm1 = group_norm(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm1 = norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+        self.norm2 = norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel, padding=kernel // 2)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
@@ -67,21 +77,24 @@ class Encoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         width = config.channels
-        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        kernel, norm = (1, PositionNorm) if config.local_encoder else (3, group_norm)
+        self.patch_size = config.patch_size
+        self.conv_in = nn.Conv2d(3 * config.patch_size**2, width, kernel, padding=kernel // 2)
         stages = []
         for level, multiplier in enumerate(config.channel_multipliers):
             if level > 0:
                 stages.append(nn.AvgPool2d(2))
             for _ in range(config.num_res_blocks):
-                stages.append(ResBlock(width, config.channels * multiplier))
+                stages.append(ResBlock(width, config.channels * multiplier, kernel, norm))
                 width = config.channels * multiplier
-        stages += [ResBlock(width, width) for _ in range(config.num_res_blocks)]
+        stages += [ResBlock(width, width, kernel, norm) for _ in range(config.num_res_blocks)]
         self.stages = nn.Sequential(*stages)
-        self.norm_out = group_norm(width)
+        self.norm_out = norm(width)
         self.conv_out = nn.Conv2d(width, config.latent_dim, 1)
 
     def forward(self, images):
-        return self.conv_out(F.silu(self.norm_out(self.stages(self.conv_in(images)))))
+        x = self.conv_in(F.pixel_unshuffle(images, self.patch_size))
+        return self.conv_out(F.silu(self.norm_out(self.stages(x))))
 
 
 class Decoder(nn.Module):
@@ -100,10 +113,12 @@ class Decoder(nn.Module):
                 stages.append(Upsample(width))
         self.stages = nn.Sequential(*stages)
         self.norm_out = group_norm(width)
-        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_out = nn.Conv2d(width, 3 * config.patch_size**2, 3, padding=1)
 
     def forward(self, codes):
-        return self.conv_out(F.silu(self.norm_out(self.stages(self.conv_in(codes)))))
+        x = self.stages(self.conv_in(codes))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch_size)
 
 
 class VQGAN(nn.Module):
@@ -114,13 +129,12 @@ class VQGAN(nn.Module):
     """
 
     def __init__(self, config):
-        """Raises ValueError where the levels do not halve `image_size` evenly."""
+        """Raises ValueError where patches and levels do not divide `image_size` evenly."""
         super().__init__()
-        factor = 2 ** (len(config.channel_multipliers) - 1)
-        if config.image_size % factor:
+        if config.image_size % config.factor:
             raise ValueError(
-                f"image_size={config.image_size}: must be a multiple of {factor} "
-                f"for {len(config.channel_multipliers)} channel_multipliers"
+                f"image_size={config.image_size}: must be a multiple of {config.factor} for patches of "
+                f"{config.patch_size} and {len(config.channel_multipliers)} channel_multipliers"
             )
         self.config = config
         self.encoder = Encoder(config)

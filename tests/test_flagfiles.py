@@ -1,0 +1,148 @@
+"""Every shipped flagfile parses and resolves; the rows of table 2 train what the paper's table shows."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+from absl import flags as absl_flags
+
+from itit import config as config_lib
+from itit import flags
+from itit.train_step import tasks
+from tests.common import ROOT
+
+FOLDER = ROOT / "launch" / "flagfiles"
+FILES = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.rglob("*.cfg"))}
+VQGAN_FILES = [name for name in FILES if name.endswith("_vqgan.cfg")]  # tools.train_vqgan reads them
+
+# arXiv:2310.03734, table 2: T2I, I2T, what stands under T2I2T and I2T2I, pairs, unpaired texts, unpaired pictures, FID,
+# CIDEr.
+TABLE_2 = """
+1   yes no  no   no   CC3M       -     -      15.5 -
+2   no  yes no   no   CC3M       -     -      -    19.0
+3   yes yes no   no   CC3M       -     -      15.7 23.5
+4   yes yes no   no   CC3M+WebLI -     -      14.2 20.7
+5   yes yes T2T  no   CC3M       WebLI -      15.1 26.0
+6   yes yes no   I2I  CC3M       -     WebLI  15.9 24.2
+7   yes yes T2T  I2I  CC3M       WebLI WebLI  15.6 28.5
+8   yes yes Half no   CC3M       WebLI -      14.8 27.6
+9   yes yes no   Half CC3M       -     WebLI  14.7 24.8
+10  yes yes Half Half CC3M       WebLI WebLI  14.5 30.5
+11  yes yes Full no   CC3M       WebLI -      14.6 28.4
+12  yes yes no   Full CC3M       -     WebLI  14.6 26.3
+13  yes yes Full Full CC3M       CC3M  CC3M   15.4 24.4
+14  yes yes Full Full CC3M       WebLI WebLI  14.3 31.1
+"""
+ROWS = [tuple(line.split()) for line in TABLE_2.strip().splitlines()]
+TABLE_1 = {"B": ("221", "13.4", "32.1", "103.5"), "L": ("487", "12.0", "35.1", "116.4"),
+           "H": ("868", "10.4", "38.2", "125.3")}  # fmt: skip
+
+
+def read(path, monkeypatch):
+    """The resolved Config of a flagfile, parsed where its user stands: in the root of the repository."""
+    monkeypatch.chdir(ROOT)
+    values = absl_flags.FlagValues()
+    absl_flags.DEFINE_string("flagfile", None, "As absl's own.", flag_values=values)
+    flags.define(flag_values=values)
+    assert values(["main", f"--flagfile={path.relative_to(ROOT)}"]) == ["main"]
+    return flags.from_flags(flag_values=values)
+
+
+def head(path):
+    """The comment at the top, as one line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return " ".join(line[1:].strip() for line in lines[: [line.startswith("#") for line in lines].index(False)])
+
+
+def corpora(patterns):
+    """The data sets that a pattern names, as the table writes them."""
+    names = re.findall(r"gs://BUCKET/(cc3m|webli)[a-z_]*/\*\.tfrecord", patterns)
+    assert len(names) == len([part for part in patterns.split(",") if part])
+    return "+".join({"cc3m": "CC3M", "webli": "WebLI"}[name] for name in names) or "-"
+
+
+def trained(config):
+    """The marks of a row of the table, from what a step of this config does."""
+    o, active = config.objective, tasks(config, 0)
+    assert {"t2i2t", "t2t"} - set(active) and {"i2t2i", "i2i"} - set(active), "the table has one column for both"
+    under_t2i2t = o.t2i2t.capitalize() if "t2i2t" in active else "T2T" if "t2t" in active else "no"
+    under_i2t2i = o.i2t2i.capitalize() if "i2t2i" in active else "I2I" if "i2i" in active else "no"
+    return tuple("yes" if task in active else "no" for task in ("t2i", "i2t")) + (under_t2i2t, under_i2t2i)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_says_what_it_is(name):
+    assert head(FILES[name]), "no comment at its head"
+    assert all(len(line) <= 120 for line in FILES[name].read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(VQGAN_FILES)))
+def test_it_parses_and_resolves(name, monkeypatch):
+    config = read(FILES[name], monkeypatch)
+    assert config == config.resolve()
+
+
+@pytest.mark.parametrize("name", VQGAN_FILES)
+def test_it_parses_for_the_image_tokenizer(name):
+    """All that the command misses is its data: an unknown flag or a bad value would come first."""
+    command = [sys.executable, "-m", "tools.train_vqgan", f"--flagfile={FILES[name].relative_to(ROOT)}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2 and "--data must have a value" in ended.stderr, ended.stderr
+
+
+def test_there_are_14_rows():
+    assert [path.name for path in sorted((FOLDER / "table2").iterdir())] == [
+        "common.cfg", *(f"row{number:02d}.cfg" for number in range(1, 15))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_row_of_table_2_trains_what_the_paper_shows(row, monkeypatch):
+    number, *marks, paired, texts, images, fid, cider = row
+    path = FOLDER / "table2" / f"row{int(number):02d}.cfg"
+    config = read(path, monkeypatch)
+    assert trained(config) == tuple(marks)
+    assert (corpora(config.data.paired_data), corpora(config.data.text_data)) == (paired, texts)
+    assert corpora(config.data.image_data) == images
+    active = tasks(config, 0)
+    assert sum(active.values()) == 2048
+    # Half for the pairs and half for the unpaired, where there are unpaired ones; each half shared evenly.
+    pairs, unpaired = ([size for task, size in active.items() if (task in ("t2i", "i2t")) == side] for side in (1, 0))
+    assert sum(pairs) == (1024 if unpaired else 2048) and len(set(pairs)) == 1 and len(set(unpaired)) <= 1
+    assert (config.objective.i2t_i2i_weight > 0) == (number != "2")
+    assert (config.objective.t2i_text_drop_prob > 0) == (number == "1")
+    said = head(path)
+    assert f"row {number}:" in said and f"--flagfile={path.relative_to(ROOT)} " in said
+    assert f"FID {fid}, CIDEr {cider}." in said and "arXiv:2310.03734" in said
+
+
+def test_rows_differ_in_nothing_else(monkeypatch):
+    """Seen from the settings of the paper's table 3, which are the defaults, with cycles from the first step."""
+    own = {"t2i_text_drop_prob", "i2t_i2i_weight", "t2i2t", "i2t2i", "paired_data", "image_data", "text_data"}
+    own |= {f"{task}_batch" for task in ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i")}
+    placeholders = {"eval_data", "vocabulary", "vqgan", "t5_weights"}
+    expected = config_lib.replace(config_lib.Config(), t2i2t_warmup_steps=0, i2t2i_warmup_steps=0).resolve()
+    assert expected.optim.num_steps == 500_000 and expected.model.preset == "B"
+    for number in range(1, 15):
+        config = read(FOLDER / "table2" / f"row{number:02d}.cfg", monkeypatch)
+        for name, owner, field in config_lib.fields(config):
+            if name not in own | placeholders:
+                found = getattr(getattr(config, owner), field.name)
+                assert found == getattr(getattr(expected, owner), field.name), f"row {number}: --{name}"
+        assert all(getattr(config.data, name) for name in placeholders - {"t5_weights"}) and config.t5.weights
+
+
+@pytest.mark.parametrize("preset", TABLE_1)
+def test_table_1_is_row_14_trained_longer(preset, monkeypatch):
+    path = FOLDER / f"itit_{preset}.cfg"
+    row_14, config = read(FOLDER / "table2" / "row14.cfg", monkeypatch), read(path, monkeypatch)
+    longer = dict(num_steps=1_500_000, t2i2t_warmup_steps=25_000, i2t2i_warmup_steps=25_000)
+    sized = dataclasses.replace(row_14, model=config_lib.ModelConfig(preset=preset))
+    expected = config_lib.replace(sized, **longer)
+    assert config == expected.resolve()
+    count, fid, zero_shot, fine_tuned = TABLE_1[preset]
+    said = head(path)
+    assert f"{count} M parameters" in said and f"--flagfile={path.relative_to(ROOT)} " in said
+    assert f"FID {fid}, CIDEr {zero_shot} zero-shot, {fine_tuned} fine-tuned." in said

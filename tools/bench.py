@@ -1,0 +1,240 @@
+"""`python -m tools.bench --flagfile=A,B [--batch=4] [--steps=2] [--flag=value]`: how long a step takes, and on what.
+
+Runs the very training step on random ready ids, with random weights of model and T5, and prints the flagfiles side by
+side: seconds a step, steps/s, the time over that of the first flagfile, and the share of each part, its backward pass
+included. Other flags override every flagfile: --t5_size=base where T5-XXL does not fit. The cycles run whatever their
+warm-up. Random weights hardly ever end a caption: the synthesis of texts takes all its steps, its worst case.
+
+A step of one row a task warms up, then --steps steps are timed, then one is profiled for the shares. On a GPU the
+shares are of its kernels' time.
+"""
+
+import contextlib
+import sys
+import time
+from unittest import mock
+
+import torch
+from absl import flags as absl_flags
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from itit import config as config_lib
+from itit import flags, inference, objectives
+from itit import train_step as step_lib
+from itit.models import ITIT, T5Encoder, encode_text
+from itit.models.layers import set_compute_dtype
+from itit.noise import Noise
+from itit.optim import Adafactor, Ema
+
+T5, OPTIMIZER, REST = "T5 of the texts", "optimizer, EMA", "rest"
+# Name of a pass's masking -> the part that `objectives.t2i` is of; the image-text-image cycle ends in it, too.
+IMAGE_PARTS = {"t2i": "t2i", "i2i": "i2i, unpaired", "i2t2i/second": "i2t2i final, with T5"}
+# In the order of the table. "final": the second training pass, with the estimator of the text-image-text cycle.
+PARTS = (
+    T5, "t2i", "i2t + i2i", "t2i2t synthesis", "t2i2t middle", "t2i2t final", "i2t2i synthesis", "i2t2i middle",
+    IMAGE_PARTS["i2t2i/second"], "t2t", IMAGE_PARTS["i2i"], OPTIMIZER, REST,
+)  # fmt: skip
+_PREFIX = "itit/"  # of the profiler's ranges that are parts
+_BACKWARD = "autograd::engine::evaluate_function"
+
+
+def make_state(config, device):
+    """All that a step needs, random, without an image tokenizer."""
+    dtype = torch.bfloat16 if config.train.compute_dtype == "bf16" else torch.float32
+    torch.manual_seed(config.train.seed)
+    t5 = T5Encoder(config.t5)
+    t5.init_weights(config.t5.seed)
+    t5 = t5.to(device, dtype)
+    model = ITIT(config.model).to(device)
+    set_compute_dtype(model, dtype)
+    ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
+    nothing = encode_text(t5, objectives.empty_ids(config.model.num_text_tokens, device))
+    return step_lib.State(model, t5, None, nothing, Adafactor(model.named_parameters(), config.optim), ema)
+
+
+def random_batch(config, active, device):
+    """Ready ids for the tasks of a step: "task/field" -> int64 [B, N] or [B, L]; texts of any length."""
+    m, batch = config.model, {}
+    generator = torch.Generator().manual_seed(config.train.seed)
+    slots = torch.arange(m.num_text_tokens)
+    for task, rows in active.items():
+        if task not in ("t2i2t", "t2t"):
+            batch[f"{task}/image_ids"] = torch.randint(
+                m.codebook_size, (rows, m.num_image_tokens), generator=generator
+            ).to(device)
+        if task not in ("i2t2i", "i2i"):
+            ids = torch.randint(3, m.bos_id, (rows, m.num_text_tokens), generator=generator)
+            ends = torch.randint(1, m.num_text_tokens, (rows, 1), generator=generator)
+            ids = ids.masked_fill(slots == ends, objectives.EOS).masked_fill(slots > ends, objectives.PAD)
+            batch[f"{task}/text_ids"] = ids.to(device)
+    return batch
+
+
+@contextlib.contextmanager
+def labelled(state):
+    """Inside, what belongs to a part runs in a profiler range of its name. The innermost range counts."""
+    passes = {}  # id of a Masking -> name of its pass
+
+    def ranged(function, part):
+        def run(*args, **kwargs):
+            with record_function(_PREFIX + (part if isinstance(part, str) else part(*args))):
+                return function(*args, **kwargs)
+
+        return run
+
+    def draw_maskings(*args, **kwargs):
+        drawn = draw(*args, **kwargs)
+        passes.update({id(masking): name for name, masking in drawn.items()})
+        return drawn
+
+    draw = objectives.draw_maskings
+    places = [
+        (step_lib, "encode_text", T5), (objectives, "i2t", "i2t + i2i"), (objectives, "t2t", "t2t"),
+        (objectives, "t2i", lambda *args: IMAGE_PARTS[passes[id(args[3])]]),
+        (objectives, "t2i2t", "t2i2t final"), (inference, "generate", "t2i2t synthesis"),
+        (objectives, "_reconstruct_image", "t2i2t middle"), (objectives, "i2t2i", IMAGE_PARTS["i2t2i/second"]),
+        (inference, "caption_greedy", "i2t2i synthesis"), (objectives, "_reconstruct_text", "i2t2i middle"),
+        (state.optimizer, "step", OPTIMIZER), *([(state.ema, "update", OPTIMIZER)] if state.ema else []),
+    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(objectives, "draw_maskings", draw_maskings))
+        for owner, name, part in places:
+            stack.enter_context(mock.patch.object(owner, name, ranged(getattr(owner, name), part)))
+        stack.enter_context(record_function(_PREFIX + REST))
+        yield
+
+
+def shares(events, on_gpu):
+    """Part -> its share of the profiled time, from a profile's events.
+
+    A backward operation has the sequence number of the forward one that it undoes, which tells its part.
+    """
+    events = sorted((e for e in events if e.device_type.name == "CPU"), key=lambda e: e.time_range.start)
+    owner = {}  # sequence number -> part; the last operation that has a number made the backward node
+
+    def part(event):
+        while event is not None:
+            if event.name.startswith(_PREFIX):
+                return event.name.removeprefix(_PREFIX)
+            if event.name.startswith(_BACKWARD) and event.sequence_nr in owner:
+                return owner[event.sequence_nr]
+            event = event.cpu_parent
+        return REST
+
+    seconds = dict.fromkeys(PARTS, 0.0)
+    for event in events:
+        found = part(event)
+        if event.sequence_nr >= 0 and not in_backward(event):
+            owner[event.sequence_nr] = found
+        seconds[found] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    return {name: value / sum(seconds.values()) for name, value in seconds.items()}
+
+
+def in_backward(event):
+    while event is not None and not event.name.startswith(_BACKWARD):
+        event = event.cpu_parent
+    return event is not None
+
+
+def measure(config, num_steps):
+    """Seconds of each of `num_steps` steps, and part -> share of a further one."""
+    backend = config.train.backend
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if backend == "auto" else backend)
+    state, on_gpu = make_state(config, device), device.type == "cuda"
+    active = step_lib.tasks(config, sys.maxsize)
+    batch, parts = random_batch(config, active, device), config.optim.num_microbatches
+
+    def step(number, batch):
+        noises = [Noise(config.train.seed, number, device, part) for part in range(parts)]
+        step_lib.train_step(state, batch, noises, config.optim.learning_rate, config, active)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    def profiled(number, batch):
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        with profile(activities=activities) as profiler, labelled(state):
+            step(number, batch)
+        return profiler
+
+    # One row a task loads all kernels, and the profiler, whose first start takes long.
+    profiled(0, {key: value[:parts] for key, value in batch.items()})
+    seconds = []
+    for number in range(1, num_steps + 1):
+        start = time.perf_counter()
+        step(number, batch)
+        seconds.append(time.perf_counter() - start)
+    return seconds, shares(profiled(num_steps + 1, batch).events(), on_gpu)
+
+
+def read_config(flagfile, arguments, batch):
+    """The resolved Config of a flagfile with further arguments, each active task at `batch` rows unless that is 0.
+
+    Raises ValueError, one line, for a flagfile that is not there or holds what is no setting.
+    """
+    values = absl_flags.FlagValues()
+    flags.define(flag_values=values)
+    try:
+        values(["bench", f"--flagfile={flagfile}", *arguments])
+    except absl_flags.Error as error:
+        raise ValueError(f"{flagfile}: {error}") from None
+    config = flags.from_flags(flag_values=values)
+    if not batch:
+        return config
+    sizes = {f"{task}_batch": batch for task in step_lib.tasks(config, sys.maxsize)}
+    return config_lib.replace(config, **sizes).resolve()
+
+
+def table(names, configs, results):
+    """The lines to print: a column for each flagfile."""
+    means = [sum(seconds) / len(seconds) for seconds, _ in results]
+    actives = [step_lib.tasks(config, sys.maxsize) for config in configs]
+    rows = [
+        ("", names),
+        ("model", [config.model.preset for config in configs]),
+        ("T5", [f"{config.t5.size}, random" for config in configs]),
+        ("type", [config.train.compute_dtype for config in configs]),
+        ("samples a step", [sum(active.values()) for active in actives]),
+        ("seconds a step", [f"{mean:.3f}" for mean in means]),
+        ("  fastest, slowest", [f"{min(seconds):.3f}, {max(seconds):.3f}" for seconds, _ in results]),
+        ("steps/s", [f"{1 / mean:.4f}" for mean in means]),
+        ("time, of the first", [f"{mean / means[0]:.2f}" for mean in means]),
+    ]
+    for part in PARTS:
+        found = [parts[part] for _, parts in results]
+        if any(found):
+            rows.append((f"share of {part}", [f"{100 * share:.1f} %" if share else "-" for share in found]))
+    left = max(len(label) for label, _ in rows) + 2
+    widths = [max(len(str(values[i])) for _, values in rows) + 2 for i in range(len(names))]
+    return [
+        f"{label:{left}}" + "".join(f"{value!s:>{width}}" for value, width in zip(values, widths, strict=True))
+        for label, values in rows
+    ]
+
+
+def several_flagfiles(argv):
+    """Hands --flagfile over to a flag of our own: absl would take A,B for one file, and put A and B together."""
+    return [argument.replace("--flagfile=", "--flagfiles=", 1) if i else argument for i, argument in enumerate(argv)]
+
+
+def define_flags():
+    flags.define()
+    absl_flags.DEFINE_list("flagfiles", None, "What --flagfile=A,B becomes.", required=True)
+    absl_flags.DEFINE_integer("batch", 0, "Samples a step of each task that a flagfile has; 0: its own.", lower_bound=0)
+    absl_flags.DEFINE_integer("steps", 2, "Steps timed.", lower_bound=1)
+
+
+def main(_):
+    given = absl_flags.FLAGS
+    settings = [name for name, _, _ in config_lib.fields(config_lib.Config()) if given[name].present]
+    arguments = [f"--{name}={given[name].value}" for name in settings]
+    configs = [read_config(flagfile, arguments, given.batch) for flagfile in given.flagfiles]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {gpu}, --steps={given.steps}", flush=True)
+    results = [measure(config, given.steps) for config in configs]
+    print("\n".join(table([flagfile.rpartition("/")[2] for flagfile in given.flagfiles], configs, results)))
+
+
+if __name__ == "__main__":
+    sys.argv = several_flagfiles(sys.argv)
+    define_flags()
+    flags.run_main(main)

@@ -1,0 +1,122 @@
+"""`python -m tools.report_emoji --workdir=RUN --data=DIR --output=DIR`: scores a run on emoji and draws what it makes.
+
+On the run's --eval_data (a skin tone and a role that were never seen together) four shares are counted: captions that
+are exact, that name the right role, that name the right tone, and pictures whose nearest picture of that role, in
+squared pixel distance among its five tones, has the right tone (chance: one in five). Writes report.json, samples.png
+and curves.png into DIR.
+
+Shapes: B batch, N image tokens, L text tokens, S side of a picture.
+"""
+
+import json
+
+import numpy as np
+import torch
+from absl import flags
+
+from itit import checkpoint, samples, storage
+from itit import flags as flags_lib
+from itit.data import images
+from itit.data.streams import Streams
+from itit.data.text import Detokenizer
+from itit.noise import Noise
+from itit.train import image_ids_of, load_state, make_state, pick_device, to_device
+from tools.drawing import draw_curves, stack, write_png
+from tools.emoji import TONES, read_emoji, role_and_tone
+
+NUM_SHOWN, NUM_CYCLES, NUM_TURNS = 12, 4, 6
+
+
+def pictures_of_roles(data, image_size, max_pixels):
+    """role -> tone -> uint8 [S, S, 3], for the roles that come in all five tones."""
+    folder, roles = storage.join(data, "emoji"), {}
+    for item in read_emoji(folder):
+        role, tone = role_and_tone(item["caption"])
+        if tone:
+            roles.setdefault(role, {})[tone] = item["file"]
+    complete = {role: files for role, files in roles.items() if set(files) == set(TONES)}
+    return {role: {tone: _decode(storage.join(folder, file), image_size, max_pixels) for tone, file in files.items()}
+            for role, files in complete.items()}  # fmt: skip
+
+
+def _decode(path, image_size, max_pixels):
+    with storage.open(path) as file:
+        return images.decode(file.read(), image_size, max_pixels)
+
+
+def nearest_tone(picture, tones):
+    """The tone of the picture that is nearest to `picture`, of tone -> uint8 [S, S, 3]."""
+    distance = {tone: np.square(picture.astype(float) - other).mean() for tone, other in tones.items()}
+    return min(distance, key=distance.get)
+
+
+def score(names, captions, made, roles):
+    """The four shares, from true names, captions made and pictures made, all in one order."""
+    truth, told = [role_and_tone(name) for name in names], [role_and_tone(text) for text in captions]
+    right = {
+        "caption_exact": [a == b for a, b in zip(captions, names, strict=True)],
+        "caption_role": [a[0] == b[0] for a, b in zip(told, truth, strict=True)],
+        "caption_tone": [a[1] == b[1] for a, b in zip(told, truth, strict=True)],
+        "picture_tone": [nearest_tone(picture, roles[role]) == tone
+                         for picture, (role, tone) in zip(made, truth, strict=True)],
+    }  # fmt: skip
+    return {name: round(float(np.mean(values)), 4) for name, values in right.items()}
+
+
+def draw_samples(translator, batch, names, captions, made, words):
+    def rows(panels):
+        return [panels[i : i + 6] for i in range(0, len(panels), 6)]
+
+    given = translator.pixels(batch["image_ids"][:NUM_SHOWN])
+    drawn = [samples.Panel(p, t) for p, t in zip(made[:NUM_SHOWN], names[:NUM_SHOWN], strict=True)]
+    told = [samples.Panel(p, t) for p, t in zip(given, captions[:NUM_SHOWN], strict=True)]
+    sheets = [samples.sheet("held-out names and the pictures made from them", rows(drawn)),
+              samples.sheet("held-out pictures, as tokenized, and the captions made from them", rows(told))]  # fmt: skip
+    for kind, ids in (("text", batch["text_ids"]), ("image", batch["image_ids"])):
+        cycle = samples.cycle_rows(translator, words, ids[:NUM_CYCLES], kind, NUM_TURNS)
+        sheets.append(samples.sheet(f"cycles: the {kind} on the left is given, all else is made", cycle))
+    return stack(sheets)
+
+
+def main(_):
+    flag = flags.FLAGS
+    config = flags_lib.from_flagfile(storage.join(flag.workdir, "resolved.cfg"))
+    found = checkpoint.restore(flag.workdir)
+    if found is None:
+        raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
+    device = pick_device("auto")
+    state = make_state(config, device)
+    step, tensors, _ = found
+    load_state(state, tensors, flag.workdir)
+    detokenizer = Detokenizer(config.data.vocabulary)
+
+    def words(ids):
+        return detokenizer.decode(ids.cpu().numpy())
+
+    batch = to_device(Streams(config).sample_batch(flag.num_test), device)
+    with torch.no_grad():
+        batch["image_ids"] = image_ids_of(batch, state)
+    translator = samples.Translator(state, config, Noise(config.train.seed, 0, device))
+    roles = pictures_of_roles(flag.data, config.data.image_size, config.data.max_image_pixels)
+    with state.averaged():
+        names, captions = words(batch["text_ids"]), words(translator.captions(batch["image_ids"]))
+        made = translator.pixels(translator.pictures(batch["text_ids"]))
+        report = {"step": step, "num_test": flag.num_test} | score(names, captions, made, roles)
+        picture = draw_samples(translator, batch, names, captions, made, words)
+    storage.make_dirs(flag.output)
+    write_png(storage.join(flag.output, "samples.png"), picture)
+    draw_curves(flag.workdir, storage.join(flag.output, "curves.png"))
+    storage.write_bytes(storage.join(flag.output, "report.json"), json.dumps(report, indent=1).encode())
+    print(json.dumps(report))
+
+
+def define_flags():
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("data", None, "Folder with emoji/.", required=True)
+    flags.DEFINE_string("output", None, "Folder for the report.", required=True)
+    flags.DEFINE_integer("num_test", 287, "Held-out emoji.", lower_bound=1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    flags_lib.run_main(main)
