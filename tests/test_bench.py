@@ -35,46 +35,45 @@ def flag_lines(settings):
     return [f"--{name}={value}" for name, value in settings.items() if not name.endswith("_batch")]
 
 
-def slow_forward(function, seconds):
-    def run(*args, **kwargs):
+def nap(naps, seconds):
+    if naps["on"]:
         time.sleep(seconds)
+
+
+def slow_forward(function, sleep):
+    def run(*args, **kwargs):
+        sleep()
         return function(*args, **kwargs)
 
     return run
 
 
-def slow_backward(function, seconds):
+def slow_backward(function, sleep):
     """The gradient of what the function returns takes its time to pass."""
 
     def run(*args, **kwargs):
         out = function(*args, **kwargs)
         first = out[0] if isinstance(out, tuple) else out
-        first.register_hook(lambda grad: time.sleep(seconds))
+        first.register_hook(lambda grad: sleep())
         return out
 
     return run
 
 
-def measured(monkeypatch, config, slow):
-    """Shares of a run whose last step, the profiled one, is slowed by `slow()`."""
+def check(monkeypatch, sleeps, naps):
+    """The parts that sleep take most of the time, in the proportion of their sleeps, which naps["on"] starts."""
     steps, step = [], train_step.train_step
 
-    def last_is_slow(*args):
+    def last_is_slow(*args):  # the profiled one
         steps.append(None)
-        if len(steps) == 3:
-            slow()
+        naps["on"] = len(steps) == 3
         return step(*args)
 
     monkeypatch.setattr(train_step, "train_step", last_is_slow)
-    seconds, shares = bench.measure(config, 1)
+    seconds, shares = bench.measure(make_config(ema_decay=0.9), 1)
     assert len(seconds) == 1 and len(steps) == 3
     assert shares.keys() == set(bench.PARTS) and sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
-    return shares
-
-
-def check(shares, sleeps):
-    """The parts that were slowed take most of the time, in the proportion of their sleeps."""
     found = sum(shares[part] for part in sleeps)
     assert found > 0.5
     for part, sleep in sleeps.items():
@@ -84,27 +83,24 @@ def check(shares, sleeps):
 
 @pytest.mark.parametrize("slow, places", [(slow_forward, FORWARD), (slow_backward, BACKWARD)])
 def test_shares_fall_on_the_parts_that_take_the_time(monkeypatch, slow, places):
-    sleeps = {part: random.uniform(0.1, 0.5) for part in places.values()}
-
-    def slow_all():
-        for (owner, name), part in places.items():
-            # The optimizer's is wrapped by then; its class is what can still be slowed.
-            monkeypatch.setattr(owner, name, slow(getattr(owner, name), sleeps[part]))
-
-    check(measured(monkeypatch, make_config(ema_decay=0.9), slow_all), sleeps)
+    sleeps, naps = {part: random.uniform(0.1, 0.5) for part in places.values()}, {}
+    for (owner, name), part in places.items():
+        monkeypatch.setattr(owner, name, slow(getattr(owner, name), lambda part=part: nap(naps, sleeps[part])))
+    check(monkeypatch, sleeps, naps)
 
 
 @pytest.mark.parametrize("slow", [slow_forward, slow_backward])
 def test_three_parts_are_one_function(monkeypatch, slow):
     """Text-to-image, the end of a cycle, unpaired image-to-image: in this order, each gets its own."""
-    sleeps = {"t2i": 0.2, "i2t2i final, with T5": 0.4, "i2i, unpaired": 0.6}
-    t2i, left = objectives.t2i, []
+    sleeps, naps = {"t2i": 0.2, "i2t2i final, with T5": 0.4, "i2i, unpaired": 0.6}, {}
+    t2i, calls = objectives.t2i, []
 
     def one_of_three(*args):
-        return (slow(t2i, left.pop(0)) if left else t2i)(*args)
+        calls.append(list(sleeps.values())[len(calls) % 3])
+        return slow(t2i, lambda seconds=calls[-1]: nap(naps, seconds))(*args)
 
     monkeypatch.setattr(objectives, "t2i", one_of_three)
-    check(measured(monkeypatch, make_config(ema_decay=0.9), lambda: left.extend(sleeps.values())), sleeps)
+    check(monkeypatch, sleeps, naps)
 
 
 def test_it_runs_the_very_step(monkeypatch):

@@ -228,6 +228,15 @@ def test_the_cycle_synthesizes_as_a_person_would(monkeypatch, guided):
     assert not torch.equal(made[0], by_hand[1])
 
 
+@pytest.mark.parametrize("ratio_min", [0.25, 0.5])
+def test_the_synthesis_drops_as_many_as_training(ratio_min):
+    case, sizes = make_case(seeds(1)[0], synth_drop_masked=True, mask_ratio_min=ratio_min, num_decode_steps=2), []
+    case.model.encoder.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[1].shape[1]))
+    loss_of(case, "t2i2t")
+    # 16, then 11 of the 16 tokens are masked: enough to drop at both steps.
+    assert sizes[:2] == [16 - int(16 * ratio_min)] * 2
+
+
 def test_dropout_is_off_in_the_synthesis_and_on_in_training():
     case = make_case(seeds(1)[0], dropout=0.3)
     pictures = [inference.generate(case.model, case.text, case.empty, case.noise, case.config.decode) for _ in "ab"]

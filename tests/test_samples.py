@@ -1,10 +1,11 @@
 """Samples: what a person looks at is what the pipelines give, drawn where it should be."""
 
 import numpy as np
+import pytest
 import torch
 
 from itit import inference, samples
-from itit.config import VqganConfig
+from itit.config import VqganConfig, replace
 from itit.models import VQGAN, encode_text
 from itit.noise import Noise, prefixed
 from itit.objectives import empty_ids
@@ -49,6 +50,16 @@ def test_pictures_captions_and_pixels_are_the_pipelines():
     pixels = translator.pixels(pictures)
     assert pixels.dtype == np.uint8 and pixels.shape == (5, 16, 16, 3)
     assert np.array_equal(pixels, state.vqgan.to_pixels(pictures).numpy())
+
+
+@pytest.mark.parametrize("ratio_min", [0.5, 0.75])
+def test_pictures_are_made_with_as_many_tokens_dropped_as_in_training(ratio_min):
+    config, state, _, batch = prepare()
+    config = replace(config, synth_drop_masked=True, mask_ratio_min=ratio_min)
+    sizes = []
+    state.model.encoder.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[1].shape[1]))
+    samples.Translator(state, config, Noise(0, 0, "cpu")).pictures(batch["text_ids"])
+    assert sizes[0] == 16 - 16 * ratio_min and sizes[-1] == 16
 
 
 def test_turns_alternate():

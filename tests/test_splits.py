@@ -86,13 +86,15 @@ def test_every_picture_is_on_the_sheet_once(tmp_path):
 def test_captions_and_titles_are_written_and_long_ones_cut(tmp_path):
     tile = Image.new("L", (8, 8), 255)
     plain, captioned, titled, long, cut = (
-        sheet(tmp_path, [(title, [(tile, caption)])])
+        sheet(tmp_path, [(title, [(tile, caption)]), ("", [])])  # the second section is empty space
         for title, caption in (("", ""), ("", "a word"), ("Title", ""), ("", "word " * 200), ("", "word " * 300))
     )
-    tile_end, sheet_end = 3 * splits.LINE_HEIGHT + splits.TILE, plain.height
+    tile_end = 3 * splits.LINE_HEIGHT + splits.TILE
+    row_end = tile_end + splits.TEXT_LINES * splits.LINE_HEIGHT + splits.GAP
+    assert plain.height == row_end + 3 * splits.LINE_HEIGHT
     left, top, right, bottom = ImageChops.difference(plain, captioned).getbbox()
     assert tile_end <= top < bottom <= tile_end + 2 * splits.LINE_HEIGHT
     assert ImageChops.difference(plain, titled).getbbox()[3] <= 3 * splits.LINE_HEIGHT
     left, top, right, bottom = ImageChops.difference(plain, long).getbbox()
-    assert bottom > tile_end + (splits.TEXT_LINES - 1) * splits.LINE_HEIGHT and bottom < sheet_end
+    assert tile_end + (splits.TEXT_LINES - 1) * splits.LINE_HEIGHT < bottom <= row_end
     assert not ImageChops.difference(long, cut).getbbox(), "what no longer fits is left out"

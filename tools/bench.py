@@ -124,16 +124,10 @@ def shares(events, on_gpu):
     seconds = dict.fromkeys(PARTS, 0.0)
     for event in events:
         found = part(event)
-        if event.sequence_nr >= 0 and not in_backward(event):
+        if event.sequence_nr >= 0:
             owner[event.sequence_nr] = found
         seconds[found] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
     return {name: value / sum(seconds.values()) for name, value in seconds.items()}
-
-
-def in_backward(event):
-    while event is not None and not event.name.startswith(_BACKWARD):
-        event = event.cpu_parent
-    return event is not None
 
 
 def measure(config, num_steps):

@@ -71,7 +71,7 @@ def draw_samples(translator, batch, names, captions, made, words):
     drawn = [samples.Panel(p, t) for p, t in zip(made[:NUM_SHOWN], names[:NUM_SHOWN], strict=True)]
     told = [samples.Panel(p, t) for p, t in zip(given, captions[:NUM_SHOWN], strict=True)]
     sheets = [samples.sheet("held-out names and the pictures made from them", rows(drawn)),
-              samples.sheet("held-out pictures, as tokenized, and the captions made from them", rows(told))]  # fmt: skip
+              samples.sheet("held-out pictures, as tokenized, and their captions", rows(told))]  # fmt: skip
     for kind, ids in (("text", batch["text_ids"]), ("image", batch["image_ids"])):
         cycle = samples.cycle_rows(translator, words, ids[:NUM_CYCLES], kind, NUM_TURNS)
         sheets.append(samples.sheet(f"cycles: the {kind} on the left is given, all else is made", cycle))
