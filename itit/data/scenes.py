@@ -3,7 +3,7 @@
 A scene is a sorted tuple of `Object`s in different quadrants, so scenes compare with ==. Four functions translate:
 `render` scene -> picture, `read` picture -> scene, `describe` scene -> caption, `parse` caption -> scene. With the
 two readers, "does the picture show what the prompt says" and "does the caption say what the picture shows" are counted
-exactly, without outside weights. One in eight of the 192 possible objects is held out of every training split.
+exactly, without outside weights. One in eight of the 128 possible objects is held out of every training split.
 
 Pictures are uint8 [64, 64, 3]. Shapes here: T templates, P = 32 * 32 pixels of a quadrant.
 """
@@ -19,13 +19,11 @@ COLOURS = {
     "green": (40, 150, 60),
     "blue": (45, 85, 215),
     "yellow": (240, 215, 40),
-    "purple": (140, 50, 170),
-    "orange": (245, 130, 25),
 }
 SIZES = {"small": 6.5, "large": 12.5}  # half widths in pixels
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 BACKGROUND = (247, 247, 243)
-COUNT_PROBABILITIES = (0.4, 0.4, 0.2)  # of one, two, three objects
+COUNT_PROBABILITIES = (0.5, 0.35, 0.15)  # of one, two, three objects
 IMAGE_SIZE, CELL = 64, 32
 JITTER = 1  # pixels that an object may be off the centre of its quadrant
 
@@ -51,9 +49,9 @@ def make_scene(objects):
 
 
 def held_out(thing):
-    """True for the 24 of 192 objects that no training split shows: one (size, place) for each (shape, colour).
+    """True for the 16 of 128 objects that no training split shows: one (size, place) for each (shape, colour).
 
-    The pattern is a Latin one: any two attribute values are seen together with at least 5/6 of the others.
+    The pattern is a Latin one: any two attribute values are seen together with at least 7/8 of the others.
     """
     shape, colour = SHAPES.index(thing.shape), tuple(COLOURS).index(thing.colour)
     size, place = tuple(SIZES)[(colour + shape // 2) % 2], PLACES[(colour + shape) % 4]

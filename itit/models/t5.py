@@ -129,7 +129,7 @@ class T5Encoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed):
-        """T5's initial weights, drawn on the host in a fixed order: a seed gives the same ones on every machine."""
+        """Initial weights much as T5's, drawn on the host in a fixed order: a seed gives the same ones on every machine."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if "norm" in name:
@@ -140,7 +140,9 @@ class T5Encoder(nn.Module):
 
     def _initial_std(self, name):
         c = self.config
-        if name.startswith("token_embed"):
+        if name.startswith(("token_embed", "position_bias")):
+            # T5 begins with a smaller bias and learns. This encoder never learns: its heads must look at certain
+            # distances from the start, or its features would tell the words and hardly their order.
             return 1.0
         if name.endswith("query.weight"):
             return (c.dim * c.head_dim) ** -0.5
