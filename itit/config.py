@@ -231,7 +231,7 @@ class TrainConfig:
 
     workdir: str = knob("", "Folder of checkpoints, logs and the resolved flagfile, local or gs://.")
     seed: int = knob(0, "Seed of the weights, the data order and every draw.")
-    backend: str = knob("auto", "Where to run; auto takes xla on a TPU, else cuda if there is one, else cpu.",
+    backend: str = knob("auto", "Where to run; auto takes cuda if there is a GPU, else cpu; xla is not there yet.",
                         ("auto", "cpu", "cuda", "xla"))  # fmt: skip
     compute_dtype: str = knob("bf16", "Type of matrix products; weights and losses stay float32.", ("bf16", "fp32"))
     overfit_batch: bool = knob(False, "Train on the first batch for ever: the loss must go to its floor.")

@@ -90,9 +90,9 @@ def from_flagfile(path):
     define(flag_values=flag_values)
     try:
         flag_values([path, f"--flagfile={path}"])
-    except flags.Error as error:
+        return from_flags(flag_values=flag_values)
+    except (flags.Error, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    return from_flags(flag_values=flag_values)
 
 
 def to_flagfile(settings):

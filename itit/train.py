@@ -1,7 +1,7 @@
 """Trains ITIT: `python -m itit.train --flagfile=launch/flagfiles/NAME.cfg [--flag=value ...]`.
 
-Read from top to bottom: device, frozen parts, model, data, resume, the loop. A killed run is started again with the
-same command and goes on from its newest checkpoint, bit for bit as if nothing had happened.
+Read from top to bottom: resume, data, the loop; what is trained comes from `itit/state.py`. A killed run is started
+again with the same command and goes on from its newest checkpoint, bit for bit as if nothing had happened.
 """
 
 import dataclasses
@@ -12,114 +12,16 @@ import torch
 from absl import logging
 
 from itit import checkpoint, flags, samples, storage
-from itit.config import Config, ModelConfig, T5Config, VqganConfig, from_json, to_json
+from itit.config import Config, ModelConfig, from_json, to_json
 from itit.data.streams import Streams, prefetch
 from itit.data.text import Detokenizer
 from itit.metrics import Metrics
-from itit.models import ITIT, VQGAN, T5Encoder, encode_text
-from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
-from itit.objectives import empty_ids
-from itit.optim import Adafactor, Ema, learning_rate
-from itit.train_step import State, tasks, train_step
+from itit.optim import learning_rate
+from itit.state import image_ids_of, load_state, make_state, pick_device, settle, to_device
+from itit.train_step import tasks, train_step
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-# ---------------------------------------------------------------------------------------------- device
-
-
-def pick_device(backend):
-    """The torch device of a `--backend`. Raises ValueError where it is not there."""
-    if backend == "auto":
-        backend = "cuda" if torch.cuda.is_available() else "cpu"
-    if backend == "xla":
-        raise ValueError("--backend=xla: not there yet; choose cpu or cuda")
-    if backend == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
-    return torch.device(backend)
-
-
-# ---------------------------------------------------------------------------------------------- frozen parts
-
-
-def settle(config):
-    """The config with the sizes of the given T5 weights. Raises ValueError where weights and config do not fit."""
-    if not config.t5.weights:
-        return config
-    path = storage.join(config.t5.weights, checkpoint.CONFIG)
-    if not storage.exists(path):
-        raise ValueError(f"--t5_weights={config.t5.weights}: no {checkpoint.CONFIG} in it")
-    with storage.open(path) as file:
-        t5 = from_json(T5Config, file.read(), path)
-    t5 = dataclasses.replace(t5, weights=config.t5.weights, seed=config.t5.seed)
-    model = dataclasses.replace(config.model, text_feature_dim=t5.dim)
-    return dataclasses.replace(config, t5=t5, model=model).resolve()
-
-
-def load_module(module, folder, tensors):
-    """Sets the weights of a module. Raises ValueError where the folder's weights are not those of its config."""
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:  # torch lists every tensor; the first one tells
-        cause = str(error).split("\n\t")[1]
-        raise ValueError(f"{folder}: {checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}: {cause}") from None
-
-
-def make_t5(config, device):
-    """The frozen text encoder, from its weights or at random."""
-    t5 = T5Encoder(config.t5)
-    if config.t5.weights:
-        load_module(t5, config.t5.weights, checkpoint.load_weights(config.t5.weights, T5Config)[1])
-    else:
-        t5.init_weights(config.t5.seed)
-        logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their "
-                        "order apart, and know no language.", config.t5.seed)  # fmt: skip
-    return t5.to(device, DTYPES[config.train.compute_dtype])
-
-
-def make_vqgan(config, device):
-    """The frozen image tokenizer, or None where none is given (ready ids, no pictures wanted)."""
-    if not config.data.vqgan:
-        return None
-    vqgan_config, weights = checkpoint.load_weights(config.data.vqgan, VqganConfig)
-    expected = {"codebook_size": config.model.codebook_size, "grid": config.model.grid,
-                "image_size": config.data.image_size}  # fmt: skip
-    for name, value in expected.items():
-        found = getattr(vqgan_config, name)
-        if found != value:
-            flag = "num_image_tokens" if name == "grid" else name
-            found, value = (found**2, value**2) if name == "grid" else (found, value)
-            raise ValueError(f"--{flag}={value}: the image tokenizer in {config.data.vqgan} has {found}")
-    vqgan = VQGAN(vqgan_config)
-    load_module(vqgan, config.data.vqgan, weights)
-    return vqgan.to(device).eval().requires_grad_(False)
-
-
-# ---------------------------------------------------------------------------------------------- model and state
-
-
-def make_state(config, device):
-    """Everything that a step needs, fresh from the seed."""
-    t5, vqgan = make_t5(config, device), make_vqgan(config, device)
-    torch.manual_seed(config.train.seed)
-    model = ITIT(config.model).to(device)
-    set_compute_dtype(model, DTYPES[config.train.compute_dtype])
-    optimizer = Adafactor(model.named_parameters(), config.optim)
-    ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
-    nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, device))
-    return State(model, t5, vqgan, nothing, optimizer, ema)
-
-
-def load_state(state, tensors, place):
-    """Copies saved tensors into the state. Raises ValueError naming the first that does not fit."""
-    for name, tensor in state.tensors().items():
-        if name not in tensors:
-            raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")
-        if tensors[name].shape != tensor.shape:
-            raise ValueError(f"{place}: {name} is {tuple(tensors[name].shape)}, this run has {tuple(tensor.shape)}")
-        with torch.no_grad():
-            tensor.copy_(tensors[name])
+# ---------------------------------------------------------------------------------------------- resume
 
 
 def resume(workdir, state, config):
@@ -142,10 +44,6 @@ def resume(workdir, state, config):
 # ---------------------------------------------------------------------------------------------- data
 
 
-def to_device(batch, device):
-    return {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in batch.items()}
-
-
 def check_pictures(batch, state):
     """Raises ValueError where pictures come and nothing turns them into codes."""
     for key in batch:
@@ -153,11 +51,6 @@ def check_pictures(batch, state):
             raise ValueError(
                 f"--vqgan is empty: the records for {key.split('/')[0]} hold pictures, not ready image_ids"
             )
-
-
-def image_ids_of(batch, state):
-    """The codes of a batch of samples, whichever form its pictures have."""
-    return batch["image_ids"] if "image_ids" in batch else state.vqgan.tokenize(batch["images"])
 
 
 # ---------------------------------------------------------------------------------------------- the loop

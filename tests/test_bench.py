@@ -8,6 +8,7 @@ import time
 import pytest
 
 from itit import inference, objectives, train_step
+from itit.optim import Adafactor
 from itit.train_step import tasks
 from tests.common import ROOT
 from tests.tiny import ONE_THREAD_SIZES, make_config
@@ -21,7 +22,7 @@ FORWARD = {
     (inference, "generate"): "t2i2t synthesis", (objectives, "_reconstruct_image"): "t2i2t middle",
     (objectives, "t2i2t"): "t2i2t final", (inference, "caption_greedy"): "i2t2i synthesis",
     (objectives, "_reconstruct_text"): "i2t2i middle", (objectives, "i2t2i"): "i2t2i final, with T5",
-    (objectives, "t2t"): "t2t", (bench.Adafactor, "step"): "optimizer, EMA", (train_step, "_prepare"): "rest",
+    (objectives, "t2t"): "t2t", (Adafactor, "step"): "optimizer, EMA", (train_step, "_prepare"): "rest",
 }  # fmt: skip
 # Those whose results carry a gradient.
 BACKWARD = {
@@ -128,6 +129,7 @@ def test_flags_override_flagfiles(monkeypatch):
     monkeypatch.chdir(ROOT)
     paired, full = (bench.read_config(row, ["--t5_size=base", "--dropout=0.2"], 4) for row in ROWS)
     assert full.t5.size == "base" and full.model.text_feature_dim == 768 and full.model.dropout == 0.2
+    assert (full.data.vqgan, full.t5.weights) == ("", "")  # the flagfile names both
     assert tasks(paired, 0) == {"t2i": 4, "i2t": 4}
     assert tasks(full, 0) == {"t2i": 4, "i2t": 4, "t2i2t": 4, "i2t2i": 4}
     assert sum(tasks(bench.read_config(ROWS[1], [], 0), 0).values()) == 2048

@@ -80,6 +80,35 @@ def test_flagfile_parses_back_to_an_equal_config(tmp_path):
         assert parse(f"--flagfile={path}") == config
 
 
+def test_a_flagfile_alone_is_read(tmp_path):
+    for _ in range(5):
+        config = random_config(random.Random())
+        (tmp_path / "resolved.cfg").write_text(flags.to_flagfile(config), encoding="utf-8")
+        assert flags.from_flagfile(str(tmp_path / "resolved.cfg")) == config
+    (tmp_path / "short.cfg").write_text("--preset=nano\n# a comment\n--num_steps=7000\n")
+    short = flags.from_flagfile(str(tmp_path / "short.cfg"))
+    assert short == config_lib.replace(config_lib.Config(), preset="nano", num_steps=7000).resolve()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (None, ["no such flagfile"]),
+        ("--num_step=1", ["num_step"]),
+        ("--preset=tinny", ["--preset=tinny", "'tiny'"]),
+        ("--num_steps=0", ["--num_steps=0", "at least 1"]),
+    ],
+)
+def test_a_bad_flagfile_is_named(tmp_path, text, parts):
+    path = tmp_path / "bad.cfg"
+    if text:
+        path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        flags.from_flagfile(str(path))
+    assert all(part in str(error.value) for part in parts)
+    assert "bad.cfg" in str(error.value)
+
+
 def test_a_section_alone_can_be_the_settings():
     vqgan = parse("--channel_multipliers=1,2,3", "--pixel_low=-1", settings=config_lib.VqganConfig())
     assert vqgan == config_lib.VqganConfig(channel_multipliers=(1, 2, 3), pixel_low=-1.0)

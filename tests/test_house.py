@@ -14,7 +14,7 @@ TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py",
 MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
 CORE = ("masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 DATA = ("records", "order", "images", "preprocess", "text", "streams", "scenes")
-OTHERS = ("config", "flags", "storage", "checkpoint", "metrics", "train")
+OTHERS = ("config", "flags", "storage", "checkpoint", "metrics", "state", "train")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS]
 
@@ -25,6 +25,7 @@ ALLOWED = {name: set() for name in LEAVES} | {
     "inference": {"decoding", "masking", "models"},
     "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models"},
     "train_step": {"objectives", "optim", "models"},
+    "state": {"checkpoint", "config", "models", "objectives", "optim", "storage", "train_step"},
 }
 # These are given the networks: from `models` they take only the types and pure functions on what goes in and out.
 GIVEN = ("inference", "objectives", "train_step")

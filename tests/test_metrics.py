@@ -84,6 +84,18 @@ def test_rates_follow_the_last_calls(tmp_path, clock, capsys):
     assert "| 2 steps/s | 2 samples/s | ETA 0:07:50 |" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_curves_are_all_that_was_written(tmp_path):
+    """More points than TensorBoard's reader keeps by default."""
+    written = {key: np.random.default_rng().normal(size=12_000) for key in ("loss/t2i", "grad_norm")}
+    with Metrics(str(tmp_path), 10**6) as metrics:
+        for i, values in enumerate(zip(*written.values(), strict=True)):
+            metrics.scalars(7 * i, dict(zip(written, values, strict=True)))
+    found = metrics_lib.curves(str(tmp_path))
+    assert found.keys() == written.keys()
+    for key, (steps, values) in found.items():
+        assert steps == list(range(0, 84_000, 7)) and values == pytest.approx(written[key], rel=1e-6)
+
+
 def test_a_resumed_run_replaces_the_curve_of_the_killed_one(tmp_path):
     with Metrics(str(tmp_path), 100) as metrics:
         for step in (10, 20, 21, 30):

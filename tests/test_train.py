@@ -3,7 +3,6 @@
 Shapes: B batch, N image tokens, L text tokens.
 """
 
-import dataclasses
 import io
 import json
 import os
@@ -308,15 +307,3 @@ def test_old_checkpoints_go_and_a_finished_run_stays_as_it_is(data, tmp_path):
     files = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("*.*")}
     assert run_here(values) == 0
     assert {path: path.read_bytes() for path in files} == files
-
-
-def test_the_sizes_of_given_t5_weights_are_taken(tmp_path):
-    sizes = T5Config(size="nano", dim=48, head_dim=8, ff_dim=32, num_layers=1, num_heads=2, vocab_size=48)
-    t5 = T5Encoder(sizes)
-    t5.init_weights(3)
-    checkpoint.save_weights(str(tmp_path), t5.state_dict(), sizes)
-    config = train.settle(small.small(t5_weights=str(tmp_path)))
-    assert dataclasses.replace(config.t5, weights="") == sizes and config.model.text_feature_dim == 48
-    state = train.make_state(config, torch.device("cpu"))
-    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(state.t5.parameters(), t5.parameters(), strict=True))
-    assert not any(p.requires_grad for p in state.t5.parameters())

@@ -21,10 +21,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from itit import config as config_lib
 from itit import flags, inference, objectives
 from itit import train_step as step_lib
-from itit.models import ITIT, T5Encoder, encode_text
-from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
-from itit.optim import Adafactor, Ema
+from itit.state import make_state, pick_device
 
 T5, OPTIMIZER, REST = "T5 of the texts", "optimizer, EMA", "rest"
 # Name of a pass's masking -> the part that `objectives.t2i` is of; the image-text-image cycle ends in it, too.
@@ -36,20 +34,6 @@ PARTS = (
 )  # fmt: skip
 _PREFIX = "itit/"  # of the profiler's ranges that are parts
 _BACKWARD = "autograd::engine::evaluate_function"
-
-
-def make_state(config, device):
-    """All that a step needs, random, without an image tokenizer."""
-    dtype = torch.bfloat16 if config.train.compute_dtype == "bf16" else torch.float32
-    torch.manual_seed(config.train.seed)
-    t5 = T5Encoder(config.t5)
-    t5.init_weights(config.t5.seed)
-    t5 = t5.to(device, dtype)
-    model = ITIT(config.model).to(device)
-    set_compute_dtype(model, dtype)
-    ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
-    nothing = encode_text(t5, objectives.empty_ids(config.model.num_text_tokens, device))
-    return step_lib.State(model, t5, None, nothing, Adafactor(model.named_parameters(), config.optim), ema)
 
 
 def random_batch(config, active, device):
@@ -132,8 +116,7 @@ def shares(events, on_gpu):
 
 def measure(config, num_steps):
     """Seconds of each of `num_steps` steps, and part -> share of a further one."""
-    backend = config.train.backend
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if backend == "auto" else backend)
+    device = pick_device(config.train.backend)
     state, on_gpu = make_state(config, device), device.type == "cuda"
     active = step_lib.tasks(config, sys.maxsize)
     batch, parts = random_batch(config, active, device), config.optim.num_microbatches
@@ -163,6 +146,8 @@ def measure(config, num_steps):
 def read_config(flagfile, arguments, batch):
     """The resolved Config of a flagfile with further arguments, each active task at `batch` rows unless that is 0.
 
+    Weights that it names are left out: random ones take the same time.
+
     Raises ValueError, one line, for a flagfile that is not there or holds what is no setting.
     """
     values = absl_flags.FlagValues()
@@ -171,10 +156,8 @@ def read_config(flagfile, arguments, batch):
         values(["bench", f"--flagfile={flagfile}", *arguments])
     except absl_flags.Error as error:
         raise ValueError(f"{flagfile}: {error}") from None
-    config = flags.from_flags(flag_values=values)
-    if not batch:
-        return config
-    sizes = {f"{task}_batch": batch for task in step_lib.tasks(config, sys.maxsize)}
+    config = config_lib.replace(flags.from_flags(flag_values=values), vqgan="", t5_weights="")
+    sizes = {f"{task}_batch": batch for task in step_lib.tasks(config, sys.maxsize)} if batch else {}
     return config_lib.replace(config, **sizes).resolve()
 
 

@@ -20,7 +20,7 @@ from itit.data import scenes
 from itit.data.streams import Streams
 from itit.data.text import Detokenizer
 from itit.noise import Noise
-from itit.train import image_ids_of, load_state, make_state, pick_device, to_device
+from itit.state import image_ids_of, load_state, make_state, pick_device, to_device
 from tools.drawing import draw_curves, stack, write_png
 
 CHUNK = 100

@@ -129,7 +129,7 @@ class T5Encoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed):
-        """Initial weights much as T5's, drawn on the host in a fixed order: a seed gives the same ones on every machine."""
+        """Initial weights much as T5's, drawn on the host in a fixed order: a seed gives the same ones everywhere."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if "norm" in name:

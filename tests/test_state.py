@@ -1,0 +1,99 @@
+"""What mains begin with: devices, frozen parts from their folders, fresh and saved states."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from itit import checkpoint
+from itit.config import T5Config, VqganConfig
+from itit.models import VQGAN, T5Encoder
+from itit.state import image_ids_of, load_state, make_state, make_vqgan, pick_device, settle, to_device
+from tests import small
+from tests.small import fresh_seed  # noqa: F401 (a fixture)
+
+CPU = torch.device("cpu")
+VQGAN_SIZES = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
+                          codebook_size=40)  # fmt: skip
+
+
+def save_vqgan(folder):
+    vqgan = VQGAN(VQGAN_SIZES)
+    checkpoint.save_weights(str(folder), vqgan.state_dict(), VQGAN_SIZES)
+    return vqgan
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_devices(monkeypatch, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert pick_device("auto").type == ("cuda" if gpu else "cpu")
+    assert pick_device("cpu") == CPU
+    with pytest.raises(ValueError, match="--backend=xla: .*cpu or cuda"):
+        pick_device("xla")
+    if gpu:
+        assert pick_device("cuda").type == "cuda"
+    else:
+        with pytest.raises(ValueError, match="--backend=cuda: "):
+            pick_device("cuda")
+
+
+def test_the_sizes_of_given_t5_weights_are_taken(tmp_path):
+    sizes = T5Config(size="nano", dim=48, head_dim=8, ff_dim=32, num_layers=1, num_heads=2, vocab_size=48)
+    t5 = T5Encoder(sizes)
+    t5.init_weights(3)
+    checkpoint.save_weights(str(tmp_path), t5.state_dict(), sizes)
+    config = settle(small.small(t5_weights=str(tmp_path)))
+    assert dataclasses.replace(config.t5, weights="") == sizes and config.model.text_feature_dim == 48
+    state = make_state(config, CPU)
+    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(state.t5.parameters(), t5.parameters(), strict=True))
+    assert not any(p.requires_grad for p in state.t5.parameters())
+
+
+def test_the_image_tokenizer_is_the_saved_one_and_frozen(tmp_path):
+    saved = save_vqgan(tmp_path)
+    found = make_vqgan(small.small(vqgan=str(tmp_path), image_size=16), CPU)
+    assert not found.training and not any(p.requires_grad for p in found.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), saved.parameters(), strict=True))
+    assert make_vqgan(small.small(), CPU) is None
+    for changes, part in (({"codebook_size": 41}, "--codebook_size=41: .* has 40"),
+                          ({"num_image_tokens": 9}, "--num_image_tokens=9: .* has 16"),
+                          ({"image_size": 24}, "--image_size=24: .* has 16")):  # fmt: skip
+        with pytest.raises(ValueError, match=part):
+            make_vqgan(small.small(**{"vqgan": str(tmp_path), "image_size": 16} | changes), CPU)
+
+
+def test_a_fresh_state_is_of_the_seed_alone():
+    states = []
+    for seed in (3, 3, 4):
+        torch.seed()
+        states.append(make_state(small.small(seed=seed, ema_decay=0.9), CPU))
+    first, again, other = (state.tensors() for state in states)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert {name.split("/")[0] for name in first} == {"model", "optimizer", "ema"}
+    assert make_state(small.small(), CPU).ema is None
+
+
+def test_saved_tensors_come_back_into_a_state():
+    saved = {name: torch.rand(t.shape).to(t.dtype) for name, t in make_state(small.small(ema_decay=0.9), CPU)
+             .tensors().items()}  # fmt: skip
+    state = make_state(small.small(ema_decay=0.9), CPU)
+    load_state(state, saved, "run")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in state.tensors().items())
+    name = next(iter(saved))
+    with pytest.raises(ValueError, match=f"^run: no {name} in it"):
+        load_state(state, {key: value for key, value in saved.items() if key != name}, "run")
+    with pytest.raises(ValueError, match=rf"^run: {name} is \(2, 3\), this run has "):
+        load_state(state, saved | {name: torch.zeros(2, 3)}, "run")
+
+
+def test_codes_of_samples_in_both_forms(tmp_path):
+    save_vqgan(tmp_path)
+    state = make_state(small.small(vqgan=str(tmp_path), image_size=16), CPU)
+    rng = np.random.default_rng()
+    pictures, ids = rng.integers(256, size=(3, 16, 16, 3), dtype=np.uint8), rng.integers(40, size=(3, 16))
+    batch = to_device({"images": pictures, "text_ids": ids}, CPU)
+    assert torch.equal(batch["text_ids"], torch.tensor(ids))
+    assert torch.equal(image_ids_of(batch, state), state.vqgan.tokenize(torch.tensor(pictures)))
+    assert torch.equal(image_ids_of(to_device({"image_ids": ids}, CPU), state), torch.tensor(ids))
