@@ -5,6 +5,7 @@ Shapes: B batch, N image tokens, S side of a picture in pixels.
 
 import dataclasses
 
+import google_crc32c
 import torch
 from absl import logging
 
@@ -104,8 +105,30 @@ def make_state(config, device):
     return State(model, t5, vqgan, nothing, optimizer, ema)
 
 
-def load_state(state, tensors, place):
-    """Copies saved tensors into the state. Raises ValueError naming the first that does not fit."""
+def fingerprint(module):
+    """Checksum of a frozen module's weights as bf16, so that it does not depend on --compute_dtype."""
+    checksum = google_crc32c.Checksum()
+    for _, tensor in sorted(module.state_dict().items()):
+        checksum.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return checksum.hexdigest().decode()
+
+
+def frozen(state):
+    """What a checkpoint remembers of the frozen parts: name -> fingerprint. The image tokenizer may be left out."""
+    parts = {"t5_weights": state.t5, "vqgan": state.vqgan}
+    return {name: fingerprint(part) for name, part in parts.items() if part is not None}
+
+
+def load_state(state, tensors, meta, place):
+    """Copies saved tensors into the state.
+
+    Raises ValueError naming the first that does not fit, or a frozen part that is not the one trained with: random T5
+    weights are drawn again from their seed, and others would do silent harm.
+    """
+    for name, now in frozen(state).items():
+        then = meta["frozen"].get(name, now)
+        if then != now:
+            raise ValueError(f"--{name}: {place} was trained with other weights (checksum {then}, these have {now})")
     for name, tensor in state.tensors().items():
         if name not in tensors:
             raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")

@@ -18,7 +18,7 @@ from itit.data.text import Detokenizer
 from itit.metrics import Metrics
 from itit.noise import Noise
 from itit.optim import learning_rate
-from itit.state import image_ids_of, load_state, make_state, pick_device, settle, to_device
+from itit.state import frozen, image_ids_of, load_state, make_state, pick_device, settle, to_device
 from itit.train_step import tasks, train_step
 
 # ---------------------------------------------------------------------------------------------- resume
@@ -36,7 +36,7 @@ def resume(workdir, state, config):
         old, new = getattr(saved, field.name), getattr(config.model, field.name)
         if field.name != "preset" and old != new:
             raise ValueError(f"{place}: was trained with --{field.name}={old}, this run has {new}")
-    load_state(state, tensors, place)
+    load_state(state, tensors, meta, place)
     logging.info("goes on from step %d", step)
     return step
 
@@ -105,7 +105,7 @@ def run(config):
     start = step = resume(workdir, state, config)
     storage.make_dirs(workdir)
     storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
-    meta = {"model": to_json(config.model)}
+    meta = {"model": to_json(config.model), "frozen": frozen(state)}
     end = config.optim.num_steps
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)

@@ -15,7 +15,7 @@ from itit.config import VqganConfig
 from itit.data.records import RecordWriter, encode_example
 from itit.metrics import Metrics
 from itit.models import VQGAN
-from itit.state import make_state
+from itit.state import frozen, make_state
 from tests import small
 from tools import train_sentencepiece
 
@@ -82,7 +82,7 @@ def finish(folder, pairs, vocab_size):
     small.stir(state.model)
     tensors = state.tensors()
     tensors = {name: torch.randn_like(t) * 0.1 if name.startswith("ema/") else t for name, t in tensors.items()}
-    checkpoint.save(config.train.workdir, STEP, tensors, {}, 1)
+    checkpoint.save(config.train.workdir, STEP, tensors, {"frozen": frozen(state)}, 1)
     with Metrics(config.train.workdir, 10) as metrics:
         metrics.scalars(1, {"loss/t2i": 2.0})
     return config, tensors

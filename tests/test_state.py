@@ -9,7 +9,7 @@ import torch
 from itit import checkpoint
 from itit.config import T5Config, VqganConfig
 from itit.models import VQGAN, T5Encoder
-from itit.state import image_ids_of, load_state, make_state, make_vqgan, pick_device, settle, to_device
+from itit.state import frozen, image_ids_of, load_state, make_state, make_vqgan, pick_device, settle, to_device
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 
@@ -79,13 +79,28 @@ def test_saved_tensors_come_back_into_a_state():
     saved = {name: torch.rand(t.shape).to(t.dtype) for name, t in make_state(small.small(ema_decay=0.9), CPU)
              .tensors().items()}  # fmt: skip
     state = make_state(small.small(ema_decay=0.9), CPU)
-    load_state(state, saved, "run")
+    meta = {"frozen": frozen(state)}
+    load_state(state, saved, meta, "run")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in state.tensors().items())
     name = next(iter(saved))
     with pytest.raises(ValueError, match=f"^run: no {name} in it"):
-        load_state(state, {key: value for key, value in saved.items() if key != name}, "run")
+        load_state(state, {key: value for key, value in saved.items() if key != name}, meta, "run")
     with pytest.raises(ValueError, match=rf"^run: {name} is \(2, 3\), this run has "):
-        load_state(state, saved | {name: torch.zeros(2, 3)}, "run")
+        load_state(state, saved | {name: torch.zeros(2, 3)}, meta, "run")
+
+
+def test_other_frozen_weights_are_refused(tmp_path):
+    save_vqgan(tmp_path)
+    sizes = {"vqgan": str(tmp_path), "image_size": 16}
+    state = make_state(small.small(**sizes), CPU)
+    meta = {"frozen": frozen(state)}
+    load_state(make_state(small.small(compute_dtype="bf16", **sizes), CPU), state.tensors(), meta, "run")
+    load_state(make_state(small.small(), CPU), state.tensors(), meta, "run")  # pictures may be ready ids
+    with pytest.raises(ValueError, match="^--t5_weights: run was trained with other weights"):
+        load_state(make_state(small.small(t5_seed=1, **sizes), CPU), state.tensors(), meta, "run")
+    save_vqgan(tmp_path)
+    with pytest.raises(ValueError, match="^--vqgan: run was trained with other weights"):
+        load_state(make_state(small.small(**sizes), CPU), state.tensors(), meta, "run")
 
 
 def test_codes_of_samples_in_both_forms(tmp_path):

@@ -86,8 +86,8 @@ def main(_):
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
     device = pick_device("auto")
     state = make_state(config, device)
-    step, tensors, _ = found
-    load_state(state, tensors, flag.workdir)
+    step, tensors, meta = found
+    load_state(state, tensors, meta, flag.workdir)
     detokenizer = Detokenizer(config.data.vocabulary)
 
     def words(ids):

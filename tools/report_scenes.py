@@ -121,8 +121,8 @@ def main(_):
 
     translator = samples.Translator(state, config, Noise(config.train.seed, 0, device))
     untrained = score(translator, {key: value[:CHUNK] for key, value in batch.items()}, words)
-    step, tensors, _ = found
-    load_state(state, tensors, flag.workdir)
+    step, tensors, meta = found
+    load_state(state, tensors, meta, flag.workdir)
     with state.averaged():
         report = {"step": step, "num_test": flag.num_test} | score(translator, batch, words)
         picture = draw_samples(translator, batch, words)
