@@ -180,3 +180,23 @@ def test_initial_network_keeps_colour():
     first = VQGAN(VqganConfig(image_size=24, channels=256, channel_multipliers=(1,), num_res_blocks=1)).encoder.conv_in
     seen = torch.randn(8, 3, 24, 24)
     assert first(seen)[..., 1:-1, 1:-1].std().item() == pytest.approx(1.0, rel=0.35)
+
+
+def test_a_local_encoder_sees_each_square_alone():
+    """Features of a token do not change with the other squares, and equal squares anywhere get equal features."""
+    config = VqganConfig(
+        image_size=32, patch_size=4, local_encoder=True, channels=8, channel_multipliers=(1, 2), num_res_blocks=1,
+        latent_dim=5, codebook_size=11,
+    )  # fmt: skip
+    model = VQGAN(config)
+    for parameter in model.parameters():  # the residual branches begin at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    images = torch.rand(1, 3, 32, 32)
+    changed = images.clone()
+    changed[..., 8:16, 16:24] = torch.rand(3, 8, 8)  # the square of row 1, column 2
+    before, after = model.encoder(images)[0], model.encoder(changed)[0]  # [D, G, G]
+    differs = (before - after).abs().amax(0) > 1e-6
+    assert differs[1, 2] and differs.sum() == 1
+    changed[..., 24:32, 0:8] = changed[..., 8:16, 16:24]
+    again = model.encoder(changed)[0]
+    torch.testing.assert_close(again[:, 3, 0], again[:, 1, 2])
