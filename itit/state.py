@@ -94,7 +94,8 @@ def make_vqgan(config, device):
 
 
 def make_state(config, device):
-    """Everything that a step needs, fresh from the seed."""
+    """Everything that a step needs, fresh from the seed. Sets torch's precision of float32 products, too."""
+    torch.set_float32_matmul_precision(config.train.matmul_precision)
     t5, vqgan = make_t5(config, device), make_vqgan(config, device)
     torch.manual_seed(config.train.seed)
     model = ITIT(config.model).to(device)

@@ -75,6 +75,12 @@ def test_a_fresh_state_is_of_the_seed_alone():
     assert make_state(small.small(), CPU).ema is None
 
 
+def test_a_state_sets_the_precision_of_products():
+    for precision in ("medium", "highest"):
+        make_state(small.small(matmul_precision=precision), CPU)
+        assert torch.get_float32_matmul_precision() == precision
+
+
 def test_saved_tensors_come_back_into_a_state():
     saved = {name: torch.rand(t.shape).to(t.dtype) for name, t in make_state(small.small(ema_decay=0.9), CPU)
              .tensors().items()}  # fmt: skip

@@ -54,6 +54,26 @@ def set_compute_dtype(module, dtype):
             part.compute_dtype = dtype
 
 
+def attend(q, k, v, mask, dropout):
+    """Scaled dot-product attention, softmax in float32.
+
+    Args:
+      q, k, v: float [B, H, T, D / H], [B, H, keys, D / H] twice.
+      mask: bool, broadcast to [B, H, T, keys], True where a query may look; or None for everywhere.
+      dropout: probability of dropping an attention weight.
+
+    Returns:
+      [B, H, T, D / H].
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    # For some hundred tokens on a processor, the backward pass of the fused kernel costs more than all else.
+    scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with biases, dropout on the probabilities and on the output."""
 
@@ -76,7 +96,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, D / H]
         if extend is not None:
             k, v = extend(k, v)
-        x = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         x = self.out(x.transpose(1, 2).reshape(batch, tokens, dim))
         return F.dropout(x, self.dropout, self.training)
 
