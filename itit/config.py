@@ -231,8 +231,14 @@ class TrainConfig:
 
     workdir: str = knob("", "Folder of checkpoints, logs and the resolved flagfile, local or gs://.")
     seed: int = knob(0, "Seed of the weights, the data order and every draw.")
-    backend: str = knob("auto", "Where to run; auto takes cuda if there is a GPU, else cpu; xla is not there yet.",
+    backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
                         ("auto", "cpu", "cuda", "xla"))  # fmt: skip
+    mesh_data: int = knob(0, "XLA devices that the batch is split over, weights copied; 0: as mesh_fsdp leaves.")
+    mesh_fsdp: int = knob(0, "XLA devices that the batch and the weights are split over; 0: up to 8.")
+    xla_mode: str = knob("captured", "captured: each part of the step is traced once; lazy: at every step, to debug.",
+                         ("captured", "lazy"))  # fmt: skip
+    xla_cache: str = knob("~/.cache/itit", "Folder of compiled XLA programs, kept from run to run; empty: none.")
+    profile_step: int = knob(-1, "Step (from 0) that is recorded for TensorBoard's profiler; -1: none.")
     compute_dtype: str = knob("bf16", "Type of matrix products; weights and losses stay float32.", ("bf16", "fp32"))
     matmul_precision: str = knob("highest", "How products of float32 are computed: high allows TF32 on GPUs; medium "
                                  "bf16 inside, a gain on processors with AMX.",
@@ -366,6 +372,8 @@ def _check(config):
         (p.num_microbatches >= 1, "num_microbatches", p.num_microbatches, "at least 1"),
         (t.sample_every >= 0, "sample_every", t.sample_every, "at least 0"),
         (t.stop_after_steps >= 0, "stop_after_steps", t.stop_after_steps, "at least 0"),
+        (t.mesh_data >= 0, "mesh_data", t.mesh_data, "at least 0"),
+        (t.mesh_fsdp >= 0, "mesh_fsdp", t.mesh_fsdp, "at least 0"),
         (t.log_every >= 1, "log_every", t.log_every, "at least 1"),
         (t.checkpoint_every >= 1, "checkpoint_every", t.checkpoint_every, "at least 1"),
         (t.keep_last >= 1, "keep_last", t.keep_last, "at least 1"),

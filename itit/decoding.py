@@ -1,17 +1,21 @@
 """Generation: parallel decoding of image tokens (MaskGIT, arXiv:2202.04200 sec. 3.2), greedy and beam decoding of text.
 
-Knows no model: takes callables that return logits, and a `noise(name, shape)` of uniform draws. Fixed shapes; the only
-loop exits early where `early_exit` allows a look at the data.
+Knows no model: takes callables that return logits, and a `noise(name, shape)` of uniform draws. Fixed shapes. The loops
+are Python's, over a body that is the same for every turn: a `run` that captures (see eager.py) compiles it once. Their
+callables are then NamedTuples of what they read, called as functions.
 
 Shapes: B batch, N image tokens, C codebook, L text tokens, V vocabulary, R beams (rows of a sample).
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
+from itit.eager import Eager
 from itit.masking import mask_fraction
-from itit.noise import gumbel
+from itit.noise import gumbel, indexed
+from itit.tokens import pick
 
 PAD, EOS = 0, 1
 
@@ -21,72 +25,144 @@ def guide(conditional, unconditional, scale):
     return conditional + scale * (conditional - unconditional)
 
 
-def ramp(value, schedule, step, num_steps):
-    """Guidance at a step: rises linearly to `value` at the last step, or is constant."""
-    return value * (step + 1) / num_steps if schedule == "linear" else value
+def by_step(function, step, num_steps, device):
+    """`function(step)`, a number or a list of them, as a tensor. `step`: int, or int64 [] on the device."""
+    if isinstance(step, int):
+        return torch.tensor(function(step), device=device)
+    return torch.tensor([function(i) for i in range(num_steps)], device=device).index_select(0, step.view(1))[0]
 
 
-def parallel_decode(logits_fn, image_ids, noise, *, num_steps, mask_token_id, choice_temperature, anneal="linear"):
+def ramp(value, schedule, step, num_steps, device):
+    """Guidance at a step, float32 []: rises linearly to `value` at the last step, or is constant."""
+    return by_step(lambda i: value * (i + 1) / num_steps if schedule == "linear" else value, step, num_steps, device)
+
+
+class Canvas(NamedTuple):
+    """A picture half made: tokens int64 [B, N]; unknown ones at the start, and now, int64 [B, 1]."""
+
+    image_ids: torch.Tensor
+    unknown: torch.Tensor
+    left: torch.Tensor
+
+
+class Choice(NamedTuple):
+    """How tokens are chosen: the settings of `parallel_decode`."""
+
+    num_steps: int
+    mask_token_id: int
+    temperature: float
+    anneal: str
+
+
+def parallel_decode(logits_fns, image_ids, noise, *, mask_token_id, choice_temperature, anneal="linear", run=None):
     """Fills every masked token, the most confident first.
 
     Each step samples all masked tokens, then masks again those whose log-probability plus Gumbel noise is lowest. The
     noise is scaled by `choice_temperature`, annealed to 0 over the steps unless `anneal` is "constant".
 
     Args:
-      logits_fn: (int64 [B, N], step) -> float32 [B, N, C].
+      logits_fns: for each step (int64 [B, N], step) -> float32 [B, N, C].
       image_ids: int64 [B, N]; `mask_token_id` marks the unknown. Known tokens never change.
+      run: how the steps are run (default: as they stand).
 
     Returns:
       int64 [B, N] with no `mask_token_id` left.
     """
-    unknown = (image_ids == mask_token_id).sum(1, keepdim=True)  # [B, 1] at the start
+    run = run or Eager()
+    choice = Choice(len(logits_fns), mask_token_id, choice_temperature, anneal)
+    canvas = run(_new_canvas, image_ids, mask_token_id)
+    for step, logits_fn in enumerate(logits_fns):
+        canvas = run(decode_step, logits_fn, canvas, noise, run.number(step), choice)
+    return canvas.image_ids
+
+
+def _new_canvas(image_ids, mask_token_id):
+    unknown = (image_ids == mask_token_id).sum(1, keepdim=True)
+    return Canvas(image_ids, unknown, unknown + 0)
+
+
+def decode_step(logits_fn, canvas, noise, step, choice):
+    """One step of `parallel_decode`, the same for every one of them: Canvas -> Canvas. `step` is an int or a tensor."""
+    image_ids, unknown, left = canvas
+    num_steps, mask_token_id, temperature, anneal = choice
+    noise = indexed(noise, step)
+    masked = image_ids == mask_token_id
+    log_probs = logits_fn(image_ids, step).log_softmax(-1)
+    sampled = (log_probs + gumbel(noise("token", log_probs.shape))).argmax(-1)
+    filled = torch.where(masked, sampled, image_ids)
+
+    def table(function):
+        return by_step(function, step, num_steps, image_ids.device)
+
+    scale = table(lambda i: temperature * (1 - (i + 1) / num_steps if anneal == "linear" else 1.0))
+    confidence = pick(log_probs, sampled)
+    confidence = confidence + scale * gumbel(noise("choice", confidence.shape))
+    confidence = confidence.masked_fill(~masked, torch.inf)
+    # By a table of Python's numbers: in float32 a product may round up to the next whole number. The last step keeps
+    # everything.
     counts = range(image_ids.shape[1] + 1)
-    left = unknown
-    for step in range(num_steps):
-        masked = image_ids == mask_token_id
-        log_probs = logits_fn(image_ids, step).log_softmax(-1)
-        sampled = (log_probs + gumbel(noise(f"token{step}", log_probs.shape))).argmax(-1)
-        filled = torch.where(masked, sampled, image_ids)
-        if step == num_steps - 1:
-            return filled
-        confidence = log_probs.gather(2, sampled[..., None])[..., 0]
-        temperature = choice_temperature * (1 - (step + 1) / num_steps if anneal == "linear" else 1.0)
-        confidence = confidence + temperature * gumbel(noise(f"choice{step}", confidence.shape))
-        confidence = confidence.masked_fill(~masked, torch.inf)
-        # By a table of Python's numbers: in float32 a product may round up to the next whole number.
-        wanted = [math.floor(count * mask_fraction(step, num_steps)) for count in counts]
-        left = torch.minimum(torch.tensor(wanted, device=left.device)[unknown], left - 1).clamp(min=1)
-        again = (confidence.argsort(1).argsort(1) < left) & masked
-        image_ids = filled.masked_fill(again, mask_token_id)
+    wanted = table(lambda i: [math.floor(count * mask_fraction(i, num_steps)) for count in counts])
+    least = table(lambda i: int(i < num_steps - 1))
+    left = torch.maximum(torch.minimum(wanted[unknown], left - 1), least) * least
+    again = (confidence.argsort(1).argsort(1) < left) & masked
+    return Canvas(filled.masked_fill(again, mask_token_id), unknown, left)
 
 
 def suppress(logits, ids):
     """Makes these choices impossible: float [..., V] with -inf at `ids`."""
-    return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill(sum(classes == i for i in ids).bool(), -torch.inf)
 
 
-def greedy_decode(step_fn, batch, length, *, bos_id, suppressed, device, early_exit=False):
+class Caption(NamedTuple):
+    """A text half made: tokens int64 [B, L], the last one [B], whether it has ended bool [B]."""
+
+    ids: torch.Tensor
+    token: torch.Tensor
+    ended: torch.Tensor
+
+
+def greedy_decode(step_fn, cache, batch, length, *, bos_id, suppressed, device, early_exit=False, run=None):
     """The likeliest next token, again and again; PAD after EOS.
 
     Args:
-      step_fn: (int64 [B], position int64 [1]) -> float32 [B, V], logits of the next token.
+      step_fn: (int64 [B], position int64 [1], cache) -> float32 [B, V], logits of the next token; updates the cache.
+      cache: what step_fn keeps between tokens.
       suppressed: ids never chosen.
       early_exit: stop computing when every row has ended (reads from the device).
+      run: how the steps are run, `run.unroll` of them at once (default: as they stand).
 
     Returns:
       int64 [B, L]; no EOS in a row that did not end.
     """
-    ids = torch.full((batch, length), PAD, dtype=torch.long, device=device)
-    token = torch.full((batch,), bos_id, dtype=torch.long, device=device)
-    ended = torch.zeros(batch, dtype=torch.bool, device=device)
-    for position in range(length):
-        if early_exit and bool(ended.all()):
+    run = run or Eager()
+    caption = run(_new_caption, batch, length, bos_id, device)
+    for first in range(0, length, run.unroll):
+        if early_exit and bool(caption.ended.all()):
             break
-        where = torch.tensor([position], device=device)
-        token = suppress(step_fn(token, where), suppressed).argmax(-1).masked_fill(ended, PAD)
-        ids[:, position] = token
+        count = min(run.unroll, length - first)
+        caption, cache = run(greedy_steps, step_fn, caption, cache, run.number(first), count, tuple(suppressed))
+    return caption.ids
+
+
+def _new_caption(batch, length, bos_id, device):
+    return Caption(
+        torch.full((batch, length), PAD, dtype=torch.long, device=device),
+        torch.full((batch,), bos_id, dtype=torch.long, device=device),
+        torch.zeros(batch, dtype=torch.bool, device=device),
+    )
+
+
+def greedy_steps(step_fn, caption, cache, first, count, suppressed):
+    """`count` tokens of `greedy_decode` from position `first`, an int or a tensor: (Caption, cache)."""
+    ids, token, ended = caption
+    slots = torch.arange(ids.shape[1], device=ids.device)
+    for position in range(count):
+        position = (torch.as_tensor(first, device=ids.device) + position).view(1)
+        token = suppress(step_fn(token, position, cache), suppressed).argmax(-1).masked_fill(ended, PAD)
+        ids = torch.where(slots == position, token[:, None], ids)
         ended = ended | (token == EOS)
-    return ids
+    return Caption(ids, token, ended), cache
 
 
 def length_penalty(length, alpha):
@@ -94,7 +170,7 @@ def length_penalty(length, alpha):
     return ((5 + length) / 6) ** alpha
 
 
-def beam_decode(step_fn, reorder_fn, batch, length, *, beam_size, alpha, bos_id, suppressed, device):
+def beam_decode(step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, bos_id, suppressed, device, run=None):
     """Beam search: scores divided by GIT's `length_penalty`, texts finished and samples ended by Hugging Face's rule.
 
     Each step looks at the 2 `beam_size` best candidates. One that ends is a finished text if it is among the
@@ -102,59 +178,94 @@ def beam_decode(step_fn, reorder_fn, batch, length, *, beam_size, alpha, bos_id,
     can beat the worst of them.
 
     Args:
-      step_fn: (int64 [B R], position int64 [1]) -> float32 [B R, V]; rows of one sample lie together.
-      reorder_fn: int64 [B R]: row i goes on from row `rows[i]`.
+      step_fn: (int64 [B R], position int64 [1], cache) -> float32 [B R, V]; rows of one sample lie together.
+      reorder_fn: (cache, int64 [B R]) -> cache: row i goes on from row `rows[i]`.
+      cache: what step_fn keeps between tokens, of B rows.
+      run: how the steps are run (default: as they stand).
 
     Returns:
       int64 [B, L], the best text of each sample, EOS PAD ... at its end.
     """
-    rows = torch.arange(batch, device=device)[:, None] * beam_size
-    token = torch.full((batch * beam_size,), bos_id, dtype=torch.long, device=device)
-    live = torch.full((batch, beam_size), -torch.inf, device=device)
-    live[:, 0] = 0.0  # all beams are alike at first: only one may branch
-    texts = torch.full((batch, beam_size, length), PAD, dtype=torch.long, device=device)
-    finished = Finished(batch, beam_size, length, device)
+    run = run or Eager()
+    beams, cache = run(_new_beams, reorder_fn, cache, batch, beam_size, length, bos_id, device)
     for position in range(length):
-        log_probs = suppress(step_fn(token, torch.tensor([position], device=device)), suppressed).log_softmax(-1)
-        vocab = log_probs.shape[-1]
-        scores = (live[..., None] + log_probs.view(batch, beam_size, vocab)).flatten(1)
-        scores, picks = scores.topk(2 * beam_size, dim=1)  # [B, 2 R], descending
-        beam, token = picks // vocab, picks % vocab
-        ends = token == EOS
-        best = ends & (torch.arange(2 * beam_size, device=device) < beam_size)
-        ended = texts.gather(1, beam[..., None].expand(-1, -1, length)).clone()
-        ended[:, :, position] = EOS
-        penalty = length_penalty(position + 1, alpha)
-        finished.add(ended, torch.where(best, scores / penalty, -torch.inf))
-        finished.close(scores[:, :1] / penalty)
-        # The best candidates that go on: a stable sort puts those that end behind.
-        order = ends.to(torch.int64).argsort(dim=1, stable=True)[:, :beam_size]
-        live, token, beam = scores.gather(1, order), token.gather(1, order), beam.gather(1, order)
-        texts = texts.gather(1, beam[..., None].expand(-1, -1, length)).clone()
-        texts[:, :, position] = token
-        token = token.flatten()
-        reorder_fn((rows + beam).flatten())
-    finished.add(texts, live / length_penalty(length + 1, alpha))
-    return finished.texts[:, 0]
+        beams, cache = run(beam_step, step_fn, reorder_fn, beams, cache, run.number(position), alpha, tuple(suppressed))
+    return run(_best_text, beams, alpha)
 
 
-class Finished:
-    """The best finished texts of each sample, best first: texts int64 [B, R, L], scores [B, R], -inf where none."""
+class Finished(NamedTuple):
+    """The best finished texts of each sample, best first: texts int64 [B, R, L], scores [B, R], -inf where none.
 
-    def __init__(self, batch, beam_size, length, device):
-        self.texts = torch.full((batch, beam_size, length), PAD, dtype=torch.long, device=device)
-        self.scores = torch.full((batch, beam_size), -torch.inf, device=device)
-        self.done = torch.zeros(batch, 1, dtype=torch.bool, device=device)
+    `done`, bool [B, 1]: no further text can be among them.
+    """
+
+    texts: torch.Tensor
+    scores: torch.Tensor
+    done: torch.Tensor
 
     def add(self, texts, scores):
-        """Merges candidates, texts int64 [B, X, L] and scores [B, X], except where the sample is done."""
+        """With candidates merged in, texts int64 [B, X, L] and scores [B, X], except where the sample is done."""
         scores = torch.cat([self.scores, scores.masked_fill(self.done, -torch.inf)], 1)
-        texts = torch.cat([self.texts, texts], 1)
-        self.scores, order = scores.sort(dim=1, descending=True, stable=True)
-        keep = self.texts.shape[1]
-        self.scores, order = self.scores[:, :keep], order[:, :keep]
-        self.texts = texts.gather(1, order[..., None].expand(-1, -1, texts.shape[2]))
+        texts, keep = torch.cat([self.texts, texts], 1), self.texts.shape[1]
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        return self._replace(texts=_rows_at(texts, order[:, :keep]), scores=scores[:, :keep])
 
     def close(self, best_live):
-        """Ends samples whose worst kept text is at least as good as `best_live` [B, 1]."""
-        self.done = self.done | (self.scores[:, -1:] >= best_live) & torch.isfinite(self.scores[:, -1:])
+        """With samples ended whose worst kept text is at least as good as `best_live` [B, 1]."""
+        worst = self.scores[:, -1:]
+        return self._replace(done=self.done | (worst >= best_live) & torch.isfinite(worst))
+
+
+class Beams(NamedTuple):
+    """Texts half written, R a sample: scores [B, R], the last token int64 [B R], texts int64 [B, R, L]."""
+
+    scores: torch.Tensor
+    token: torch.Tensor
+    texts: torch.Tensor
+    finished: Finished
+
+
+def _new_beams(reorder_fn, cache, batch, beam_size, length, bos_id, device):
+    texts = torch.full((batch, beam_size, length), PAD, dtype=torch.long, device=device)
+    none = torch.full((batch, beam_size), -torch.inf, device=device)
+    # All beams are alike at first: only one may branch.
+    scores = none.masked_fill(torch.arange(beam_size, device=device) == 0, 0.0)
+    token = torch.full((batch * beam_size,), bos_id, dtype=torch.long, device=device)
+    finished = Finished(texts + 0, none + 0, torch.zeros(batch, 1, dtype=torch.bool, device=device))
+    cache = reorder_fn(cache, torch.arange(batch, device=device).repeat_interleave(beam_size))
+    return Beams(scores, token, texts, finished), cache
+
+
+def beam_step(step_fn, reorder_fn, beams, cache, position, alpha, suppressed):
+    """One token of `beam_decode`, at `position`, an int or a tensor: (Beams, cache)."""
+    batch, beam_size, length = beams.texts.shape
+    device = beams.texts.device
+    here = torch.arange(length, device=device) == position
+    position = torch.as_tensor(position, device=device)
+    log_probs = suppress(step_fn(beams.token, position.view(1), cache), suppressed).log_softmax(-1)
+    vocab = log_probs.shape[-1]
+    scores = (beams.scores[..., None] + log_probs.view(batch, beam_size, vocab)).flatten(1)
+    scores, picks = scores.topk(2 * beam_size, dim=1)  # [B, 2 R], descending
+    beam, token = picks // vocab, picks % vocab
+    ends = token == EOS
+    best = ends & (torch.arange(2 * beam_size, device=device) < beam_size)
+    penalty = by_step(lambda i: length_penalty(i + 1, alpha), position, length, device)
+    finished = beams.finished.add(
+        _rows_at(beams.texts, beam).masked_fill(here, EOS), torch.where(best, scores / penalty, -torch.inf)
+    ).close(scores[:, :1] / penalty)
+    # The best candidates that go on: a stable sort puts those that end behind.
+    order = ends.to(torch.int64).argsort(dim=1, stable=True)[:, :beam_size]
+    scores, token, beam = scores.gather(1, order), token.gather(1, order), beam.gather(1, order)
+    texts = torch.where(here, token[..., None], _rows_at(beams.texts, beam))
+    rows = torch.arange(batch, device=device)[:, None] * beam_size + beam
+    return Beams(scores, token.flatten(), texts, finished), reorder_fn(cache, rows.flatten())
+
+
+def _best_text(beams, alpha):
+    length = beams.texts.shape[2]
+    return beams.finished.add(beams.texts, beams.scores / length_penalty(length + 1, alpha)).texts[:, 0]
+
+
+def _rows_at(texts, index):
+    """int64 [B, R, L] at int64 [B, X] -> [B, X, L]."""
+    return texts.gather(1, index[..., None].expand(-1, -1, texts.shape[2]))

@@ -6,10 +6,12 @@ Shapes: B batch, N image tokens, L text tokens, C codebook.
 """
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 
 from itit import decoding
+from itit.eager import Eager
 from itit.masking import decode_schedule, drop_masked, keep_all, num_dropped
 from itit.models import Text
 
@@ -31,7 +33,38 @@ def drops(model, objective, decode):
     return num_dropped(model.config.num_image_tokens, objective.mask_ratio_min) if decode.synth_drop_masked else 0
 
 
-def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, guided=True, image_ids=None):
+class ImageLogits(NamedTuple):
+    """What `parallel_decode` asks for: (image_ids int64 [B, N], step) -> guided logits float32 [B, N, C].
+
+    `text`: with guidance the texts and the empty one in turn, 2 B rows. `dropped`: masked tokens that the encoder does
+    not see.
+    """
+
+    model: torch.nn.Module
+    text: Text
+    config: object
+    num_steps: int
+    guided: bool
+    dropped: int
+
+    def __call__(self, ids, step):
+        model, config, batch = self.model, self.config, ids.shape[0]
+        mask = ids == model.mask_token_id
+        if self.guided:
+            ids, mask = (x[:, None].expand(-1, 2, -1).flatten(0, 1) for x in (ids, mask))
+        masking = drop_masked(mask, self.dropped) if self.dropped else keep_all(mask)
+        # Masked slots are embedded as [MASK] whatever they hold; 0 is a valid row for the lookup.
+        ids = ids.masked_fill(mask, 0)
+        encoded = model.encode(model.embed(ids, masking), masking, self.text)
+        logits = model.image_logits(model.decode_image(encoded, masking))
+        if not self.guided:
+            return logits
+        logits = logits.view(batch, 2, *logits.shape[1:])
+        scale = decoding.ramp(config.guidance_scale, config.guidance_schedule, step, self.num_steps, logits.device)
+        return decoding.guide(logits[:, 0], logits[:, 1], scale)
+
+
+def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, guided=True, image_ids=None, run=None):
     """Text to image tokens by guided parallel decoding.
 
     Args:
@@ -41,41 +74,37 @@ def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, gu
       num_steps: default config.num_decode_steps.
       guided: with guidance, which runs every row twice.
       image_ids: int64 [B, N] to start from, masked tokens marked; default all masked.
+      run: how the steps are run (see eager.py).
 
     Returns:
       int64 [B, N].
     """
+    run = run or Eager()
     num_steps = num_steps or config.num_decode_steps
-    num_tokens, batch = model.config.num_image_tokens, text.mask.shape[0]
-    num_masked = decode_schedule(num_tokens, num_steps)
-    if image_ids is None:
-        image_ids = torch.full((batch, num_tokens), model.mask_token_id, dtype=torch.long, device=text.mask.device)
-    else:
+    num_masked = decode_schedule(model.config.num_image_tokens, num_steps)
+    if image_ids is not None:
         dropped = 0  # nobody knows how many are masked
-    if guided:  # rows of one sample lie side by side
-        pair = [torch.stack([a, b.expand_as(a)], 1).flatten(0, 1) for a, b in zip(text, empty, strict=True)]
-        text = Text(*pair)
-
-    def logits_fn(ids, step):
-        mask = ids == model.mask_token_id
-        if guided:
-            ids, mask = ids.repeat_interleave(2, 0), mask.repeat_interleave(2, 0)
-        masking = drop_masked(mask, dropped) if 0 < dropped <= num_masked[step] else keep_all(mask)
-        # Masked slots are embedded as [MASK] whatever they hold; 0 is a valid row for the lookup.
-        ids = ids.masked_fill(mask, 0)
-        encoded = model.encode(model.embed(ids, masking), masking, text)
-        logits = model.image_logits(model.decode_image(encoded, masking))
-        if not guided:
-            return logits
-        logits = logits.view(batch, 2, *logits.shape[1:])
-        scale = decoding.ramp(config.guidance_scale, config.guidance_schedule, step, num_steps)
-        return decoding.guide(logits[:, 0], logits[:, 1], scale)
-
     with inference_mode(model):
+        text, image_ids = run(_start_picture, model, text, empty, guided, image_ids)
+        logits_fns = [
+            ImageLogits(model, text, config, num_steps, guided, dropped if dropped <= masked else 0)
+            for masked in num_masked
+        ]
         return decoding.parallel_decode(
-            logits_fn, image_ids, noise, num_steps=num_steps, mask_token_id=model.mask_token_id,
-            choice_temperature=config.choice_temperature, anneal=config.choice_anneal,
+            logits_fns, image_ids, noise, mask_token_id=model.mask_token_id,
+            choice_temperature=config.choice_temperature, anneal=config.choice_anneal, run=run,
         )  # fmt: skip
+
+
+def _start_picture(model, text, empty, guided, image_ids):
+    """The texts that condition each row, and a picture of masked tokens unless one is given."""
+    rows = text.mask.shape[0]
+    if guided:  # rows of one sample lie side by side
+        text = Text(*(torch.stack([a, b.expand_as(a)], 1).flatten(0, 1) for a, b in zip(text, empty, strict=True)))
+    if image_ids is None:
+        shape = rows, model.config.num_image_tokens
+        image_ids = torch.full(shape, model.mask_token_id, dtype=torch.long, device=text.mask.device)
+    return text, image_ids
 
 
 def _start_caption(model, image_ids, empty):
@@ -89,26 +118,38 @@ def suppressed_ids(model):
     return [decoding.PAD, model.config.bos_id]
 
 
-def caption_greedy(model, image_ids, empty):
+class TextLogits(NamedTuple):
+    """What `greedy_decode` asks for."""
+
+    model: torch.nn.Module
+
+    def __call__(self, token, position, cache):
+        return self.model.text_decoder.step(token, position, cache)
+
+
+def caption_greedy(model, image_ids, empty, run=None):
     """Image tokens int64 [B, N] to text int64 [B, L]; PAD after EOS. The synthesis of the image-text-image cycle."""
+    run = run or Eager()
     with inference_mode(model):
-        cache = _start_caption(model, image_ids, empty)
+        cache = run(_start_caption, model, image_ids, empty)
         return decoding.greedy_decode(
-            lambda token, position: model.text_decoder.step(token, position, cache),
-            image_ids.shape[0], model.config.num_text_tokens, bos_id=model.config.bos_id,
-            suppressed=suppressed_ids(model), device=image_ids.device,
+            TextLogits(model), cache, image_ids.shape[0], model.config.num_text_tokens, bos_id=model.config.bos_id,
+            suppressed=suppressed_ids(model), device=image_ids.device, run=run,
             early_exit=image_ids.device.type == "cpu",  # elsewhere the look at the data would hold the step up
         )  # fmt: skip
 
 
-def caption_beam(model, image_ids, empty, config):
+def _reorder(cache, rows):
+    return cache.reorder(rows)
+
+
+def caption_beam(model, image_ids, empty, config, run=None):
     """Image tokens int64 [B, N] to text int64 [B, L] by beam search, with the beams and penalty of a DecodeConfig."""
+    run = run or Eager()
     with inference_mode(model):
-        cache = _start_caption(model, image_ids, empty)
-        batch, beams = image_ids.shape[0], config.beam_size
-        cache.reorder(torch.arange(batch, device=image_ids.device).repeat_interleave(beams))
+        cache = run(_start_caption, model, image_ids, empty)
         return decoding.beam_decode(
-            lambda token, position: model.text_decoder.step(token, position, cache), cache.reorder,
-            batch, model.config.num_text_tokens, beam_size=beams, alpha=config.length_penalty,
-            bos_id=model.config.bos_id, suppressed=suppressed_ids(model), device=image_ids.device,
+            TextLogits(model), _reorder, cache, image_ids.shape[0], model.config.num_text_tokens,
+            beam_size=config.beam_size, alpha=config.length_penalty, bos_id=model.config.bos_id,
+            suppressed=suppressed_ids(model), device=image_ids.device, run=run,
         )  # fmt: skip

@@ -135,6 +135,22 @@ class Metrics:
         self._uploaded = time.monotonic()
 
 
+class Silent:
+    """Takes what `Metrics` takes and writes nothing: for the hosts of a run but one."""
+
+    def scalars(self, step, values):
+        pass
+
+    def image(self, step, tag, picture):
+        pass
+
+    def progress(self, step, values, num_samples, wait_seconds):
+        pass
+
+    def close(self):
+        pass
+
+
 def curves(workdir):
     """What a run has written: key -> (list of steps, list of values), from the events in a local workdir."""
     events = event_accumulator.EventAccumulator(storage.join(workdir, FOLDER), {event_accumulator.SCALARS: 0})

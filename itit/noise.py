@@ -1,9 +1,15 @@
 """Random draws, each a function of (seed, step, part, name): a resumed run repeats them, nothing is stored.
 
-Everything that draws takes a `noise(name, shape)` that returns uniform float32 in (0, 1); tests pass their own.
+Everything that draws takes a `noise(name, shape)` that returns uniform float32 in (0, 1); tests pass their own. `Noise`
+is torch's generator, fastest on processors and GPUs. `CounterNoise` computes the same numbers on every device and from
+every position by itself, for XLA: a compiled step gets fresh draws by a new key, and a chip draws its rows alone
+(XLA's own generator draws the global batch on every chip).
 """
 
 import hashlib
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -27,9 +33,74 @@ class Noise:
         generator = torch.Generator(self.device).manual_seed(_hash(*self.key, name))
         return torch.rand(shape, generator=generator, device=self.device).clamp_(min=_SMALLEST)
 
-    def seed_dropout(self):
+    def start_dropout(self, model):
         """Dropout draws from torch's own generators; seeds them for this part of this step."""
+        for _, dropout in _dropouts(model):
+            dropout.noise = None
         torch.manual_seed(_hash(*self.key, "dropout"))
+
+
+def _everywhere(x):
+    return x
+
+
+class CounterNoise(NamedTuple):
+    """Draws computed from counters: the same on every device, however it is split.
+
+    A number is a hash of (key, name, row, place in the row): two rounds of multiplying and shifting (the mixer
+    "lowbias32" of C. Wellons' hash-prospector), with 64 bits of key and row worked in.
+
+    `key`: int32 [2] on the device, see `counter_key`. `place` puts a fresh tensor [rows, ...] where its rows belong.
+    """
+
+    key: torch.Tensor
+    place: Callable = _everywhere
+    prefix: str = ""
+
+    def __call__(self, name, shape):
+        """Uniform float32 of this shape, in (0, 1)."""
+        word = _hash(self.prefix + name)
+        low, high = _mix(self.key[0] ^ _int32(word)), _mix(self.key[1] ^ _int32(word >> 31))
+        rows = torch.arange(shape[0], dtype=torch.int32, device=self.key.device)
+        low, high = (self.place(_mix(rows * factor ^ k)) for factor, k in ((1, low), (0x3C6EF372, high)))  # [rows]
+        ones = [1] * (len(shape) - 1)
+        cells = torch.arange(math.prod(shape[1:]), dtype=torch.int32, device=self.key.device)
+        bits = _mix(cells.view(1, *shape[1:]) ^ low.view(-1, *ones), high.view(-1, *ones))
+        return self.place(_shift(bits, 8).float() * 2.0**-24).clamp(min=_SMALLEST)
+
+    def start_dropout(self, model):
+        """Every dropout of the model draws from this noise, at each of its calls anew."""
+        for name, dropout in _dropouts(model):
+            dropout.noise = prefixed(self, f"dropout/{name}")
+            dropout.num_calls = 0
+
+
+def counter_key(seed, step, part=0):
+    """The key of a `CounterNoise`: int32 [2], on the host."""
+    word = _hash(seed, step, part)
+    return torch.tensor([_int32(word), _int32(word >> 31)], dtype=torch.int32)
+
+
+def _int32(word):
+    """The low 32 bits, signed."""
+    return ((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
+
+
+def _shift(x, bits):
+    """Shifts int32 right and fills with zeros, which torch's shift does not (and its >> divides, on XLA)."""
+    return torch.bitwise_right_shift(x, x.new_full((), bits)) & ((1 << (32 - bits)) - 1)
+
+
+def _mix(x, middle=0):
+    """Each bit of int32 `x`, and of `middle` worked in half way, changes half of the bits of the result."""
+    x = (x ^ _shift(x, 16)) * 0x7FEB352D
+    x = x ^ middle
+    x = (x ^ _shift(x, 15)) * _int32(0x846CA68B)
+    return x ^ _shift(x, 16)
+
+
+def _dropouts(model):
+    return ((name, part) for name, part in model.named_modules() if hasattr(part, "num_calls"))
 
 
 def gumbel(uniform):
@@ -39,4 +110,14 @@ def gumbel(uniform):
 
 def prefixed(noise, prefix):
     """The same noise under names that begin with `prefix`, so that two users of a name draw differently."""
+    if isinstance(noise, CounterNoise):
+        return noise._replace(prefix=f"{noise.prefix}{prefix}/")
     return lambda name, shape: noise(f"{prefix}/{name}", shape)
+
+
+def indexed(noise, index):
+    """The same noise for a turn of a loop: `index` is an int, or for `CounterNoise` also an int64 [] on its device."""
+    if isinstance(noise, CounterNoise):
+        index = torch.as_tensor(index, device=noise.key.device).to(torch.int32)
+        return noise._replace(key=_mix(noise.key, _mix((index + 1) * 0x3C6EF372)))
+    return lambda name, shape: noise(f"{name}{index}", shape)

@@ -20,9 +20,9 @@ from itit.decoding import EOS, PAD, suppress
 from itit.losses import token_cross_entropy
 from itit.masking import draw_masking, mask_ratio, num_dropped
 from itit.models import Text
-from itit.models.layers import take_tokens
 from itit.noise import gumbel, prefixed
 from itit.straight_through import scale_gradient, straight_through_embed
+from itit.tokens import take_tokens
 
 
 def t2i(model, image_ids, text, masking, total, config):
@@ -46,21 +46,26 @@ def t2t(model, text_ids, total, config):
     return token_cross_entropy(logits, text_ids, _text_weights(text_ids), total, config.label_smoothing)
 
 
-def t2i2t(model, text_ids, text, empty, maskings, noise, total, config, decode):
+def synthesize_image(model, text, empty, noise, config, decode, run=None):
+    """The picture inside t2i2t: image tokens int64 [B, N] by the inference pipeline, without gradient."""
+    return inference.generate(
+        model, text, empty, prefixed(noise, "t2i2t/synthesis"), decode, num_steps=decode.synth_decode_steps,
+        guided=decode.synth_cfg, dropped=inference.drops(model, config, decode), run=run,
+    )  # fmt: skip
+
+
+def t2i2t(model, image_ids, text_ids, text, empty, maskings, noise, total, config):
     """Text -> picture -> text (figure 3 top, eq. 3).
 
     The first encoder pass gets no gradient; the caption loss reaches the image decoder through the tokens that were
     masked in the first pass and are seen in the second.
 
     Args:
+      image_ids: int64 [B, N], from `synthesize_image`.
       maskings: of the reconstruction (as text-to-image) and of the captioning (as image-to-text).
-      noise: of the synthesis and of the Gumbel estimator.
+      noise: of the Gumbel estimator.
     """
     first, second = maskings
-    image_ids = inference.generate(
-        model, text, empty, prefixed(noise, "t2i2t/synthesis"), decode, num_steps=decode.synth_decode_steps,
-        guided=decode.synth_cfg, dropped=inference.drops(model, config, decode),
-    )  # fmt: skip
     embeds = model.embed(image_ids, second)
     if config.t2i2t == "full" or config.half_cycle == "stop_gradient":
         logits = _reconstruct_image(model, image_ids, text, first, second, noise, config)
@@ -74,16 +79,21 @@ def t2i2t(model, text_ids, text, empty, maskings, noise, total, config, decode):
     return _text_loss(model, encoded, second, text_ids, total, config)
 
 
-def i2t2i(model, t5, image_ids, empty, maskings, total, config):
+def synthesize_text(model, image_ids, empty, run=None):
+    """The text inside i2t2i: int64 [B, L], greedy, without gradient."""
+    return inference.caption_greedy(model, image_ids, empty, run)
+
+
+def i2t2i(model, t5, text_ids, image_ids, empty, maskings, total, config):
     """Picture -> text -> picture (figure 3 bottom, eq. 4).
 
     The first encoder pass gets no gradient; the image loss reaches the text decoder through the frozen T5.
 
     Args:
+      text_ids: int64 [B, L], from `synthesize_text`.
       maskings: of the captioning (as image-to-text) and of the reconstruction (as text-to-image).
     """
     first, second = maskings
-    text_ids = inference.caption_greedy(model, image_ids, empty)
     mask = text_ids != PAD
     soft = t5.token_embed(text_ids)
     if config.i2t2i == "full" or config.half_cycle == "stop_gradient":

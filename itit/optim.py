@@ -125,6 +125,10 @@ class Ema:
         self.decay = decay
         self.average = {name: p.detach().clone() for name, p in named_parameters if p.requires_grad}
 
+    def state(self):
+        """The averaged weights by name, to save or to load in place."""
+        return self.average
+
     @torch.no_grad()
     def update(self, named_parameters, finite):
         """Moves the average towards the weights, unless the step's gradient was not `finite` (bool, 0-d)."""

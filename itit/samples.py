@@ -11,15 +11,25 @@ import torch
 from PIL import Image, ImageDraw
 
 from itit import inference
+from itit.eager import Eager
 from itit.models import encode_text
 from itit.noise import prefixed
 
 
 class Translator:
-    """Text ids to picture ids and back, with the weights and the frozen parts of a `train_step.State`."""
+    """Text ids to picture ids and back, with the weights and the frozen parts of a `train_step.State`.
 
-    def __init__(self, state, config, noise, batch_size=64):
-        self.state, self.config, self.noise, self.batch_size = state, config, noise, batch_size
+    `run`: how the parts are run (see eager.py; default: as they stand).
+    """
+
+    def __init__(self, state, config, noise, batch_size=64, run=None):
+        self.state, self.config, self.noise, self.run, self.batch_size = (
+            state,
+            config,
+            noise,
+            run or Eager(),
+            batch_size,
+        )
 
     def pictures(self, text_ids, name="prompt"):
         """Guided parallel decoding: int64 [B, L] -> int64 [B, N]. `name` tells its noise from that of other calls."""
@@ -37,32 +47,41 @@ class Translator:
             stages.append(self.pictures(stages[-1], f"turn{turn}") if from_text else self.captions(stages[-1]))
         return stages
 
-    @torch.no_grad()
     def pixels(self, image_ids):
         """int64 [B, N] -> uint8 numpy [B, S, S, 3]."""
-        return self._in_batches(image_ids, "", lambda ids, _: self.state.vqgan.to_pixels(ids)).cpu().numpy()
+        return self._in_batches(image_ids, "", self._pixels).cpu().numpy()
 
     def _in_batches(self, ids, name, function):
-        chunks = [function(part, f"{name}/{i}") for i, part in enumerate(ids.split(self.batch_size))]
-        return torch.cat(chunks)
+        parts = self.run(torch.split, ids, self.batch_size)
+        return self.run(torch.cat, [function(part, f"{name}/{i}") for i, part in enumerate(parts)])
 
     def _generate(self, text_ids, name):
-        text = encode_text(self.state.t5, text_ids)
-        with torch.no_grad():
-            empty = self.state.empty_text()
+        text, empty = self.run(encode_text, self.state.t5, text_ids), self.run(_empty_text, self.state)
         noise = prefixed(self.noise, f"samples/{name}")
         dropped = inference.drops(self.state.model, self.config.objective, self.config.decode)
-        return inference.generate(self.state.model, text, empty, noise, self.config.decode, dropped=dropped)
+        return inference.generate(
+            self.state.model, text, empty, noise, self.config.decode, dropped=dropped, run=self.run
+        )
 
     def _beam(self, image_ids, _):
-        with torch.no_grad():
-            empty = self.state.empty_text()
-        return inference.caption_beam(self.state.model, image_ids, empty, self.config.decode)
+        empty = self.run(_empty_text, self.state)
+        return inference.caption_beam(self.state.model, image_ids, empty, self.config.decode, self.run)
 
     def _greedy(self, image_ids, _):
-        with torch.no_grad():
-            empty = self.state.empty_text()
-        return inference.caption_greedy(self.state.model, image_ids, empty)
+        return inference.caption_greedy(self.state.model, image_ids, self.run(_empty_text, self.state), self.run)
+
+    def _pixels(self, image_ids, _):
+        return self.run(_to_pixels, self.state.vqgan, image_ids)
+
+
+@torch.no_grad()
+def _empty_text(state):
+    return state.empty_text()
+
+
+@torch.no_grad()
+def _to_pixels(vqgan, image_ids):
+    return vqgan.to_pixels(image_ids)
 
 
 class Panel(NamedTuple):

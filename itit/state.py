@@ -1,4 +1,6 @@
-"""What every main that runs ITIT begins with: its device, the frozen parts, a fresh `State`, and saved weights in it.
+"""What every main that runs ITIT begins with: the frozen parts, a fresh `State`, and saved weights in it.
+
+A `backend` is where it runs (see backend.py).
 
 Shapes: B batch, N image tokens, S side of a picture in pixels.
 """
@@ -18,20 +20,6 @@ from itit.optim import Adafactor, Ema
 from itit.train_step import State
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-# ---------------------------------------------------------------------------------------------- device
-
-
-def pick_device(backend):
-    """The torch device of a `--backend`. Raises ValueError where it is not there."""
-    if backend == "auto":
-        backend = "cuda" if torch.cuda.is_available() else "cpu"
-    if backend == "xla":
-        raise ValueError("--backend=xla: not there yet; choose cpu or cuda")
-    if backend == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
-    return torch.device(backend)
 
 
 # ---------------------------------------------------------------------------------------------- frozen parts
@@ -60,7 +48,7 @@ def load_module(module, folder, tensors):
         raise ValueError(f"{folder}: {checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}: {cause}") from None
 
 
-def make_t5(config, device):
+def make_t5(config, backend):
     """The frozen text encoder, from its weights or at random."""
     t5 = T5Encoder(config.t5)
     if config.t5.weights:
@@ -69,10 +57,10 @@ def make_t5(config, device):
         t5.init_weights(config.t5.seed)
         logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their "
                         "order apart, and know no language.", config.t5.seed)  # fmt: skip
-    return t5.to(device, DTYPES[config.train.compute_dtype])
+    return backend.adopt(t5.to(DTYPES[config.train.compute_dtype]))
 
 
-def make_vqgan(config, device):
+def make_vqgan(config, backend):
     """The frozen image tokenizer, or None where none is given (ready ids, no pictures wanted)."""
     if not config.data.vqgan:
         return None
@@ -87,30 +75,32 @@ def make_vqgan(config, device):
             raise ValueError(f"--{flag}={value}: the image tokenizer in {config.data.vqgan} has {found}")
     vqgan = VQGAN(vqgan_config)
     load_module(vqgan, config.data.vqgan, weights)
-    return vqgan.to(device).eval().requires_grad_(False)
+    return backend.adopt(vqgan.eval().requires_grad_(False))
 
 
 # ---------------------------------------------------------------------------------------------- model and state
 
 
-def make_state(config, device):
+def make_state(config, backend):
     """Everything that a step needs, fresh from the seed. Sets torch's precision of float32 products, too."""
     torch.set_float32_matmul_precision(config.train.matmul_precision)
-    t5, vqgan = make_t5(config, device), make_vqgan(config, device)
+    t5, vqgan = make_t5(config, backend), make_vqgan(config, backend)
     torch.manual_seed(config.train.seed)
-    model = ITIT(config.model).to(device)
+    model = backend.adopt(ITIT(config.model))
     set_compute_dtype(model, DTYPES[config.train.compute_dtype])
     optimizer = Adafactor(model.named_parameters(), config.optim)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
-    nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, device))
-    return State(model, t5, vqgan, nothing, optimizer, ema)
+    nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, backend.device))
+    state = State(model, t5, vqgan, nothing, optimizer, ema)
+    backend.place_state(state)
+    return state
 
 
 def fingerprint(module):
     """Checksum of a frozen module's weights as bf16, so that it does not depend on --compute_dtype."""
     checksum = google_crc32c.Checksum()
     for _, tensor in sorted(module.state_dict().items()):
-        checksum.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+        checksum.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return checksum.hexdigest().decode()
 
 
@@ -120,8 +110,8 @@ def frozen(state):
     return {name: fingerprint(part) for name, part in parts.items() if part is not None}
 
 
-def load_state(state, tensors, meta, place):
-    """Copies saved tensors into the state.
+def load_state(state, tensors, meta, place, backend):
+    """Puts saved tensors into the state.
 
     Raises ValueError naming the first that does not fit, or a frozen part that is not the one trained with: random T5
     weights are drawn again from their seed, and others would do silent harm.
@@ -135,18 +125,15 @@ def load_state(state, tensors, meta, place):
             raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")
         if tensors[name].shape != tensor.shape:
             raise ValueError(f"{place}: {name} is {tuple(tensors[name].shape)}, this run has {tuple(tensor.shape)}")
-        with torch.no_grad():
-            tensor.copy_(tensors[name])
+        backend.fill(tensor, tensors[name])
 
 
 # ---------------------------------------------------------------------------------------------- samples
 
 
-def to_device(batch, device):
-    """A batch of NumPy arrays as tensors on the device, by the same names."""
-    return {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in batch.items()}
-
-
 def image_ids_of(batch, state):
-    """The codes, int64 [B, N], of a batch with "image_ids" or with "images", uint8 [B, S, S, 3]."""
-    return batch["image_ids"] if "image_ids" in batch else state.vqgan.tokenize(batch["images"])
+    """The codes, int64 [B, N], of a batch with "image_ids" or with "images", uint8 [B, S, S, 3]; without gradient."""
+    if "image_ids" in batch:
+        return batch["image_ids"]
+    with torch.no_grad():
+        return state.vqgan.tokenize(batch["images"])

@@ -8,6 +8,8 @@ Shapes: B batch, K tokens, V choices, D width of a row.
 
 import torch
 
+from itit.tokens import add_rows
+
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
@@ -25,7 +27,7 @@ class _StraightThrough(torch.autograd.Function):
             grad_probs = (grad.to(ctx.dtype) @ table.to(ctx.dtype).T).float()  # d/d one-hot, taken as d/d softmax
             grad_logits = probs * (grad_probs - (probs * grad_probs).sum(-1, keepdim=True))
         if ctx.needs_input_grad[1]:
-            grad_table = torch.zeros_like(table).index_add_(0, chosen.flatten(), grad.flatten(0, -2).to(table.dtype))
+            grad_table = add_rows(grad.to(table.dtype), chosen, len(table), ctx.dtype)
         return grad_logits, grad_table, None
 
 

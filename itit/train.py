@@ -7,24 +7,25 @@ again with the same command and goes on from its newest checkpoint, bit for bit 
 import dataclasses
 import signal
 import sys
+import time
 
-import torch
 from absl import logging
 
+from itit import backend as backends
 from itit import checkpoint, flags, samples, storage
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.data.streams import Streams, prefetch
 from itit.data.text import Detokenizer
-from itit.metrics import Metrics
-from itit.noise import Noise
+from itit.metrics import Metrics, Silent
 from itit.optim import learning_rate
-from itit.state import frozen, image_ids_of, load_state, make_state, pick_device, settle, to_device
+from itit.sharding import check_batches
+from itit.state import frozen, image_ids_of, load_state, make_state, settle
 from itit.train_step import tasks, train_step
 
 # ---------------------------------------------------------------------------------------------- resume
 
 
-def resume(workdir, state, config):
+def resume(workdir, state, config, backend):
     """Loads the newest whole checkpoint, if there is one. Returns the number of steps done."""
     found = checkpoint.restore(workdir)
     if found is None:
@@ -36,12 +37,21 @@ def resume(workdir, state, config):
         old, new = getattr(saved, field.name), getattr(config.model, field.name)
         if field.name != "preset" and old != new:
             raise ValueError(f"{place}: was trained with --{field.name}={old}, this run has {new}")
-    load_state(state, tensors, meta, place)
+    load_state(state, tensors, meta, place, backend)
     logging.info("goes on from step %d", step)
     return step
 
 
 # ---------------------------------------------------------------------------------------------- data
+
+
+def open_streams(config, backend):
+    """This host's share of the data. Raises ValueError where the batches do not divide, or hosts read the same rows."""
+    streams = Streams(config, backend.host_index, backend.num_hosts)
+    logging.info("data:\n%s", streams.describe())
+    check_batches(tasks(config, sys.maxsize), backend.num_devices, config.optim.num_microbatches)
+    backend.check_rows(streams.rows(0))
+    return streams
 
 
 def check_pictures(batch, state):
@@ -69,12 +79,12 @@ class Interrupt:
         signal.signal(number, signal.SIG_DFL)
 
 
-def write_samples(state, config, batch, detokenizer, metrics, step):
+def write_samples(state, config, backend, batch, detokenizer, metrics, step):
     """Pictures, captions and cycles to TensorBoard."""
-    with torch.no_grad(), state.averaged():
-        codes = {"image_ids": image_ids_of(batch, state), "text_ids": batch["text_ids"]}
-        noise = Noise(config.train.seed, step, codes["text_ids"].device)
-        translator = samples.Translator(state, config, noise)
+    with state.averaged():
+        codes = {"image_ids": backend.sampler(image_ids_of, batch, state), "text_ids": batch["text_ids"]}
+        noise = backend.noise(config.train.seed, step)
+        translator = samples.Translator(state, config, noise, run=backend.sampler)
         for name, picture in samples.collect(translator, codes, detokenizer).items():
             metrics.image(step, f"samples/{name}", picture)
 
@@ -89,56 +99,67 @@ def can_sample(config, state):
     return not missing
 
 
+def told_to_stop(interrupt, backend, step, config):
+    """Whether to save and leave. Several hosts do so after the same step, which they agree on where metrics are due."""
+    due = backend.num_hosts == 1 or step % config.log_every == 0
+    return due and backend.any_host(interrupt.signal is not None)
+
+
 def run(config):
     """Trains until num_steps (or stop_after_steps of this call). Returns the exit code."""
-    if not config.train.workdir:
+    started, workdir, t = time.monotonic(), config.train.workdir, config.train
+    if not workdir:
         raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
-    device, workdir, t = pick_device(config.train.backend), config.train.workdir, config.train
+    backend = backends.connect(t)
     config = settle(config)
     interrupt = Interrupt()
-    streams = Streams(config)
-    logging.info("data:\n%s", streams.describe())
+    streams = open_streams(config, backend)
 
-    state = make_state(config, device)
+    state = make_state(config, backend)
     count = sum(p.numel() for p in state.model.parameters())
-    logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, device, t.compute_dtype)
-    start = step = resume(workdir, state, config)
+    logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend, t.compute_dtype)
+    start = step = resume(workdir, state, config, backend)
     storage.make_dirs(workdir)
-    storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
+    if backend.leads:
+        storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
     meta = {"model": to_json(config.model), "frozen": frozen(state)}
     end = config.optim.num_steps
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)
     sampling = can_sample(config, state)
     if sampling:
-        sample_batch = to_device(streams.sample_batch(t.num_samples), device)
+        sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
         detokenizer = Detokenizer(config.data.vocabulary)
 
-    metrics = Metrics(workdir, config.optim.num_steps, start)
+    metrics = Metrics(workdir, config.optim.num_steps, start) if backend.leads else Silent()
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
-    while step < end and interrupt.signal is None:
-        if batch is None or not t.overfit_batch:
-            batch = to_device(next(batches), device)
-            check_pictures(batch, state)
-            waited += batches.wait_seconds
+    stop = told_to_stop(interrupt, backend, 0, t)
+    while step < end and not stop:
         active, rate = tasks(config, step), learning_rate(step, config.optim)
         # Over-fitting repeats its masks and its noise, too, so that the loss has a floor to reach.
         noise_step = 0 if t.overfit_batch else step
-        noises = [Noise(t.seed, noise_step, device, part) for part in range(config.optim.num_microbatches)]
-        values = train_step(state, batch, noises, rate, config, active)
+        with backend.watch(workdir if step == t.profile_step else ""):
+            if batch is None or not t.overfit_batch:
+                batch = backend.to_device(next(batches))
+                check_pictures(batch, state)
+                waited += batches.wait_seconds
+            noises = [backend.noise(t.seed, noise_step, part) for part in range(config.optim.num_microbatches)]
+            values = train_step(state, batch, noises, rate, config, active, backend.run)
         step += 1
         num_samples += sum(active.values())
+        if step == start + 1:
+            float(values["loss"])  # waits for it
+            metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
         if step % t.log_every == 0 or step == end:
             values |= {"learning_rate": rate, "data/damaged": streams.num_bad, "data/cut_texts": streams.num_cut}
             metrics.progress(step, values, num_samples, waited)
             waited, num_samples = 0.0, 0
         if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
-            write_samples(state, config, sample_batch, detokenizer, metrics, step)
-        if step % t.checkpoint_every == 0 and step < end:
-            checkpoint.save(workdir, step, state.tensors(), meta, t.keep_last)
-    if step > start:
-        checkpoint.save(workdir, step, state.tensors(), meta, t.keep_last)
+            write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
+        stop = told_to_stop(interrupt, backend, step, t)
+        if step % t.checkpoint_every == 0 or step == end or stop:
+            checkpoint.save(workdir, step, backend.fetch(state.tensors()), meta, t.keep_last, backend.leads)
     batches.close()
     metrics.close()
     if interrupt.signal is not None:

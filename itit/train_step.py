@@ -1,5 +1,7 @@
 """One optimizer step: a batch of the three streams in, every loss of ITIT out. Plain torch; what a backend compiles.
 
+A step is a few calls of `run` (see eager.py): `prepare`, the synthesis inside the two cycles, and `update`.
+
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 """
 
@@ -9,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from itit import objectives
+from itit.eager import Eager
 from itit.models import Text, encode_text
 from itit.optim import Adafactor, Ema
 
@@ -34,27 +37,21 @@ class State(NamedTuple):
         tensors = {f"model/{name}": p for name, p in self.model.named_parameters()}
         tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.state().items()}
         if self.ema is not None:
-            tensors |= {f"ema/{name}": t for name, t in self.ema.average.items()}
+            tensors |= {f"ema/{name}": t for name, t in self.ema.state().items()}
         return tensors
 
     @contextlib.contextmanager
     def averaged(self):
         """Inside, the model holds the averaged weights, if there are any."""
-        if self.ema is None:
-            yield
-            return
-        own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        _load(self.model, self.ema.average)
+        average = self.ema.average if self.ema else {}
+        own = {name: p.data for name, p in self.model.named_parameters()}
+        for name, p in self.model.named_parameters():
+            p.data = average.get(name, p.data)
         try:
             yield
         finally:
-            _load(self.model, own)
-
-
-@torch.no_grad()
-def _load(model, tensors):
-    for name, p in model.named_parameters():
-        p.copy_(tensors[name])
+            for name, p in self.model.named_parameters():
+                p.data = own[name]
 
 
 def tasks(config, step):
@@ -67,7 +64,7 @@ def tasks(config, step):
     return {name: size for name, size in sizes.items() if size}
 
 
-def train_step(state, batch, noises, rate, config, active):
+def train_step(state, batch, noises, rate, config, active, run=None):
     """Runs one step.
 
     Args:
@@ -75,18 +72,41 @@ def train_step(state, batch, noises, rate, config, active):
         "text_ids" int64 [B, L].
       noises: a `noise.Noise` for each microbatch.
       rate: learning rate.
-      active: names of the tasks of this step (see `tasks`).
+      active: task -> samples, of this step (see `tasks`).
+      run: how its parts are run (default: as they stand).
 
     Returns:
       "loss", "grad_norm" and "loss/NAME" -> float32, 0-d, on the device: nothing here waits for it.
     """
-    parts = [_prepare(state, part, noise, noises[0], config, active)
-             for part, noise in zip(_split(batch, active, len(noises)), noises, strict=True)]  # fmt: skip
+    run = run or Eager()
+    parts = [run(prepare, state, batch, noise, noises[0], config, active, (i, len(noises)))
+             for i, noise in enumerate(noises)]  # fmt: skip
+    parts = [synthesize(state, part, noise, config, run) for part, noise in zip(parts, noises, strict=True)]
+    return run(update, state, parts, noises, run.number(rate), config, updates=list(state.tensors().values()))
+
+
+def synthesize(state, part, noise, config, run):
+    """The Part with what the cycles make by the inference pipelines: pictures from texts, texts from pictures.
+
+    Nothing here has a gradient; the weights are those before the step.
+    """
+    images, texts, empty = {}, {}, part.empty
+    if "t2i2t" in part.text_ids:
+        images["t2i2t"] = objectives.synthesize_image(
+            state.model, part.texts["t2i2t"], empty, noise, config.objective, config.decode, run
+        )
+    if "i2t2i" in part.image_ids:
+        texts["i2t2i"] = objectives.synthesize_text(state.model, part.image_ids["i2t2i"], empty, run)
+    return part._replace(image_ids=part.image_ids | images, text_ids=part.text_ids | texts)
+
+
+def update(state, parts, noises, rate, config):
+    """Losses, gradients and the optimizer's step, in place. Returns what `train_step` returns."""
     totals = {name: sum(part.totals[name] for part in parts) for name in parts[0].totals}
     metrics = {}
     state.model.train()
     for part, noise in zip(parts, noises, strict=True):
-        noise.seed_dropout()
+        noise.start_dropout(state.model)
         losses = compute_losses(state, part, totals, noise, config)
         loss = sum(getattr(config.objective, f"{name}_weight") * value for name, value in losses.items())
         loss.backward()
@@ -99,11 +119,15 @@ def train_step(state, batch, noises, rate, config, active):
 
 
 class Part(NamedTuple):
-    """A microbatch ready to be learned from: per task the image ids, text ids and Text; per pass the Masking."""
+    """A microbatch ready to be learned from: per task the image ids, text ids and Text; per pass the Masking.
+
+    `empty` is the empty Text, of one row, without gradient.
+    """
 
     image_ids: dict
     text_ids: dict
     texts: dict
+    empty: Text
     maskings: dict
     totals: dict
 
@@ -120,14 +144,16 @@ def compute_losses(state, part, totals, noise, config):
         losses["i2t"], losses["i2t_i2i"] = objectives.i2t(
             model, images["i2t"], ids["i2t"], empty, maskings["i2t"], totals["i2t"], totals["i2t_i2i"], o
         )
-    if "t2i2t" in ids:
+    if "t2i2t/first" in maskings:
         passes = maskings["t2i2t/first"], maskings["t2i2t/second"]
         losses["t2i2t"] = objectives.t2i2t(
-            model, ids["t2i2t"], texts["t2i2t"], empty, passes, noise, totals["t2i2t"], o, config.decode
+            model, images["t2i2t"], ids["t2i2t"], texts["t2i2t"], empty, passes, noise, totals["t2i2t"], o
         )
-    if "i2t2i" in images:
+    if "i2t2i/first" in maskings:
         passes = maskings["i2t2i/first"], maskings["i2t2i/second"]
-        losses["i2t2i"] = objectives.i2t2i(model, state.t5, images["i2t2i"], empty, passes, totals["i2t2i"], o)
+        losses["i2t2i"] = objectives.i2t2i(
+            model, state.t5, ids["i2t2i"], images["i2t2i"], empty, passes, totals["i2t2i"], o
+        )
     if "t2t" in ids:
         losses["t2t"] = objectives.t2t(model, ids["t2t"], totals["t2t"], o)
     if "i2i" in images:
@@ -136,21 +162,23 @@ def compute_losses(state, part, totals, noise, config):
     return losses
 
 
-def _split(batch, active, num_parts):
-    """Cuts every task of a batch into microbatches; tasks that are not active are left out."""
-    chunks = {key: value.chunk(num_parts) for key, value in batch.items() if key.split("/")[0] in active}
-    return [{key: pieces[i] for key, pieces in chunks.items()} for i in range(num_parts)]
-
-
-def _prepare(state, batch, noise, whole, config, active):
+def prepare(state, batch, noise, whole, config, active, part):
     """Tokenizes pictures, encodes texts and draws the masks: what needs no gradient, once for all tasks.
 
-    `noise` is the microbatch's own, `whole` that of the batch.
+    Args:
+      noise, whole: the microbatch's own noise, and that of the batch.
+      part: (index, number) of the microbatches that every task is cut into. Tasks that are not active are left out.
+
+    Returns:
+      Part.
     """
+    index, number = part
     pictures, image_ids, text_ids = {}, {}, {}
     for key, value in batch.items():
         task, field = key.split("/")
-        {"images": pictures, "image_ids": image_ids, "text_ids": text_ids}[field][task] = value
+        if task in active:
+            fields = {"images": pictures, "image_ids": image_ids, "text_ids": text_ids}[field]
+            fields[task] = value.chunk(number)[index]
     if pictures:
         with torch.no_grad():
             image_ids |= _joined(state.vqgan.tokenize, pictures)
@@ -162,7 +190,9 @@ def _prepare(state, batch, noise, whole, config, active):
     sizes = {task: len(image_ids.get(task, text_ids.get(task))) for task in active}
     maskings = objectives.draw_maskings(noise, sizes, state.model.config.num_image_tokens, config.objective,
                                         state.t5_of_nothing.mask.device, whole)  # fmt: skip
-    return Part(image_ids, text_ids, texts, maskings, objectives.totals(maskings, text_ids, config.objective))
+    with torch.no_grad():
+        empty = state.empty_text()
+    return Part(image_ids, text_ids, texts, empty, maskings, objectives.totals(maskings, text_ids, config.objective))
 
 
 def _joined(function, inputs):

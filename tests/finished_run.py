@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from itit import checkpoint, flags, samples
+from itit.backend import Local
 from itit.config import VqganConfig
 from itit.data.records import RecordWriter, encode_example
 from itit.metrics import Metrics
@@ -78,7 +79,7 @@ def finish(folder, pairs, vocab_size):
         t2i2t_batch=0, t2i2t="off", i2t2i_batch=0, i2t2i="off", t2t_batch=0, i2i_batch=0,
     )  # fmt: skip
     (folder / "run" / "resolved.cfg").write_text(flags.to_flagfile(config))
-    state = make_state(config, torch.device("cpu"))
+    state = make_state(config, Local("cpu"))
     small.stir(state.model)
     tensors = state.tensors()
     tensors = {name: torch.randn_like(t) * 0.1 if name.startswith("ema/") else t for name, t in tensors.items()}

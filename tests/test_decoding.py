@@ -29,7 +29,7 @@ def count_masked(ids, num_steps, mask_id, codes=5):
         return torch.randn(*current.shape, codes)
 
     out = decoding.parallel_decode(
-        logits_fn, ids, small.Recorded(), num_steps=num_steps, mask_token_id=mask_id, choice_temperature=32.0
+        [logits_fn] * num_steps, ids, small.Recorded(), mask_token_id=mask_id, choice_temperature=32.0
     )
     return seen, out
 
@@ -103,7 +103,7 @@ def test_decode_equals_numpy(anneal, temperature):
 
     noise = small.Recorded()
     out = decoding.parallel_decode(
-        logits_fn, ids, noise, num_steps=steps, mask_token_id=codes, choice_temperature=temperature, anneal=anneal
+        [logits_fn] * steps, ids, noise, mask_token_id=codes, choice_temperature=temperature, anneal=anneal
     )
     expected = reference_decode(logits_of, ids, noise, steps, codes, temperature, anneal)
     assert np.array_equal(out.numpy(), expected)
@@ -122,7 +122,7 @@ def test_without_choice_noise_the_most_confident_are_committed_first():
 
     noise = small.Recorded()
     decoding.parallel_decode(
-        logits_fn, torch.full((1, tokens), codes), noise, num_steps=steps, mask_token_id=codes, choice_temperature=0.0
+        [logits_fn] * steps, torch.full((1, tokens), codes), noise, mask_token_id=codes, choice_temperature=0.0
     )
     log_probs = logits.log_softmax(-1)
     for step in range(steps - 1):
@@ -137,7 +137,7 @@ def test_samples_follow_the_softmax():
     logits = torch.randn(6) * 1.5
     ids = torch.full((40, 500), 6)
     out = decoding.parallel_decode(
-        lambda current, step: logits.expand(*current.shape, 6), ids, small.Recorded(), num_steps=1, mask_token_id=6,
+        [lambda current, step: logits.expand(*current.shape, 6)], ids, small.Recorded(), mask_token_id=6,
         choice_temperature=32.0,
     )  # fmt: skip
     frequency = torch.bincount(out.flatten(), minlength=6) / out.numel()
@@ -150,9 +150,9 @@ def test_guidance():
     scale = float(torch.rand(())) * 4
     expected = (1 + scale) * conditional.double() - scale * unconditional.double()
     torch.testing.assert_close(decoding.guide(conditional, unconditional, scale).double(), expected)
-    values = [decoding.ramp(2.0, "linear", step, 24) for step in range(24)]
+    values = [float(decoding.ramp(2.0, "linear", step, 24, "cpu")) for step in range(24)]
     np.testing.assert_allclose(values, [2.0 * (step + 1) / 24 for step in range(24)])
-    assert values[-1] == 2.0 and decoding.ramp(2.0, "constant", 0, 24) == 2.0
+    assert values[-1] == 2.0 and decoding.ramp(2.0, "constant", 0, 24, "cpu") == 2.0
 
 
 # ------------------------------------------------------------------------------------------ text
@@ -173,11 +173,8 @@ class Speaker:
         generator = torch.Generator().manual_seed(hash((self.seed, *prefix)) % 2**62)
         return torch.randn(self.vocab, generator=generator) * self.scale
 
-    def spread(self, beams):
-        self.prefixes = [prefix for prefix in self.prefixes for _ in range(beams)]
-        return self
-
-    def step(self, token, position):
+    def step(self, token, position, cache):
+        assert cache is self
         assert position.tolist() == [self.calls]
         self.calls += 1
         self.prefixes = [(*prefix, t) for prefix, t in zip(self.prefixes, token.tolist(), strict=True)]
@@ -185,6 +182,7 @@ class Speaker:
 
     def reorder(self, rows):
         self.prefixes = [self.prefixes[row] for row in rows.tolist()]
+        return self
 
 
 def greedy_reference(speaker, sample, length, suppressed):
@@ -202,8 +200,9 @@ def test_greedy_equals_python(early_exit):
     for _ in range(20):
         speaker = Speaker(4, 6)
         ids = decoding.greedy_decode(
-            speaker.step, 4, 7, bos_id=BOS, suppressed=[0, BOS], device="cpu", early_exit=early_exit
-        )
+            speaker.step, speaker, 4, 7, bos_id=BOS,
+            suppressed=[0, BOS], device="cpu", early_exit=early_exit,
+        )  # fmt: skip
         expected = [greedy_reference(speaker, sample, 7, (0, BOS)) for sample in range(4)]
         assert ids.tolist() == expected
         ended = max(row.index(1) + 1 if 1 in row else 7 for row in expected)
@@ -239,9 +238,8 @@ def beam_reference(speaker, sample, length, beams, alpha, suppressed):
 
 
 def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS)):
-    speaker.spread(beams)
     return decoding.beam_decode(
-        speaker.step, speaker.reorder, batch, length, beam_size=beams, alpha=alpha, bos_id=BOS,
+        speaker.step, Speaker.reorder, speaker, batch, length, beam_size=beams, alpha=alpha, bos_id=BOS,
         suppressed=list(suppressed), device="cpu",
     ).tolist()  # fmt: skip
 
@@ -307,21 +305,19 @@ def test_beam_equals_transformers():
     gpt = Mute(config).eval()
     batch, beams, length = 4, 4, 7
     starts = torch.randint(3, 9, (batch, 2))  # a prompt of each sample, so that they differ
-    rows = starts.repeat_interleave(beams, 0)
 
-    def step(token, position):
-        nonlocal rows
-        rows = torch.cat([rows, token[:, None]], 1)
+    def step(token, position, rows):
+        rows[0] = torch.cat([rows[0], token[:, None]], 1)
         with torch.no_grad():
-            return gpt(rows).logits[:, -1]
+            return gpt(rows[0]).logits[:, -1]
 
-    def reorder(order):
-        nonlocal rows
-        rows = rows[order]
+    def reorder(rows, order):
+        return [rows[0][order]]
 
     found = decoding.beam_decode(
-        step, reorder, batch, length, beam_size=beams, alpha=0.0, bos_id=BOS, suppressed=[0, BOS], device="cpu"
-    )
+        step, reorder, [starts], batch, length, beam_size=beams, alpha=0.0, bos_id=BOS, suppressed=[0, BOS],
+        device="cpu",
+    )  # fmt: skip
     prompt = torch.cat([starts, torch.full((batch, 1), BOS)], 1)
     expected = gpt.generate(
         prompt, attention_mask=torch.ones_like(prompt), num_beams=beams, max_new_tokens=length, length_penalty=0.0,

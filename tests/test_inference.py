@@ -58,7 +58,7 @@ def test_generate_equals_straight_line_code(flags, guided):
 
     with torch.no_grad():
         expected = decoding.parallel_decode(
-            logits_fn, torch.full((BATCH, 16), 40), noise, num_steps=6, mask_token_id=40,
+            [logits_fn] * 6, torch.full((BATCH, 16), 40), noise, mask_token_id=40,
             choice_temperature=d.choice_temperature, anneal=d.choice_anneal,
         )  # fmt: skip
     single = Text(*(x[:1] for x in empty))
@@ -232,6 +232,6 @@ def test_every_draw_of_a_picture_has_a_name_of_its_own():
     config, model, text, empty = prepare()
     noise = small.Recorded()
     inference.generate(model, text, empty, noise, config.decode)
-    assert set(noise.draws) == {f"token{s}" for s in range(6)} | {f"choice{s}" for s in range(5)}
+    assert set(noise.draws) == {f"token{s}" for s in range(6)} | {f"choice{s}" for s in range(6)}
     draws = [Noise(3, 4, "cpu")(name, (50,)) for name in noise.draws]
     assert all(not torch.isclose(a, b).any() for i, a in enumerate(draws) for b in draws[:i])

@@ -6,8 +6,8 @@ import torch
 from itit import inference, objectives
 from itit.masking import draw_masking
 from itit.models import Text
-from itit.models.layers import take_tokens
 from itit.noise import Noise
+from itit.tokens import take_tokens
 from tests.tiny import gradients, loss_of, make_case, make_config, seeds
 
 TOKENS, WORDS = 16, 8

@@ -1,4 +1,4 @@
-"""What mains begin with: devices, frozen parts from their folders, fresh and saved states."""
+"""What mains begin with: frozen parts from their folders, fresh and saved states."""
 
 import dataclasses
 
@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from itit import checkpoint
+from itit.backend import Local
 from itit.config import T5Config, VqganConfig
 from itit.models import VQGAN, T5Encoder
-from itit.state import frozen, image_ids_of, load_state, make_state, make_vqgan, pick_device, settle, to_device
+from itit.state import frozen, image_ids_of, load_state, make_state, make_vqgan, settle
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 
-CPU = torch.device("cpu")
+BACKEND = Local("cpu")
 VQGAN_SIZES = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
                           codebook_size=40)  # fmt: skip
 
@@ -24,20 +25,6 @@ def save_vqgan(folder):
     return vqgan
 
 
-@pytest.mark.parametrize("gpu", [True, False])
-def test_devices(monkeypatch, gpu):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert pick_device("auto").type == ("cuda" if gpu else "cpu")
-    assert pick_device("cpu") == CPU
-    with pytest.raises(ValueError, match="--backend=xla: .*cpu or cuda"):
-        pick_device("xla")
-    if gpu:
-        assert pick_device("cuda").type == "cuda"
-    else:
-        with pytest.raises(ValueError, match="--backend=cuda: "):
-            pick_device("cuda")
-
-
 def test_the_sizes_of_given_t5_weights_are_taken(tmp_path):
     sizes = T5Config(size="nano", dim=48, head_dim=8, ff_dim=32, num_layers=1, num_heads=2, vocab_size=48)
     t5 = T5Encoder(sizes)
@@ -45,76 +32,76 @@ def test_the_sizes_of_given_t5_weights_are_taken(tmp_path):
     checkpoint.save_weights(str(tmp_path), t5.state_dict(), sizes)
     config = settle(small.small(t5_weights=str(tmp_path)))
     assert dataclasses.replace(config.t5, weights="") == sizes and config.model.text_feature_dim == 48
-    state = make_state(config, CPU)
+    state = make_state(config, BACKEND)
     assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(state.t5.parameters(), t5.parameters(), strict=True))
     assert not any(p.requires_grad for p in state.t5.parameters())
 
 
 def test_the_image_tokenizer_is_the_saved_one_and_frozen(tmp_path):
     saved = save_vqgan(tmp_path)
-    found = make_vqgan(small.small(vqgan=str(tmp_path), image_size=16), CPU)
+    found = make_vqgan(small.small(vqgan=str(tmp_path), image_size=16), BACKEND)
     assert not found.training and not any(p.requires_grad for p in found.parameters())
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), saved.parameters(), strict=True))
-    assert make_vqgan(small.small(), CPU) is None
+    assert make_vqgan(small.small(), BACKEND) is None
     for changes, part in (({"codebook_size": 41}, "--codebook_size=41: .* has 40"),
                           ({"num_image_tokens": 9}, "--num_image_tokens=9: .* has 16"),
                           ({"image_size": 24}, "--image_size=24: .* has 16")):  # fmt: skip
         with pytest.raises(ValueError, match=part):
-            make_vqgan(small.small(**{"vqgan": str(tmp_path), "image_size": 16} | changes), CPU)
+            make_vqgan(small.small(**{"vqgan": str(tmp_path), "image_size": 16} | changes), BACKEND)
 
 
 def test_a_fresh_state_is_of_the_seed_alone():
     states = []
     for seed in (3, 3, 4):
         torch.seed()
-        states.append(make_state(small.small(seed=seed, ema_decay=0.9), CPU))
+        states.append(make_state(small.small(seed=seed, ema_decay=0.9), BACKEND))
     first, again, other = (state.tensors() for state in states)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     assert {name.split("/")[0] for name in first} == {"model", "optimizer", "ema"}
-    assert make_state(small.small(), CPU).ema is None
+    assert make_state(small.small(), BACKEND).ema is None
 
 
 def test_a_state_sets_the_precision_of_products():
     for precision in ("medium", "highest"):
-        make_state(small.small(matmul_precision=precision), CPU)
+        make_state(small.small(matmul_precision=precision), BACKEND)
         assert torch.get_float32_matmul_precision() == precision
 
 
 def test_saved_tensors_come_back_into_a_state():
-    saved = {name: torch.rand(t.shape).to(t.dtype) for name, t in make_state(small.small(ema_decay=0.9), CPU)
+    saved = {name: torch.rand(t.shape).to(t.dtype) for name, t in make_state(small.small(ema_decay=0.9), BACKEND)
              .tensors().items()}  # fmt: skip
-    state = make_state(small.small(ema_decay=0.9), CPU)
+    state = make_state(small.small(ema_decay=0.9), BACKEND)
     meta = {"frozen": frozen(state)}
-    load_state(state, saved, meta, "run")
+    load_state(state, saved, meta, "run", BACKEND)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in state.tensors().items())
     name = next(iter(saved))
     with pytest.raises(ValueError, match=f"^run: no {name} in it"):
-        load_state(state, {key: value for key, value in saved.items() if key != name}, meta, "run")
+        load_state(state, {key: value for key, value in saved.items() if key != name}, meta, "run", BACKEND)
     with pytest.raises(ValueError, match=rf"^run: {name} is \(2, 3\), this run has "):
-        load_state(state, saved | {name: torch.zeros(2, 3)}, meta, "run")
+        load_state(state, saved | {name: torch.zeros(2, 3)}, meta, "run", BACKEND)
 
 
 def test_other_frozen_weights_are_refused(tmp_path):
     save_vqgan(tmp_path)
     sizes = {"vqgan": str(tmp_path), "image_size": 16}
-    state = make_state(small.small(**sizes), CPU)
+    state = make_state(small.small(**sizes), BACKEND)
     meta = {"frozen": frozen(state)}
-    load_state(make_state(small.small(compute_dtype="bf16", **sizes), CPU), state.tensors(), meta, "run")
-    load_state(make_state(small.small(), CPU), state.tensors(), meta, "run")  # pictures may be ready ids
+    load_state(make_state(small.small(compute_dtype="bf16", **sizes), BACKEND), state.tensors(), meta, "run", BACKEND)
+    load_state(make_state(small.small(), BACKEND), state.tensors(), meta, "run", BACKEND)  # pictures may be ready ids
     with pytest.raises(ValueError, match="^--t5_weights: run was trained with other weights"):
-        load_state(make_state(small.small(t5_seed=1, **sizes), CPU), state.tensors(), meta, "run")
+        load_state(make_state(small.small(t5_seed=1, **sizes), BACKEND), state.tensors(), meta, "run", BACKEND)
     save_vqgan(tmp_path)
     with pytest.raises(ValueError, match="^--vqgan: run was trained with other weights"):
-        load_state(make_state(small.small(**sizes), CPU), state.tensors(), meta, "run")
+        load_state(make_state(small.small(**sizes), BACKEND), state.tensors(), meta, "run", BACKEND)
 
 
 def test_codes_of_samples_in_both_forms(tmp_path):
     save_vqgan(tmp_path)
-    state = make_state(small.small(vqgan=str(tmp_path), image_size=16), CPU)
+    state = make_state(small.small(vqgan=str(tmp_path), image_size=16), BACKEND)
     rng = np.random.default_rng()
     pictures, ids = rng.integers(256, size=(3, 16, 16, 3), dtype=np.uint8), rng.integers(40, size=(3, 16))
-    batch = to_device({"images": pictures, "text_ids": ids}, CPU)
+    batch = BACKEND.to_device({"images": pictures, "text_ids": ids})
     assert torch.equal(batch["text_ids"], torch.tensor(ids))
     assert torch.equal(image_ids_of(batch, state), state.vqgan.tokenize(torch.tensor(pictures)))
-    assert torch.equal(image_ids_of(to_device({"image_ids": ids}, CPU), state), torch.tensor(ids))
+    assert torch.equal(image_ids_of(BACKEND.to_device({"image_ids": ids}), state), torch.tensor(ids))

@@ -83,7 +83,7 @@ def test_reordered_cache_goes_on_as_the_other_rows():
     for position in range(3):
         decoder.step(ids[:, position], torch.tensor([position]), cache)
     rows = torch.tensor([2, 0, 2, 1])
-    cache.reorder(rows)
+    cache = cache.reorder(rows)
     expected = decoder(ids[rows], memory[rows], mask[rows])
     for position in range(3, 5):
         logits = decoder.step(ids[rows][:, position], torch.tensor([position]), cache)

@@ -8,6 +8,7 @@ import torch
 
 from itit import objectives
 from itit import train_step as step_module
+from itit.eager import Eager
 from itit.masking import Masking
 from itit.models import Text
 from itit.noise import Noise
@@ -28,7 +29,7 @@ class Slice:
         rows = shape[0]
         return self.noise(name, (rows * self.parts, *shape[1:]))[self.part * rows : (self.part + 1) * rows]
 
-    def seed_dropout(self):
+    def start_dropout(self, model):
         pass
 
 
@@ -71,7 +72,8 @@ def cut(part, rows):
     """The rows `rows` of every task of a Part."""
     tensors = [{task: x[rows] for task, x in field.items()} for field in (part.image_ids, part.text_ids)]
     texts = {task: Text(*(x[rows] for x in text)) for task, text in part.texts.items()}
-    return Part(*tensors, texts, {name: Masking(*(x[rows] for x in m)) for name, m in part.maskings.items()}, {})
+    maskings = {name: Masking(*(x[rows] for x in m)) for name, m in part.maskings.items()}
+    return Part(*tensors, texts, part.empty, maskings, {})
 
 
 @pytest.mark.parametrize("seed", seeds(2))
@@ -80,7 +82,8 @@ def test_losses_and_gradients_do_not_depend_on_how_rows_are_split(seed, mean):
     config = make_config(image_loss_mean=mean)
     state = make_state(config, seed)
     noise = Noise(seed, 0, "cpu")
-    whole = step_module._prepare(state, random_batch(config, seed), noise, noise, config, ALL)
+    whole = step_module.prepare(state, random_batch(config, seed), noise, noise, config, ALL, (0, 1))
+    whole = step_module.synthesize(state, whole, noise, config, Eager())
     results = []
     for pieces in ([slice(0, 4)], [slice(0, 1), slice(1, 4)], [slice(0, 2), slice(2, 3), slice(3, 4)]):
         state.model.train().zero_grad()

@@ -148,12 +148,12 @@ def loss_of(case, task):
         return losses[task == "i2t_i2i"]
     if task == "t2i2t":
         passes = case.t2i_masking, case.i2t_masking
-        return objectives.t2i2t(
-            case.model, case.text_ids, case.text, case.empty, passes, case.noise, words, o, case.config.decode
-        )
+        made = objectives.synthesize_image(case.model, case.text, case.empty, case.noise, o, case.config.decode)
+        return objectives.t2i2t(case.model, made, case.text_ids, case.text, case.empty, passes, case.noise, words, o)
     if task == "i2t2i":
         passes = case.i2t_masking, case.t2i_masking
-        return objectives.i2t2i(case.model, case.t5, case.image_ids, case.empty, passes, image_total, o)
+        made = objectives.synthesize_text(case.model, case.image_ids, case.empty)
+        return objectives.i2t2i(case.model, case.t5, made, case.image_ids, case.empty, passes, image_total, o)
     return objectives.t2t(case.model, case.text_ids, words, o)
 
 

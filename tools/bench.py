@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from itit import config as config_lib
 from itit import flags, inference, objectives
 from itit import train_step as step_lib
-from itit.noise import Noise
-from itit.state import make_state, pick_device
+from itit.backend import connect
+from itit.state import make_state
 
 T5, OPTIMIZER, REST = "T5 of the texts", "optimizer, EMA", "rest"
 # Name of a pass's masking -> the part that `objectives.t2i` is of; the image-text-image cycle ends in it, too.
@@ -116,13 +116,15 @@ def shares(events, on_gpu):
 
 def measure(config, num_steps):
     """Seconds of each of `num_steps` steps, and part -> share of a further one."""
-    device = pick_device(config.train.backend)
-    state, on_gpu = make_state(config, device), device.type == "cuda"
+    backend = connect(config.train)
+    if backend.device.type == "xla":
+        raise ValueError("--backend=xla: this measures cpu and cuda; see tools.preflight and --profile_step for TPUs")
+    state, on_gpu = make_state(config, backend), backend.device.type == "cuda"
     active = step_lib.tasks(config, sys.maxsize)
-    batch, parts = random_batch(config, active, device), config.optim.num_microbatches
+    batch, parts = random_batch(config, active, backend.device), config.optim.num_microbatches
 
     def step(number, batch):
-        noises = [Noise(config.train.seed, number, device, part) for part in range(parts)]
+        noises = [backend.noise(config.train.seed, number, part) for part in range(parts)]
         step_lib.train_step(state, batch, noises, config.optim.learning_rate, config, active)
         if on_gpu:
             torch.cuda.synchronize()

@@ -8,19 +8,19 @@ and curves.png into DIR.
 Shapes: B batch, N image tokens, L text tokens, S side of a picture.
 """
 
+import dataclasses
 import json
 
 import numpy as np
-import torch
 from absl import flags
 
 from itit import checkpoint, samples, storage
 from itit import flags as flags_lib
+from itit.backend import connect
 from itit.data import images
 from itit.data.streams import Streams
 from itit.data.text import Detokenizer
-from itit.noise import Noise
-from itit.state import image_ids_of, load_state, make_state, pick_device, to_device
+from itit.state import image_ids_of, load_state, make_state
 from tools.drawing import draw_curves, stack, write_png
 from tools.emoji import TONES, read_emoji, role_and_tone
 
@@ -84,19 +84,18 @@ def main(_):
     found = checkpoint.restore(flag.workdir)
     if found is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
-    device = pick_device("auto")
-    state = make_state(config, device)
+    backend = connect(dataclasses.replace(config.train, backend="auto"))
+    state = make_state(config, backend)
     step, tensors, meta = found
-    load_state(state, tensors, meta, flag.workdir)
+    load_state(state, tensors, meta, flag.workdir, backend)
     detokenizer = Detokenizer(config.data.vocabulary)
 
     def words(ids):
         return detokenizer.decode(ids.cpu().numpy())
 
-    batch = to_device(Streams(config).sample_batch(flag.num_test), device)
-    with torch.no_grad():
-        batch["image_ids"] = image_ids_of(batch, state)
-    translator = samples.Translator(state, config, Noise(config.train.seed, 0, device))
+    batch = backend.to_device(Streams(config).sample_batch(flag.num_test))
+    batch["image_ids"] = backend.sampler(image_ids_of, batch, state)
+    translator = samples.Translator(state, config, backend.noise(config.train.seed, 0), run=backend.sampler)
     roles = pictures_of_roles(flag.data, config.data.image_size, config.data.max_image_pixels)
     with state.averaged():
         names, captions = words(batch["text_ids"]), words(translator.captions(batch["image_ids"]))

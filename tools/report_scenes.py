@@ -7,20 +7,20 @@ the untrained model. Writes report.json, report.md, samples.png and curves.png i
 Shapes: B batch, N image tokens, L text tokens, S side of a picture.
 """
 
+import dataclasses
 import json
 
 import numpy as np
-import torch
 import tqdm
 from absl import flags
 
 from itit import checkpoint, samples, storage
 from itit import flags as flags_lib
+from itit.backend import connect
 from itit.data import scenes
 from itit.data.streams import Streams
 from itit.data.text import Detokenizer
-from itit.noise import Noise
-from itit.state import image_ids_of, load_state, make_state, pick_device, to_device
+from itit.state import image_ids_of, load_state, make_state
 from tools.drawing import draw_curves, stack, write_png
 
 CHUNK = 100
@@ -109,20 +109,19 @@ def main(_):
     found = checkpoint.restore(flag.workdir)
     if found is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
-    device = pick_device(flag.backend)
-    state = make_state(config, device)
-    batch = to_device(Streams(config).sample_batch(flag.num_test), device)
-    with torch.no_grad():
-        batch["image_ids"] = image_ids_of(batch, state)
+    backend = connect(dataclasses.replace(config.train, backend=flag.backend))
+    state = make_state(config, backend)
+    batch = backend.to_device(Streams(config).sample_batch(flag.num_test))
+    batch["image_ids"] = backend.sampler(image_ids_of, batch, state)
     detokenizer = Detokenizer(config.data.vocabulary)
 
     def words(ids):
         return detokenizer.decode(ids.cpu().numpy())
 
-    translator = samples.Translator(state, config, Noise(config.train.seed, 0, device))
+    translator = samples.Translator(state, config, backend.noise(config.train.seed, 0), run=backend.sampler)
     untrained = score(translator, {key: value[:CHUNK] for key, value in batch.items()}, words)
     step, tensors, meta = found
-    load_state(state, tensors, meta, flag.workdir)
+    load_state(state, tensors, meta, flag.workdir, backend)
     with state.averaged():
         report = {"step": step, "num_test": flag.num_test} | score(translator, batch, words)
         picture = draw_samples(translator, batch, words)

@@ -70,19 +70,28 @@ class Streams:
         """
         out = {}
         for name, source in self._sources.items():
-            sizes = self._sizes(name)
-            places = order.positions(step, sum(sizes.values()))
-            parts = np.split(places, np.cumsum(list(sizes.values()))[:-1])
-            mine = [np.array_split(part, self._num_hosts)[self._host_index] for part in parts]
-            fields = self._rows(source, np.concatenate(mine))
+            places = self._places(name, step)
+            mine = np.concatenate(list(places.values()))
+            fields = self._rows(source, mine)
             if self._config.data.random_flip and "images" in fields:
-                flips = order.coins(self._config.train.seed, name, np.concatenate(mine))
+                flips = order.coins(self._config.train.seed, name, mine)
                 fields["images"][flips] = fields["images"][flips, :, ::-1]
-            cuts = np.cumsum([len(part) for part in mine])[:-1]
+            cuts = np.cumsum([len(part) for part in places.values()])[:-1]
             for field, values in fields.items():
-                for task, rows in zip(sizes, np.split(values, cuts), strict=True):
+                for task, rows in zip(places, np.split(values, cuts), strict=True):
                     out[f"{task}/{field}"] = rows
         return out
+
+    def rows(self, step):
+        """Task -> int64 [B], the places in its stream that this host's rows of a step have; no other host has them."""
+        return {task: places for name in self._sources for task, places in self._places(name, step).items()}
+
+    def _places(self, name, step):
+        sizes = self._sizes(name)
+        places = order.positions(step, sum(sizes.values()))
+        parts = np.split(places, np.cumsum(list(sizes.values()))[:-1])
+        mine = [np.array_split(part, self._num_hosts)[self._host_index] for part in parts]
+        return dict(zip(sizes, mine, strict=True))
 
     def sample_batch(self, num_rows):
         """`num_rows` pairs of eval_data (or paired_data), the same at every call: "images" or "image_ids", "text_ids".

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from itit.models.layers import Block, LayerNorm, Linear, learned
+from itit.models.layers import Block, Dropout, Embedding, LayerNorm, Linear, learned
+from itit.tokens import lookup
 
 
 class Encoder(nn.Module):
@@ -18,9 +19,10 @@ class Encoder(nn.Module):
         super().__init__()
         dim = config.embed_dim
         self.config = config
-        self.token_embed = nn.Embedding(config.codebook_size + 1, dim)  # the last row is [MASK]
+        self.token_embed = Embedding(config.codebook_size + 1, dim)  # the last row is [MASK]
         self.image_positions = learned(config.num_image_tokens, dim)
         self.image_norm = LayerNorm(dim)
+        self.dropout = Dropout(config.dropout)
         # No bias: PAD slots are zeros, whose LayerNorm would send the bias a thousandfold gradient.
         self.text_in = Linear(config.text_feature_dim, dim, bias=False)
         self.text_norm = LayerNorm(dim)
@@ -56,8 +58,7 @@ class Encoder(nn.Module):
         Returns:
           float32 [B, K, D] and [B, S, D].
         """
-        x = self.image_norm(image_embeds + self.image_positions[kept])
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = self.dropout(self.image_norm(image_embeds + lookup(self.image_positions, kept)))
         text, text_mask = self.embed_text(features, text_mask)
         x = torch.cat([x, text], 1)  # [B, K + S, D]
         mask = key_mask(kept.shape[1], text_mask) if self.config.text_key_mask else None

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from itit.models.encoder import key_mask
-from itit.models.layers import Block, LayerNorm, Linear, TiedHead, learned, put_tokens, take_tokens
+from itit.models.layers import Block, LayerNorm, Linear, TiedHead, learned
+from itit.tokens import put_tokens, take_tokens
 
 
 class ImageDecoder(nn.Module):

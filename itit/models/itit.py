@@ -13,8 +13,9 @@ from torch import nn
 
 from itit.models.encoder import Encoder
 from itit.models.image_decoder import ImageDecoder
-from itit.models.layers import init_weights, take_tokens
+from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
+from itit.tokens import take_tokens
 
 
 class Text(NamedTuple):

@@ -1,6 +1,6 @@
-"""Transformer parts shared by the encoder and both decoders, and the keeping and restoring of tokens.
+"""Transformer parts shared by the encoder and both decoders.
 
-Shapes: B batch, T tokens, K kept tokens, D width, H heads.
+Shapes: B batch, T tokens, D width, H heads.
 
 Weights are float32; matrix products run in `compute_dtype` by explicit casts, which behave alike on every backend
 (autocast does not). The residual stream, LayerNorm and softmax stay float32.
@@ -9,6 +9,8 @@ Weights are float32; matrix products run in `compute_dtype` by explicit casts, w
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from itit.tokens import lookup
 
 NORM_EPS = 1e-6
 
@@ -31,6 +33,33 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x):
         return super().forward(x.float())
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding` whose gradient, where that is a product, is computed in `compute_dtype`."""
+
+    compute_dtype = torch.float32
+
+    def forward(self, ids):
+        return lookup(self.weight, ids, self.compute_dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout by torch's own generators, or by `noise(name, shape)` where one is given (see noise.py)."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+        self.noise, self.num_calls = None, 0
+
+    def forward(self, x):
+        if not self.training or self.rate == 0:
+            return x
+        if self.noise is None:
+            return F.dropout(x, self.rate)
+        self.num_calls += 1
+        kept = self.noise(str(self.num_calls), x.shape) >= self.rate
+        return torch.where(kept, x / (1 - self.rate), 0)
 
 
 class TiedHead(nn.Module):
@@ -60,18 +89,19 @@ def attend(q, k, v, mask, dropout):
     Args:
       q, k, v: float [B, H, T, D / H], [B, H, keys, D / H] twice.
       mask: bool, broadcast to [B, H, T, keys], True where a query may look; or None for everywhere.
-      dropout: probability of dropping an attention weight.
+      dropout: Dropout of the attention weights.
 
     Returns:
       [B, H, T, D / H].
     """
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    if q.device.type == "cuda" and dropout.noise is None:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout.rate if dropout.training else 0.0)
     # On a processor torch's fused kernel is no faster, and with matmul_precision=medium it doubles the time of a step.
+    # XLA has none: it would write the same out, with dropout by its own generator.
     scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float()
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
+    return dropout(scores.softmax(-1)).to(v.dtype) @ v
 
 
 class Attention(nn.Module):
@@ -82,7 +112,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = Linear(dim, 3 * dim)
         self.out = Linear(dim, dim)
-        self.dropout = dropout
+        self.dropout, self.weight_dropout = Dropout(dropout), Dropout(dropout)
 
     def forward(self, x, mask=None, extend=None):
         """[B, T, D] -> [B, T, D].
@@ -96,9 +126,8 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, D / H]
         if extend is not None:
             k, v = extend(k, v)
-        x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        x = self.out(x.transpose(1, 2).reshape(batch, tokens, dim))
-        return F.dropout(x, self.dropout, self.training)
+        x = attend(q, k, v, mask, self.weight_dropout)
+        return self.dropout(self.out(x.transpose(1, 2).reshape(batch, tokens, dim)))
 
 
 class Mlp(nn.Module):
@@ -106,10 +135,10 @@ class Mlp(nn.Module):
         super().__init__()
         self.up = Linear(dim, hidden_dim)
         self.down = Linear(hidden_dim, dim)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
 
     def forward(self, x):
-        return F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training)
+        return self.dropout(self.down(F.gelu(self.up(x))))
 
 
 class Block(nn.Module):
@@ -129,19 +158,6 @@ class Block(nn.Module):
             return x + self.mlp(self.mlp_norm(x))
         x = self.attention_norm(x + self.attention(x, mask, extend))
         return self.mlp_norm(x + self.mlp(x))
-
-
-def take_tokens(x, index):
-    """Keeps tokens: [B, T] or [B, T, D] at index int64 [B, K] -> [B, K] or [B, K, D]."""
-    if x.ndim == 2:
-        return torch.gather(x, 1, index)
-    return torch.gather(x, 1, index[..., None].expand(-1, -1, x.shape[-1]))
-
-
-def put_tokens(x, index, num_tokens):
-    """Restores tokens: [B, K, D] to positions index int64 [B, K] of zeros [B, num_tokens, D]."""
-    base = x.new_zeros(x.shape[0], num_tokens, x.shape[-1])
-    return base.scatter(1, index[..., None].expand(-1, -1, x.shape[-1]), x)
 
 
 def init_weights(module):

@@ -111,7 +111,8 @@ class T5Encoder(nn.Module):
         bias = self._attention_bias(x.shape[1])
         if mask is not None:
             bias = bias.masked_fill(~mask[:, None, None, :], torch.finfo(bias.dtype).min)  # [B, H, L, L]
-        save_memory = torch.is_grad_enabled() and x.requires_grad
+        # XLA would merge the second computation with the first; a chip of a pod has few rows.
+        save_memory = torch.is_grad_enabled() and x.requires_grad and x.device.type != "xla"
         for block in self.blocks:
             if save_memory:
                 x = checkpoint(block, x, bias, use_reentrant=False, preserve_rng_state=False)

@@ -3,14 +3,16 @@
 The memory sees itself in both directions and never the text; text sees all of the memory and earlier text. There is
 no cross-attention.
 
-Shapes: B batch, M memory tokens, L text tokens, D width of the decoder, V vocabulary.
+Shapes: B batch, M memory tokens, L text tokens, D width of the decoder, H heads, V vocabulary.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from itit.models.layers import Block, LayerNorm, Linear, TiedHead, learned
+from itit.models.layers import Block, Dropout, Embedding, LayerNorm, Linear, TiedHead, learned
 
 
 class TextDecoder(nn.Module):
@@ -20,9 +22,10 @@ class TextDecoder(nn.Module):
         self.config = config
         self.memory_in = Linear(config.embed_dim, dim)
         self.memory_norm = LayerNorm(dim)
-        self.token_embed = nn.Embedding(config.vocab_size, dim)
+        self.token_embed = Embedding(config.vocab_size, dim)
         self.positions = learned(config.num_text_tokens, dim)
         self.text_norm = LayerNorm(dim)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(dim, config.text_decoder_num_heads, config.mlp_ratio, config.dropout, config.text_decoder_norm)
             for _ in range(config.text_decoder_depth)
@@ -32,8 +35,7 @@ class TextDecoder(nn.Module):
         self.head = TiedHead(config.vocab_size)
 
     def _embed(self, ids, positions):
-        x = self.text_norm(self.token_embed(ids) + positions)
-        return F.dropout(x, self.config.dropout, self.training)
+        return self.dropout(self.text_norm(self.token_embed(ids) + positions))
 
     def forward(self, ids, memory=None, memory_mask=None):
         """Teacher forcing.
@@ -60,13 +62,20 @@ class TextDecoder(nn.Module):
         return self.head(self.norm(x[:, num_memory:]), self.token_embed.weight)
 
     def start(self, memory, memory_mask):
-        """Encodes the memory once. Returns a cache of fixed size for `step`."""
+        """Encodes the memory once. Returns a Cache for `step`."""
         x = self.memory_norm(self.memory_in(memory))
         mask = memory_mask[:, None, None]
-        cache = Cache(memory_mask, self.config.num_text_tokens)
+        length, keys, values = self.config.num_text_tokens, [], []
+
+        def begin(k, v):
+            """Stores a layer's memory, leaves room for the text, and gives the memory back to be attended to."""
+            keys.append(F.pad(k, (0, 0, 0, length)))
+            values.append(F.pad(v, (0, 0, 0, length)))
+            return k, v
+
         for block in self.blocks:
-            x = block(x, mask, cache.begin)
-        return cache
+            x = block(x, mask, begin)
+        return Cache(memory_mask, keys, values)
 
     def step(self, ids, position, cache):
         """One token further.
@@ -86,19 +95,15 @@ class TextDecoder(nn.Module):
         return self.head(self.norm(x), self.token_embed.weight)[:, 0]
 
 
-class Cache:
-    """Keys and values of memory and text, of one size from the first step to the last: [B, H, M + L, D / H] a layer."""
+class Cache(NamedTuple):
+    """Keys and values of memory and text, of one size from the first step to the last.
 
-    def __init__(self, memory_mask, num_text_tokens):
-        self.memory_mask = memory_mask
-        self.num_text_tokens = num_text_tokens
-        self.keys, self.values = [], []
+    `memory_mask`: bool [B, M]. `keys`, `values`: for each layer [B, H, M + L, D / H].
+    """
 
-    def begin(self, keys, values):
-        """Stores a layer's memory, leaves room for the text, and gives the memory back to be attended to."""
-        self.keys.append(F.pad(keys, (0, 0, 0, self.num_text_tokens)))
-        self.values.append(F.pad(values, (0, 0, 0, self.num_text_tokens)))
-        return keys, values
+    memory_mask: torch.Tensor
+    keys: list
+    values: list
 
     def writer(self, layer, position):
         slot = position + self.memory_mask.shape[1]
@@ -112,14 +117,17 @@ class Cache:
 
     def mask(self, position):
         """bool [B, 1, 1, M + L]: visible memory, and text up to `position`."""
-        text = torch.arange(self.num_text_tokens, device=position.device) <= position
-        return torch.cat([self.memory_mask, text.expand(self.memory_mask.shape[0], -1)], 1)[:, None, None]
+        batch, num_memory = self.memory_mask.shape
+        text = torch.arange(self.keys[0].shape[2] - num_memory, device=position.device) <= position
+        return torch.cat([self.memory_mask, text.expand(batch, -1)], 1)[:, None, None]
 
     def reorder(self, rows):
-        """Makes row i what row `rows[i]` was: int64 [B]. For beam search."""
-        self.keys = [x.index_select(0, rows) for x in self.keys]
-        self.values = [x.index_select(0, rows) for x in self.values]
-        self.memory_mask = self.memory_mask.index_select(0, rows)
+        """A Cache whose row i is what row `rows[i]` was: int64 [B]. For beam search."""
+        return Cache(
+            self.memory_mask.index_select(0, rows),
+            [x.index_select(0, rows) for x in self.keys],
+            [x.index_select(0, rows) for x in self.values],
+        )
 
 
 def prefix_causal_mask(num_memory, length, device):

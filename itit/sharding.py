@@ -1,0 +1,77 @@
+"""Which dimension of which tensor is split over which axis of the mesh. Pure Python; `xla.py` applies it.
+
+The mesh has two axes: "data", over which weights are copied, and "fsdp", over which they are split. The batch is split
+over both. Weights are gathered where they are used, so the table below only says where each is kept.
+"""
+
+import re
+
+DATA, FSDP = "data", "fsdp"
+BATCH = (DATA, FSDP)
+
+# Pattern of a name -> the dimension that is split over "fsdp", the first match counts. Token tables are split along
+# their width, which every lookup and product with them leaves whole rows of; position tables and vectors are small.
+RULES = (
+    (r"(^|/|\.)(image_|text_)?positions$", None),
+    (r"token_embed\.weight$", 1),
+    (r"codebook\.weight$", None),
+    (r"position_bias\.weight$", None),
+    (r"\.weight$", 0),
+    (r"", None),
+)
+
+
+def split_dim(name, shape, fsdp):
+    """The dimension of a parameter that is split over "fsdp", or None: kept whole where no matrix or not divisible."""
+    dim = next(dim for pattern, dim in RULES if re.search(pattern, name))
+    if dim is None or len(shape) < 2:
+        return None
+    # A weight whose first choice does not divide is split along the other side.
+    return next((d for d in (dim, 1 - dim) if shape[d] % fsdp == 0), None)
+
+
+def parameter_spec(name, shape, fsdp):
+    """Mesh axis of each dimension of a parameter: a tuple of "fsdp" or None."""
+    split = split_dim(name, shape, fsdp)
+    return tuple(FSDP if dim == split else None for dim in range(len(shape)))
+
+
+def state_spec(name, shape, fsdp, parameter_shapes):
+    """The same for a tensor of `State.tensors()`, by its name: moments and averages lie as their parameter does.
+
+    Args:
+      parameter_shapes: parameter name -> shape.
+    """
+    kind, _, parameter = name.rpartition("/")
+    if parameter not in parameter_shapes:  # the step count
+        return (None,) * len(shape)
+    spec = parameter_spec(parameter, parameter_shapes[parameter], fsdp)
+    if len(shape) == len(spec):
+        return spec
+    # A factored second moment: the row means lie along the first dimension, the column means along the second.
+    return (spec[1 if kind.endswith("square1") else 0],)
+
+
+def batch_spec(shape, num_devices):
+    """Rows over both axes, or nothing split where they do not divide."""
+    if not shape or shape[0] % num_devices:
+        return (None,) * len(shape)
+    return (BATCH, *(None,) * (len(shape) - 1))
+
+
+def mesh_shape(data, fsdp, num_devices):
+    """(data, fsdp) with 0 filled in: fsdp up to 8 devices, data the rest. ValueError where they do not multiply up."""
+    fsdp = fsdp or (num_devices // data if data and num_devices % data == 0 else max(
+        size for size in range(1, 9) if num_devices % size == 0))  # fmt: skip
+    data = data or max(1, num_devices // fsdp)
+    if data * fsdp != num_devices:
+        raise ValueError(f"--mesh_data={data} --mesh_fsdp={fsdp}: their product must be the {num_devices} devices")
+    return data, fsdp
+
+
+def check_batches(sizes, num_devices, num_parts=1):
+    """Raises ValueError naming the first task whose rows a mesh cannot split evenly. `sizes`: task -> rows."""
+    for task, rows in sizes.items():
+        if rows % (num_devices * num_parts):
+            parts = f" in {num_parts} microbatches" if num_parts > 1 else ""
+            raise ValueError(f"--{task}_batch={rows}: must be a multiple of {num_devices} devices{parts}")

@@ -1,0 +1,90 @@
+"""Where every tensor of the state and of a batch lies on a mesh."""
+
+import math
+
+import pytest
+import torch
+
+from itit import config as settings
+from itit import sharding
+from itit.models import ITIT, T5Encoder
+from tests.tiny import make_config, make_state
+
+
+def shapes_of(module):
+    return {name: tuple(p.shape) for name, p in module.named_parameters()}
+
+
+def pieces(spec, sizes):
+    """Into how many parts a spec splits each dimension. `sizes`: axis -> devices."""
+    return [math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ())) for axes in spec]
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4, 8])
+@pytest.mark.parametrize("preset", ["B", "L", "H"])
+def test_matrices_of_the_paper_split_evenly_and_vectors_stay_whole(preset, fsdp):
+    """Of the model and of T5-XXL; what is kept whole is under a hundredth."""
+    config = settings.replace(settings.Config(), preset=preset).resolve()
+    with torch.device("meta"):
+        found = shapes_of(ITIT(config.model)) | {f"t5/{n}": s for n, s in shapes_of(T5Encoder(config.t5)).items()}
+    whole = 0
+    for name, shape in found.items():
+        spec = sharding.parameter_spec(name, shape, fsdp)
+        assert len(spec) == len(shape) and set(spec) <= {None, "fsdp"} and spec.count("fsdp") <= 1, name
+        assert all(size % parts == 0 for size, parts in zip(shape, pieces(spec, {"fsdp": fsdp}), strict=True)), name
+        whole += math.prod(shape) if "fsdp" not in spec else 0
+        assert "fsdp" not in spec or len(shape) >= 2, name
+    assert whole < 0.01 * sum(math.prod(shape) for shape in found.values())
+
+
+@pytest.mark.parametrize("fsdp", [2, 8])
+def test_moments_and_averages_lie_as_their_parameter_does(fsdp):
+    """A factored second moment is the mean over one dimension: it lies as the one that is left."""
+    config = make_config(embed_dim=128, num_heads=4, codebook_size=160, ema_decay=0.9)
+    state = make_state(config, 0)
+    shapes, factored = shapes_of(state.model), 0
+    for name, tensor in state.tensors().items():
+        owner, _, rest = name.partition("/")
+        spec = sharding.state_spec(rest, tuple(tensor.shape), fsdp, shapes)
+        if rest == "count":
+            assert spec == ()
+            continue
+        parameter = rest.removeprefix("moment/").removeprefix("square0/").removeprefix("square1/")
+        expected = sharding.parameter_spec(parameter, shapes[parameter], fsdp)
+        if owner == "optimizer" and tensor.ndim < len(expected):
+            factored += 1
+            left = 0 if rest.startswith("square0") else 1  # square0 is the mean over the last dimension
+            assert tensor.shape == (shapes[parameter][left],)
+            assert spec == (expected[left],), name
+        else:
+            assert spec == expected, name
+    assert factored > 20
+
+
+def test_rows_of_a_batch_lie_on_both_axes():
+    assert sharding.batch_spec((16, 3, 4), 8) == (("data", "fsdp"), None, None)
+    assert sharding.batch_spec((12, 3), 8) == (None, None)
+    assert sharding.batch_spec((), 8) == ()
+
+
+@pytest.mark.parametrize(
+    "asked, devices, found",
+    [((0, 0), 256, (32, 8)), ((0, 0), 4, (1, 4)), ((0, 0), 6, (1, 6)), ((0, 0), 1, (1, 1)), ((0, 4), 256, (64, 4)),
+     ((2, 0), 8, (2, 4)), ((8, 1), 8, (8, 1)), ((0, 0), 22, (11, 2))],
+)  # fmt: skip
+def test_a_mesh_is_filled_in(asked, devices, found):
+    assert sharding.mesh_shape(*asked, devices) == found
+
+
+@pytest.mark.parametrize("asked, devices", [((3, 0), 8), ((2, 2), 8), ((0, 3), 8), ((0, 16), 8)])
+def test_a_mesh_that_does_not_match_is_named(asked, devices):
+    with pytest.raises(ValueError, match=rf"--mesh_data=\d+ --mesh_fsdp=\d+: .* the {devices} devices"):
+        sharding.mesh_shape(*asked, devices)
+
+
+def test_a_batch_that_does_not_divide_is_named():
+    sharding.check_batches({"t2i": 32, "i2t": 16}, 8, 2)
+    with pytest.raises(ValueError, match="--i2t_batch=12: must be a multiple of 8 devices$"):
+        sharding.check_batches({"t2i": 32, "i2t": 12}, 8)
+    with pytest.raises(ValueError, match="--i2t_batch=24: must be a multiple of 8 devices in 2 microbatches"):
+        sharding.check_batches({"t2i": 32, "i2t": 24}, 8, 2)
