@@ -30,7 +30,8 @@ def test_a_square_of_the_right_size_is_untouched():
     np.testing.assert_array_equal(images.decode(encode(Image.fromarray(pixels)), 32, LIMIT), pixels)
 
 
-@pytest.mark.parametrize("width,height", [(100, 60), (60, 100), (64, 65), (300, 33)])
+# Sizes that put the resized picture's centre square on whole pixels, so that the two orders agree.
+@pytest.mark.parametrize("width,height", [(120, 64), (64, 120), (64, 68), (300, 32)])
 def test_short_side_resized_and_centre_cut(width, height):
     picture, size = smooth(np.random.default_rng(), width, height), 32
     scale = size / min(width, height)
@@ -39,7 +40,7 @@ def test_short_side_resized_and_centre_cut(width, height):
     expected = np.asarray(whole.crop((left, top, left + size, top + size)), float)
     found = images.decode(encode(picture), size, LIMIT)
     assert found.shape == (size, size, 3) and found.dtype == np.uint8
-    assert np.abs(found - expected).mean() < 4
+    assert np.abs(found - expected).mean() < 0.5
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGBA", "LA"])

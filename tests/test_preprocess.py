@@ -1,6 +1,8 @@
 """tensorflow-text and sentencepiece give the same ids, on real captions with the genuine T5 vocabulary."""
 
+import importlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -70,3 +72,10 @@ def test_other_special_ids_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="pad id is -1 and its eos id 2"):
         Detokenizer(str(tmp_path / "x.model"))
+
+
+def test_texts_without_tensorflow_are_one_clear_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "itit.data.preprocess", raising=False)
+    with pytest.raises(ValueError, match="texts need tensorflow-text .*ready text_ids"):
+        importlib.import_module("itit.data.preprocess")

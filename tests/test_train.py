@@ -144,6 +144,7 @@ def same(a, b):
 
 
 def test_a_run_on_pictures_and_texts(data, tmp_path):
+    pytest.importorskip("tensorflow_text")
     values = settings(
         data, "raw", workdir=str(tmp_path / "run"), vocabulary=str(data / "words.model"), vqgan=str(data / "vqgan"),
         sample_every=3, num_samples=3, ema_decay=0.9, num_microbatches=2, num_steps=4, compute_dtype="bf16",

@@ -195,6 +195,7 @@ def test_tokenize_does_only_what_is_missing(tmp_path, capsys):
 
 
 def test_texts_become_the_genuine_t5_ids(tmp_path):
+    pytest.importorskip("tensorflow_text")
     vocabulary = shared_data() / "t5" / "spiece.model"
     write_shards(tmp_path, [2], text="A man riding a wave on top of a surfboard.")
     prefix = str(tmp_path / "out" / "part")

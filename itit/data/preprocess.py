@@ -11,8 +11,13 @@ import numpy as np
 # TensorFlow reads these once, on import; oneDNN, of no use for text, would announce itself on every start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-import tensorflow as tf  # noqa: E402
-import tensorflow_text  # noqa: E402
+try:
+    import tensorflow as tf
+    import tensorflow_text
+except ModuleNotFoundError as error:
+    raise ValueError(
+        f"records that hold texts need tensorflow-text ({error}): install it, or give ready text_ids"
+    ) from None
 
 from itit import storage  # noqa: E402
 from itit.data.text import EOS, PAD  # noqa: E402
