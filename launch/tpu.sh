@@ -2,7 +2,7 @@
 # Cloud TPUs from here: create, set up, run, watch, stop, resume, delete. See --help and "On a TPU pod" in README.md.
 # Every command does what is not done yet, so that it may be given again. What happens on the workers is in worker.sh.
 set -euo pipefail
-[ "${BASH_VERSINFO[0]}" -ge 4 ] || { echo "error: bash $BASH_VERSION: must be 4 or later" >&2; exit 2; }
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || { echo "error: bash $BASH_VERSION: must be 4.4 or later" >&2; exit 2; }
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 patience=10  # failures in a row, after which resume gives up
 exec 3>&1

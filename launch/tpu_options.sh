@@ -98,7 +98,8 @@ check_options() {
     must_match zone '[a-z]+-[a-z]+[0-9]+-[a-z]' "a zone, such as us-central2-b"
     must_match type 'v[0-9a-z]+-[0-9]+' "an accelerator type, such as v4-512"
     must_match version '[A-Za-z0-9_.-]+' "an image of TPU VMs, such as tpu-ubuntu2204-base"
-    for key in worker poll stop_timeout; do must_match "$key" '[0-9]+' "a whole number"; done
+    for key in worker stop_timeout; do must_match "$key" '[0-9]+' "a whole number"; done
+    must_match poll '[0-9]+(\.[0-9]+)?' "a number of seconds"
     for key in spot now delete_after dry_run; do must_match "$key" '(true|false)' "true or false"; done
     case "$1" in
         run | resume)
@@ -128,7 +129,7 @@ quote() {
 
 # A dry run prints to descriptor 3, so that it is seen where the command's output would be read.
 act() {
-    if is dry_run; then quote "$@" >&3; else "$@"; fi
+    if is dry_run; then quote "$@" >&3; else "$@" 3>&-; fi
 }
 
 say() {

@@ -4,24 +4,22 @@
 folders: `ssh` runs its command there with the folder as home, so that launch/worker.sh runs as it is; only their
 `python` is not real and plays the trainer. Everything lies in the folder $FAKE_CLOUD:
 
-    state.json      what there is and what is to happen, see `Cloud` in test_launch_tpu.py
+    state.json      what there is and what is to happen, see `DEFAULT` in cloud.py
     calls.jsonl     arguments of gcloud
     launches.jsonl  trainers that were started
     installs.jsonl  what pip, apt-get and venv were asked for
     workers/N       homes of the workers
 """
 
-import contextlib
+import glob
 import json
 import os
-import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
-FOLDER = pathlib.Path(os.environ["FAKE_CLOUD"])
+FOLDER = os.environ["FAKE_CLOUD"]
 PLACE = {"zone", "project"}
 COMMANDS = {
     "queued-resources list": PLACE | {"format"},
@@ -35,8 +33,12 @@ COMMANDS = {
 }
 
 
+def path(*parts):
+    return os.path.join(FOLDER, *map(str, parts))
+
+
 def record(name, entry):
-    with open(FOLDER / name, "a") as file:
+    with open(path(name), "a") as file:
         file.write(json.dumps(entry) + "\n")
 
 
@@ -49,26 +51,32 @@ def fail(text, status=1):
 
 
 def load():
-    return json.loads((FOLDER / "state.json").read_text())
+    with open(path("state.json")) as file:
+        return json.load(file)
 
 
 def store(state):
-    (FOLDER / "state.json").write_text(json.dumps(state))
+    with open(path("state.json.new"), "w") as file:
+        json.dump(state, file)
+    os.replace(path("state.json.new"), path("state.json"))
 
 
-def kill_worker(home):
+def kill_worker(index):
     """What a reset of the machine does: everything is gone at once, and no status is written."""
-    for group in home.glob("itit/runs/*/group"):
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            os.killpg(int(group.read_text()), signal.SIGKILL)
+    for name in glob.glob(path("workers", index, "itit/runs/*/group")):
+        with open(name) as file:
+            group = int(file.read())
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def wipe_workers(state):
     for index in range(state["num_workers"]):
-        home = FOLDER / "workers" / str(index)
-        kill_worker(home)
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
+        kill_worker(index)
+        shutil.rmtree(path("workers", index), ignore_errors=True)
+        os.makedirs(path("workers", index))
 
 
 def queued_resources(state, command, name, flags):
@@ -103,7 +111,7 @@ def happen(state, command):
         wipe_workers(state)
         state["queued"], state["node"] = ["ACTIVE", "SUSPENDED"], "PREEMPTED"
     elif event == "reboot":  # one worker of several
-        kill_worker(FOLDER / "workers" / "1")
+        kill_worker(1)
     elif event == "deaf":
         store(state)
         fail("ssh: connection timed out")
@@ -120,22 +128,21 @@ def ssh(state, flags):
     store(state)
     running = []
     for index in on_workers(state, flags["worker"]):
-        home = FOLDER / "workers" / str(index)
-        env = os.environ | {"HOME": str(home), "WORKER": str(index)}
-        env["PATH"] = f"{FOLDER / 'worker_bin'}:{os.environ['PATH']}"
-        print(f"SSH: Attempting to connect to worker {index}...", file=sys.stderr)
-        command = ["bash", "-c", flags["command"]]
-        running.append(subprocess.Popen(command, cwd=home, env=env, stdin=subprocess.DEVNULL))
-    sys.exit(max(process.wait() for process in running))
+        print(f"SSH: Attempting to connect to worker {index}...", file=sys.stderr, flush=True)
+        env = os.environ | {"HOME": path("workers", index), "WORKER": str(index)}
+        env["PATH"] = f"{path('worker_bin')}:{os.environ['PATH']}"
+        text = f"cd && {flags['command']}"
+        running.append(os.spawnvpe(os.P_NOWAIT, "bash", ["bash", "-c", text], env))
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in running))
 
 
 def scp(state, names, flags):
     source, destination = names
-    target, _, path = destination.partition(":")
+    target, _, name = destination.partition(":")
     if target != state["name"]:
         fail(f"no TPU {target}")
     for index in on_workers(state, flags["worker"]):
-        shutil.copy(source, FOLDER / "workers" / str(index) / path)
+        shutil.copy(source, path("workers", index, name))
 
 
 def gcloud(arguments):
@@ -164,16 +171,22 @@ def gcloud(arguments):
 
 
 def make_venv(folder):
-    (folder / "bin").mkdir(parents=True)
+    os.makedirs(os.path.join(folder, "bin"))
     for name in ("python", "pip"):
-        shutil.copy(FOLDER / "worker_bin" / "python3", folder / "bin" / name)
+        shutil.copy(path("worker_bin", "python3"), os.path.join(folder, "bin", name))
+
+
+def times_started(worker):
+    if not os.path.exists(path("launches.jsonl")):
+        return 0
+    with open(path("launches.jsonl")) as file:
+        return sum(json.loads(line)["worker"] == worker for line in file)
 
 
 def train(arguments):
     """Plays itit.train: as the next of the `trainers` of the state says, counted for each worker."""
     worker = os.environ["WORKER"]
-    log = FOLDER / "launches.jsonl"
-    before = sum(json.loads(line)["worker"] == worker for line in log.read_text().splitlines()) if log.exists() else 0
+    before = times_started(worker)
     entry = {"worker": worker, "arguments": arguments, "device": os.environ.get("PJRT_DEVICE")}
     record("launches.jsonl", entry | {"code": os.getcwd()})
     kinds = load()["trainers"]
@@ -198,7 +211,7 @@ def python(arguments):
         train(arguments[3:])
     elif arguments[:2] == ["-m", "venv"]:
         record("installs.jsonl", ["venv"])
-        make_venv(pathlib.Path(arguments[-1]))
+        make_venv(arguments[-1])
     elif arguments == ["-c", "import ensurepip"]:
         sys.exit(not load()["ensurepip"])
     else:
