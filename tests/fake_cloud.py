@@ -11,6 +11,7 @@ folders: `ssh` runs its command there with the folder as home, so that launch/wo
     workers/N       homes of the workers
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -66,10 +67,8 @@ def kill_worker(index):
     for name in glob.glob(path("workers", index, "itit/runs/*/group")):
         with open(name) as file:
             group = int(file.read())
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def wipe_workers(state):
