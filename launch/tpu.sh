@@ -2,7 +2,10 @@
 # Cloud TPUs from here: create, set up, run, watch, stop, resume, delete. See --help and "On a TPU pod" in README.md.
 # Every command does what is not done yet, so that it may be given again. What happens on the workers is in worker.sh.
 set -euo pipefail
-((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || { echo "error: bash $BASH_VERSION: must be 4.4 or later" >&2; exit 2; }
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    echo "error: bash $BASH_VERSION: must be 4.4 or later" >&2
+    exit 2
+fi
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 patience=10  # failures in a row, after which resume gives up
 exec 3>&1
@@ -176,7 +179,7 @@ tpu_resume() {
                 if again create && again setup && again run; then started=true; else failures=$((failures + 1)); fi
                 ;;
         esac
-        [ "$failures" -lt "$patience" ] || fail "$patience failures in a row: resume gives up; the TPU may still be there"
+        [ "$failures" -lt "$patience" ] || fail "$patience failures in a row: resume gives up; the TPU may be there"
         if is dry_run; then
             assumed=ACTIVE
             state > /dev/null

@@ -125,7 +125,7 @@ stop() {
         touch "$folder/stopped"
         kill -TERM "$(cat "$folder/pid")" 2>/dev/null || true
     fi
-    flock --wait "$2" 9 || fail "$run has not ended within $2 s; it may be saving still: stop waits again, --now kills it"
+    flock --wait "$2" 9 || fail "$run has not ended within $2 s: stop waits again, --now kills it"
     status
 }
 

@@ -9,8 +9,6 @@ import pytest
 from tests.cloud import FLAGFILE, PLACE, RUN, changes, head, wait_for
 from tests.common import ROOT
 
-pytest_plugins = ["tests.cloud"]
-
 # ---------------------------------------------------------------------------------------------- options
 
 BAD = {
