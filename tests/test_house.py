@@ -187,6 +187,13 @@ def test_nothing_is_too_long():
             assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 400, path
 
 
+def test_shell_scripts_are_clean():
+    scripts = [str(path) for path in tracked_files() if path.suffix == ".sh"]
+    shellcheck = pathlib.Path(sys.executable).parent / "shellcheck"
+    found = subprocess.run([shellcheck, *scripts], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
 def test_every_module_is_tested():
     tests = {name for name in TREES if name.startswith(("tests.test_", "tests.xla."))}
     reached = {module_of(full) for name in tests for full in imports(TREES[name])}
