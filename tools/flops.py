@@ -42,24 +42,26 @@ def _tasks(config):
     """FLOPs of one sample: task -> part -> number, T5 of given texts and the image tokenizer left out."""
     m, o = config.model, config.objective
     kept = m.num_image_tokens - num_dropped(m.num_image_tokens, o.mask_ratio_min)
-    given = 3 * encode(m, kept) - text_in(m)  # the text features are given: no gradient into them
+    # Text features are given, without gradient into them, but for the empty text where it is learned.
+    from_text, learned = 3 * encode(m, kept) - text_in(m), m.empty_text == "learned"
+    from_empty = from_text + learned * text_in(m)
     image = 3 * decode_image(m, kept) + _trained_logits(m, m.num_image_tokens, 3)
     caption = 3 * (decode_text(m, memory_tokens(m, kept)) + text_logits(m))
     return {
-        "t2i": {T2I: given + image},
-        "i2t": {I2T: given + caption + (image if o.i2t_i2i_weight else 0)},
+        "t2i": {T2I: (from_empty if o.t2i_text_drop_prob else from_text) + image},
+        "i2t": {I2T: from_empty + caption + (image if o.i2t_i2i_weight else 0)},
         "t2i2t": {
             T2I2T + SYNTHESIS: synthesize_image(config),
             **_if(o.t2i2t, o, T2I2T + MIDDLE, lambda times: _middle_image(m, kept, times)),
-            T2I2T + FINAL: given + caption,
+            T2I2T + FINAL: from_empty + caption,
         },
         "i2t2i": {
             I2T2I + SYNTHESIS: synthesize_text(m),
             **_if(o.i2t2i, o, I2T2I + MIDDLE, lambda times: _middle_text(config, kept, times)),
-            I2T2I + FINAL_T5: _final_t5(config) + given + (text_in(m) if o.i2t2i == "full" else 0) + image,
+            I2T2I + FINAL_T5: _final_t5(config) + from_text + (o.i2t2i == "full") * text_in(m) + image,
         },
         "t2t": {T2T: 3 * (decode_text(m, 0) + text_logits(m))},
-        "i2i": {I2I: given + image},
+        "i2i": {I2I: from_empty + image},
     }
 
 

@@ -49,18 +49,18 @@ def canonical(text):
     if not match:
         raise ValueError(f"cannot read the sharding {text}")
     tiles, reshape, order, devices, copies = match.groups()
-    return _numbers(tiles), _numbers(devices) if devices else _iota(_numbers(reshape), order), copies is not None
+    return numbers(tiles), numbers(devices) if devices else iota(reshape, order), copies is not None
 
 
-def _numbers(text):
+def numbers(text):
     return tuple(int(n) for n in text.split(","))
 
 
-def _iota(shape, order):
-    """0, 1, ... in this shape, its dimensions then taken in this order."""
-    order = _numbers(order) if order else tuple(range(len(shape)))
+def iota(shape, order=None):
+    """Device ids of `<=[32,8]T(1,0)`: 0, 1, ... in the shape "32,8", its dimensions then taken in the order "1,0"."""
+    shape = numbers(shape)
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
     ids = [0]
-    for i in order:
+    for i in numbers(order) if order else range(len(shape)):
         ids = [start + k * strides[i] for start in ids for k in range(shape[i])]
     return tuple(ids)
