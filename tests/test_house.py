@@ -37,6 +37,9 @@ ONLY = {
     "tensorflow_text": {"itit.data.preprocess"},
     "fsspec": {"itit.storage"},
     "gcsfs": {"itit.storage"},
+    "jax": {"tools.compile_worker"},
+    "jaxlib": {"tools.compile_worker"},
+    "libtpu": set(),
 }
 # Imports inside a function that save a library where it is not needed: (importing module, imported module).
 LAZY = {

@@ -14,12 +14,14 @@ import re
 class Chip:
     """One chip.
 
-    hbm_gib: memory. peak_flops: bf16 FLOP/s. mhz: clock of the compiler's cycles. link_bytes: bytes/s of one link, one
-    way. num_axes: of the torus, each with a link in both directions. wrap: an axis closes to a ring where its length is
-    a multiple of this. accelerator, config: what the compiler calls a host's chips, and two cores run as one.
+    hbm_gib: memory. usable_gib: what the compiler leaves to a program (from its own refusals). peak_flops: bf16 FLOP/s.
+    mhz: clock of the compiler's cycles. link_bytes: bytes/s of one link, one way. num_axes: of the torus, each with a
+    link in both directions. wrap: an axis closes to a ring where its length is a multiple of this. accelerator, config:
+    what the compiler calls a host's chips, and two cores run as one.
     """
 
     hbm_gib: float
+    usable_gib: float
     peak_flops: float
     mhz: float
     link_bytes: float
@@ -29,13 +31,14 @@ class Chip:
     config: str
 
 
-# The clock is peak_flops over what the matrix units do a cycle: 2 * 128 * 128 each, four a core, two cores (v4, v5p) or
-# one (v5e); v6e has two of 256 x 256. For v4, arXiv:2304.01433 (table 4) gives the same 1050 MHz.
+# The clock is peak_flops over what the matrix units do a cycle: for v4 two cores of four units of 128 x 128, two FLOPs
+# each, which gives the 1050 MHz of arXiv:2304.01433 (table 4); v5p likewise; v5e has one such core; v6e does twice as
+# much as v4 a cycle, taken from what the compiler expects of a large product (78 % of it; 92 to 94 % on the others).
 CHIPS = {
-    "v4": Chip(32, 275e12, 1050, 45e9, 3, 4, "v4-8", "megacore"),
-    "v5e": Chip(16, 197e12, 1500, 50e9, 2, 16, "v5litepod-4", "default"),
-    "v5p": Chip(95, 459e12, 1750, 100e9, 3, 4, "v5p-8", "megacore"),
-    "v6e": Chip(32, 918e12, 1750, 100e9, 2, 16, "v6e-4", "default"),
+    "v4": Chip(32, 30.75, 275e12, 1050, 45e9, 3, 4, "v4-8", "megacore"),
+    "v5e": Chip(16, 15.75, 197e12, 1500, 50e9, 2, 16, "v5litepod-4", "default"),
+    "v5p": Chip(95, 95.74, 459e12, 1750, 100e9, 3, 4, "v5p-8", "megacore"),
+    "v6e": Chip(32, 31.25, 918e12, 1750, 100e9, 2, 16, "v6e-4", "default"),
 }  # fmt: skip
 
 
@@ -55,8 +58,8 @@ class Topology:
             raise ValueError(f"--topology={text}: must be KIND:AxB or KIND:AxBxC, the kind one of {kinds}")
         shape, axes = tuple(int(n) for n in match[2].split("x")), CHIPS[match[1]].num_axes
         if len(shape) != axes or 0 in shape:
-            raise ValueError(f"--topology={text}: a {match[1]} slice has {axes} axes, such as {match[1]}:"
-                             + "x".join("421"[:axes])[: 2 * axes - 1])  # fmt: skip
+            such = f"{match[1]}:{'x'.join('221'[:axes])}"
+            raise ValueError(f"--topology={text}: a {match[1]} slice has {axes} axes, such as {such}")
         return cls(match[1], shape)
 
     def __str__(self):

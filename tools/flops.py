@@ -1,9 +1,9 @@
 """How much arithmetic a training step of ITIT needs, by part, from its Config alone.
 
-Model FLOPs: two for each multiplication of a matrix product or convolution that the method asks for. Attention counts in
-full (masks skip nothing), element-wise work counts nothing, and what a backend does besides (recomputation, lookups as
-products with one-hot matrices) does not count either. A trained pass is its forward products, and in the backward pass
-as many again for the weights and for whatever inputs carry a gradient.
+Model FLOPs: two for each multiplication of a matrix product or convolution that the method asks for. Attention counts
+in full (masks skip nothing), element-wise work counts nothing, and what a backend does besides (recomputation, lookups
+as products with one-hot matrices) does not count either. A trained pass is its forward products, and in the backward
+pass as many again for the weights and for whatever inputs carry a gradient.
 
 Shapes: B batch, N image tokens, K kept image tokens, L text tokens, S other slots, D width, F width of the text
 features, C codebook, V vocabulary.
@@ -122,7 +122,7 @@ def synthesize_text(m):
     return encode(m, m.num_image_tokens) + start + m.num_text_tokens * token
 
 
-# ---------------------------------------------------------------------------------------------- forward passes, a sample
+# ---------------------------------------------------------------------------------------------- forward, a sample
 
 
 def _block(tokens, keys, dim, mlp_ratio):

@@ -1,8 +1,8 @@
 """What the text of an optimised HLO module tells: time by part, collectives, largest buffers.
 
 Time is the TPU compiler's own estimate, `estimated_cycles` of each instruction, times the trips of the loops around it.
-Collectives and copies carry none. A part is a name of `flops.PARTS` or another, that the trace wrote into `op_name` as a
-scope `itit/PART`; the innermost counts.
+Collectives and copies carry none. A part is a name of `prediction.PARTS` or another, that the trace wrote into
+`op_name` as a scope `itit/PART`; the innermost counts.
 """
 
 import collections
@@ -21,9 +21,10 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w+|c64|c128)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(\{\{[\d,]+\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
-_CALLED = re.compile(r"\b(calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_CALLED = re.compile(r"\b(calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+NO_ESTIMATE = 2**62  # the compiler writes the largest number
 _BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16}
 
 
@@ -113,9 +114,15 @@ class Module:
         found = collections.Counter()
         for name, times in self.visits.items():
             for instruction in self.computations[name]:
-                if match := _CYCLES.search(instruction.rest):
+                match = _CYCLES.search(instruction.rest)
+                if match and int(match[1]) < NO_ESTIMATE:
                     found[part_of(instruction.rest, default)] += times * int(match[1])
         return dict(found)
+
+    def without_estimate(self):
+        """Names of instructions that the compiler says it cannot estimate: they count as no time."""
+        return [i.name for name in self.visits for i in self.computations[name]
+                if (match := _CYCLES.search(i.rest)) and int(match[1]) >= NO_ESTIMATE]  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ collectives
 
@@ -136,7 +143,7 @@ class Module:
         return [Collective(*key, count) for key, count in found.items()]
 
     def _moving(self, instruction):
-        """The collectives in an instruction, and whether each is the compiler's reduce-scatter: all-reduce and slice."""
+        """The collectives in an instruction; True with the all-reduce that, sliced, is the compiler's reduce-scatter."""
         if instruction.op.removesuffix("-start") in KINDS:
             yield instruction, False
         if instruction.op == "fusion":

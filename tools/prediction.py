@@ -43,6 +43,7 @@ def predict(compiled, topology, flops, samples):
     step, links = sum(parts.values()), sum(move["ms"] for move in moves)
     per_second = 1e3 / (step + links) if step + links else 0.0
     return result | {
+        "fits": sum(memory.values()) <= topology.chip.usable_gib,
         "hbm_gib_per_chip": sum(memory.values()),
         "hbm_gib_by_kind": memory,
         "predicted_step_ms": step,
@@ -53,7 +54,8 @@ def predict(compiled, topology, flops, samples):
         "parts_ms": parts,
         "collectives": moves,
         "programs": [_program(c, topology) for c in compiled],
-        "unknown_loops": [f"{c.name}: {loop}" for c in compiled for loop in c.module.unknown_loops],
+        "not_estimated": [f"{c.name}: {name}" for c in compiled for name in c.module.without_estimate()],
+        "unknown_loops": [f"{c.name}: {name}" for c in compiled for name in c.module.unknown_loops],
     }
 
 
@@ -120,7 +122,8 @@ def lines(result):
     if not result["compiles"]:
         return head + [f"does not compile: {name}: {error}" for name, error in result["errors"].items()]
     step, links = result["predicted_step_ms"], result["predicted_ici_ms"]
-    rows = head + ["compiles", "", "memory a chip, GiB"]
+    fits = "" if result["fits"] else "; its programs together NEED MORE MEMORY than a chip has"
+    rows = head + ["compiles" + fits, "", "memory a chip, GiB"]
     rows += [f"  {kind:32}{size:10.2f}" for kind, size in result["hbm_gib_by_kind"].items()]
     rows += [f"  {'all, of ' + format(result['hbm_gib_limit'], 'g'):32}{result['hbm_gib_per_chip']:10.2f}", "",
              "predicted ms a step, by the compiler's cycles (a lower bound)"]  # fmt: skip
@@ -134,6 +137,10 @@ def lines(result):
              f"{result['predicted_samples_per_s']:.0f} samples/s, MFU {100 * result['mfu']:.1f} %",
              f"model TFLOPs a step: {sum(result['flops'].values()) / 1e12:.1f}"]  # fmt: skip
     rows += [f"  {part:32}{number / 1e12:10.1f}" for part, number in result["flops"].items()]
-    rows += [f"loops whose trips could not be read, counted once: {', '.join(result['unknown_loops'])}"] * bool(
-        result["unknown_loops"])  # fmt: skip
-    return rows + ["", f"compiling took {result['compile_seconds']:.0f} s and {result['compile_host_gib']:.1f} GiB here"]
+    for what, names in (("instructions that the compiler does not estimate, counted as 0", result["not_estimated"]),
+                        ("loops whose trips could not be read, counted once", result["unknown_loops"])):  # fmt: skip
+        rows += [f"{what}: {len(names)}, such as {names[0]}"] if names else []
+    return rows + [
+        "",
+        f"compiling took {result['compile_seconds']:.0f} s and {result['compile_host_gib']:.1f} GiB here",
+    ]
