@@ -1,5 +1,15 @@
-"""Read before every test: two threads, set before torch is imported."""
+"""Read before every test: two threads, set before torch is imported; and what several files make once."""
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session")
+def traced_programs(tmp_path_factory):
+    """The two programs of tests/traced.py, traced by torch_xla."""
+    from tests import traced
+
+    return traced.make(tmp_path_factory.mktemp("traced"))

@@ -1,6 +1,7 @@
 """tools.hlo on text in the compiler's form, counted by hand, and on what the compiler makes of a loop."""
 
 import random
+import re
 
 import pytest
 
@@ -38,7 +39,7 @@ HloModule step, is_scheduled=true, entry_computation_layout={(f32[4,8]{1,0:T(8,1
 %body (s: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
   %s = (s32[]{:T(128)}, f32[4,8]{1,0}) parameter(0)
   %in = f32[4,8]{1,0} get-tuple-element(%s), index=1
-  %work = f32[4,8]{1,0} fusion(%in), kind=kLoop, calls=%add, metadata={op_name="itit/t2i2t synthesis.4/aten__mm"}, backend_config={"window_config":{"estimated_cycles":"100","iteration_bounds":["1"]}}
+  %work = f32[4,8]{1,0} fusion(%in), kind=kLoop, calls=%add, SCOPE t2i2t synthesis.4/aten__mm CYCLES 100
   %swap = f32[4,8]{1,0} all-to-all(%work), channel_id=11, replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}
   ROOT %t = (s32[]{:T(128)}, f32[4,8]{1,0}) tuple(%in, %swap)
 }
@@ -57,16 +58,20 @@ ENTRY %main (a: f32[4,8], b: bf16[16,8]) -> f32[4,8] {
   %begin = (s32[]{:T(128)}, f32[4,8]{1,0}) tuple(%zero, %a)
   %loop = (s32[]{:T(128)}, f32[4,8]{1,0}) while(%begin), condition=%condition, body=%body, metadata={op_name="while"}
   %g.0 = (bf16[16,8]{1,0}, bf16[64,8]{1,0}) fusion(%b), kind=kCustom, calls=%start
-  %between = f32[64,8]{1,0:T(8,128)S(1)} fusion(%a), kind=kOutput, calls=%add, metadata={op_name="itit/update.1/itit/t2i.22/aten__mm.3/aten__mm"}, backend_config={"window_config":{"estimated_cycles":"5000"}}
-  %g.1 = bf16[64,8]{1,0} fusion(%b), kind=kCustom, calls=%done, metadata={op_name="itit/t2i.22/aten__mm"}
-  %plain = f32[4,8]{1,0} add(%a, %a), metadata={op_name="aten__mm"}, backend_config={"window_config":{"estimated_cycles":"7"}}
-  %vast = f32[4,8]{1,0} add(%a, %a), backend_config={"window_config":{"estimated_cycles":"9223372036854775807"}}
-  %rs = f32[16,8]{1,0} fusion(%between), kind=kCustom, calls=%all-reduce-scatter, metadata={op_name="itit/optimizer, EMA.2/aten__add"}
-  %both = (f32[]{:T(128)}, f32[3072]{0:T(1024)}) all-reduce(%plain, %vast), channel_id=3, replica_groups=[1,4]<=[4], to_apply=%add
+  %between = f32[64,8]{1,0:T(8,128)S(1)} fusion(%a), calls=%add, SCOPE update.1/itit/t2i.22/aten__mm.3/mm CYCLES 5000
+  %g.1 = bf16[64,8]{1,0} fusion(%b), kind=kCustom, calls=%done, SCOPE t2i.22/aten__mm
+  %plain = f32[4,8]{1,0} add(%a, %a), metadata={op_name="aten__mm"} CYCLES 7
+  %vast = f32[4,8]{1,0} add(%a, %a) CYCLES 9223372036854775807
+  %rs = f32[16,8]{1,0} fusion(%between), kind=kCustom, calls=%all-reduce-scatter, SCOPE optimizer, EMA.2/aten__add
+  %both = (f32[]{:T(128)}, f32[3072]{0:T(1024)}) all-reduce(%plain, %vast), channel_id=3, replica_groups=[1,4]<=[4]
   %away = f32[4,8]{1,0} collective-permute(%a), channel_id=4, source_target_pairs={{0,1},{1,2},{2,3}}
   ROOT %out = f32[4,8]{1,0} get-tuple-element(%loop), index=1
 }
 """
+
+# The attributes that count, spelled out as the compiler writes them.
+TEXT = re.sub(r"SCOPE ([^\n]*?)(?= CYCLES|\n)", r'metadata={op_name="itit/\1" source_line=1}', TEXT)
+TEXT = re.sub(r",? CYCLES (\d+)", r', backend_config={"flags":[],"window_config":{"estimated_cycles":"\1"}}', TEXT)
 
 LOOP = """
 HloModule loop
@@ -147,16 +152,14 @@ def test_text_without_entry():
 
 @needs_compiler
 def test_trips_of_a_compiled_loop():
-    trips, square, rows = random.randint(5, 40), (256, 256), ("fsdp", None)
-    compiled = tpu_compiler.compile_program(
-        program(LOOP.format(trips=trips), ((square, rows), (square, (None, None))), ((square, rows),)),
-        Topology.parse("v4:2x2x1"), {"data": 1, "fsdp": 4},
-    )  # fmt: skip
-    assert compiled.error == ""
-    module = compiled.module
-    assert sorted(module.visits.values()) == [1, trips] and module.unknown_loops == []
-    once = dict.fromkeys(module.visits, 1)
-    module.__dict__["visits"] = {name: trips if number == trips else 0 for name, number in module.visits.items()}
-    inside = module.cycles("rest")["rest"]
-    module.__dict__["visits"] = {name: number if module.visits[name] else 0 for name, number in once.items()}
-    assert inside == trips * module.cycles("rest")["rest"] > 0
+    square, rows, cycles = (256, 256), ("fsdp", None), {}
+    for trips in random.sample(range(5, 40), 2):
+        text = LOOP.format(trips=trips)
+        looped = program(text, ((square, rows), (square, (None, None))), ((square, rows),))
+        compiled = tpu_compiler.compile_program(looped, Topology.parse("v4:2x2x1"), {"data": 1, "fsdp": 4})
+        assert compiled.error == ""
+        assert sorted(compiled.module.visits.values()) == [1, trips] and compiled.module.unknown_loops == []
+        cycles[trips] = compiled.module.cycles("rest")["rest"]
+    (few, before), (many, after) = sorted(cycles.items())
+    a_trip, rest = divmod(after - before, many - few)
+    assert rest == 0 and 0 < a_trip * few <= before

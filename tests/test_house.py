@@ -46,6 +46,7 @@ LAZY = {
     ("itit.data.streams", "itit.data.preprocess"),
     ("tools.tokenize", "itit.data.preprocess"),
     ("itit.train", "itit.xla"),
+    ("tools.step_programs", "itit.xla"),
 }
 
 

@@ -143,7 +143,7 @@ class Module:
         return [Collective(*key, count) for key, count in found.items()]
 
     def _moving(self, instruction):
-        """The collectives in an instruction; True with the all-reduce that, sliced, is the compiler's reduce-scatter."""
+        """Collectives in an instruction; with True the all-reduce that, sliced, is the compiler's reduce-scatter."""
         if instruction.op.removesuffix("-start") in KINDS:
             yield instruction, False
         if instruction.op == "fusion":

@@ -1,8 +1,8 @@
 """What the compiled programs of a step add up to: memory, time by part, collectives, speed. Pure Python.
 
 Time is a lower bound and a way to compare variants: the compiler's own cycles, which leave out collectives and copies,
-and beside them our estimate of the links (`ici.py`), as if nothing of it were hidden behind arithmetic. Neither has been
-held against a TPU.
+and beside them our estimate of the links (`ici.py`), as if nothing of it were hidden behind arithmetic. Neither has
+been held against a TPU.
 """
 
 import collections
@@ -130,8 +130,9 @@ def lines(result):
     rows += [f"  {part:32}{ms:10.2f}" for part, ms in result["parts_ms"].items()]
     rows += [f"  {'all':32}{step:10.2f}", "", "collectives a step, and our estimate of the links (a lower bound)",
              f"  {'kind, chips in a group':32}{'count':>10}{'MiB a chip':>12}{'ms':>10}"]  # fmt: skip
-    rows += [f"  {row['kind'] + ', ' + str(row['chips']):32}{row['count']:>10}{row['bytes'] / 2**20:>12.1f}{row['ms']:>10.2f}"
-             for row in result["collectives"]]  # fmt: skip
+    for row in result["collectives"]:
+        label = f"{row['kind']}, {row['chips']}"
+        rows.append(f"  {label:32}{row['count']:>10}{row['bytes'] / 2**20:>12.1f}{row['ms']:>10.2f}")
     rows += [f"  {'all':32}{links:>32.2f}", "",
              f"predicted, links not hidden: {result['predicted_steps_per_s']:.3f} steps/s, "
              f"{result['predicted_samples_per_s']:.0f} samples/s, MFU {100 * result['mfu']:.1f} %",

@@ -17,11 +17,12 @@ from itit import config as config_lib
 from itit import flags
 from itit.train_step import tasks
 from tools import prediction, tpu_compiler
-from tools.chips import Topology
+from tools.chips import CHIPS, Topology
 from tools.flops import PICTURES, step_flops
 from tools.step_programs import mesh_of, programs
 
-TRACED_DEVICES = 8  # virtual ones, that the step is traced on
+# Before torch_xla is imported: 8 virtual devices, and the names of the parts in what is traced.
+TRACING = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "8", "XLA_HLO_DEBUG": "1"}
 KEYS = ("compiles", "hbm_gib_per_chip", "predicted_step_ms", "predicted_ici_ms", "predicted_steps_per_s", "parts_ms",
         "mfu")  # fmt: skip
 
@@ -32,8 +33,8 @@ def preflight(config, topology, keep=None, say=print):
     parts = topology.num_chips * config.optim.num_microbatches
     for task, rows in active.items():
         if rows % parts:
-            raise ValueError(f"--{task}_batch={rows}: must be a multiple of {topology.num_chips} chips"
-                             f" times num_microbatches={config.optim.num_microbatches}")  # fmt: skip
+            several = f" in {config.optim.num_microbatches} microbatches" if parts > topology.num_chips else ""
+            raise ValueError(f"--{task}_batch={rows}: must be a multiple of {topology.num_chips} chips{several}")
     data, fsdp = mesh_of(config, topology.num_chips)
     start, compiled = time.perf_counter(), []
     say(f"tracing the step; mesh: data {data} x fsdp {fsdp}")
@@ -63,15 +64,29 @@ def tokenizer(config, active):
     return config_lib.VqganConfig(image_size=config.data.image_size, codebook_size=config.model.codebook_size)
 
 
+def kinds():
+    """The lines of --topology=list."""
+    head = f"{'kind':6}{'axes':>5}{'HBM GiB':>9}{'bf16 TFLOP/s':>14}{'MHz':>7}{'GB/s a link':>13}  such as"
+    return [head] + [
+        f"{kind:6}{chip.num_axes:>5}{chip.hbm_gib:>9g}{chip.peak_flops / 1e12:>14g}{chip.mhz:>7}"
+        f"{chip.link_bytes / 1e9:>13g}  {kind}:{'x'.join(['4'] * chip.num_axes)}"
+        for kind, chip in CHIPS.items()
+    ]
+
+
 def define_flags():
     flags.define()
-    absl_flags.DEFINE_string("topology", None, "Chips: v4:8x8x4, v5p:4x4x4, v5e:16x16, v6e:8x8.", required=True)
+    absl_flags.DEFINE_string("topology", None, "Chips, such as v4:8x8x4; list: the kinds.", required=True)
     absl_flags.DEFINE_string("json", "", "File for the prediction as JSON.")
     absl_flags.DEFINE_string("modules", "", "Folder for the optimised HLO of each program.")
 
 
 def main(_):
     given = absl_flags.FLAGS
+    if given.topology == "list":
+        print("\n".join(kinds()))
+        return 0
+    os.environ |= TRACING
     topology, config = Topology.parse(given.topology), flags.from_flags()
     tpu_compiler.check_installed()
     if given.modules:
@@ -82,9 +97,9 @@ def main(_):
     print("\n".join(prediction.lines(result)))
     if given.json:
         pathlib.Path(given.json).write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if result["compiles"] and result["fits"] else 1
 
 
 if __name__ == "__main__":
-    os.environ |= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": str(TRACED_DEVICES)}
     define_flags()
     flags.run_main(main)

@@ -1,6 +1,7 @@
 """Where pre-flight takes the step from: the programs that a training step on XLA consists of. The only place that asks.
 
-Stands in for `itit.xla.trace_step` and `itit.sharding.mesh_shape` until they are there.
+Stands in for `itit.xla.trace_step` and `itit.sharding.mesh_shape` until they are there. torch_xla reads the environment
+that `preflight.py` sets when it is imported: import `itit.xla` inside `programs`.
 """
 
 from typing import NamedTuple

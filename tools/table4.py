@@ -41,9 +41,10 @@ def _predicted(result, base):
         return ["does not compile"] + ["-"] * (width - 1)
     speed = result["predicted_steps_per_s"]
     relative = f"{speed / base['predicted_steps_per_s']:.2f}" if base and base["compiles"] else "-"
-    return [f"{1e3 / result['predicted_step_ms']:.2f}", f"{speed:.2f}", relative,
-            f"{result['predicted_step_ms']:.0f}", f"{result['predicted_ici_ms']:.0f}",
-            f"{result['hbm_gib_per_chip']:.1f} of {result['hbm_gib_limit']:g}", f"{100 * result['mfu']:.0f} %"]  # fmt: skip
+    step, links = result["predicted_step_ms"], result["predicted_ici_ms"]
+    memory = f"{result['hbm_gib_per_chip']:.1f} of {result['hbm_gib_limit']:g}"
+    return [f"{1e3 / step:.2f}", f"{speed:.2f}", relative, f"{step:.0f}", f"{links:.0f}", memory,
+            f"{100 * result['mfu']:.0f} %"]  # fmt: skip
 
 
 def fill(text, lines, place):

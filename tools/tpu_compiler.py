@@ -1,7 +1,7 @@
 """Compiles the programs of a step for TPU chips that are not there, each in a process of its own.
 
-See `compile_worker.py`, which runs there: where the compiler aborts or runs out of memory, the program does not compile,
-and here we say why.
+See `compile_worker.py`, which runs there: where the compiler aborts or runs out of memory, the program does not
+compile, and here we say why.
 """
 
 import importlib.metadata
