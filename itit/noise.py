@@ -64,8 +64,12 @@ class CounterNoise(NamedTuple):
         rows = torch.arange(shape[0], dtype=torch.int32, device=self.key.device)
         low, high = (self.place(_mix(rows * factor ^ k)) for factor, k in ((1, low), (0x3C6EF372, high)))  # [rows]
         ones = [1] * (len(shape) - 1)
-        cells = torch.arange(math.prod(shape[1:]), dtype=torch.int32, device=self.key.device)
-        bits = _mix(cells.view(1, *shape[1:]) ^ low.view(-1, *ones), high.view(-1, *ones))
+        # Place in the row, put together from each dimension's: XLA keeps an arange as numbers in the program.
+        cells = torch.zeros([1] * len(shape), dtype=torch.int32, device=self.key.device)
+        for dim in range(1, len(shape)):
+            places = torch.arange(shape[dim], dtype=torch.int32, device=self.key.device) * math.prod(shape[dim + 1 :])
+            cells = cells + places.view(-1, *[1] * (len(shape) - 1 - dim))
+        bits = _mix(cells ^ low.view(-1, *ones), high.view(-1, *ones))
         return self.place(_shift(bits, 8).float() * 2.0**-24).clamp(min=_SMALLEST)
 
     def start_dropout(self, model):

@@ -5,6 +5,7 @@ over both. Weights are gathered where they are used, so the table below only say
 """
 
 import re
+from typing import NamedTuple
 
 DATA, FSDP = "data", "fsdp"
 BATCH = (DATA, FSDP)
@@ -75,3 +76,20 @@ def check_batches(sizes, num_devices, num_parts=1):
         if rows % (num_devices * num_parts):
             parts = f" in {num_parts} microbatches" if num_parts > 1 else ""
             raise ValueError(f"--{task}_batch={rows}: must be a multiple of {num_devices} devices{parts}")
+
+
+class Program(NamedTuple):
+    """One program of a step.
+
+    name: such as "update". calls: how often a step runs it. hlo: HloModuleProto of global shapes. inputs, outputs: a
+    (shape, spec) for each parameter and result. donated: pairs (parameter, result) that share memory. specs: sharding
+    as it stands in `hlo` -> spec.
+    """
+
+    name: str
+    calls: int
+    hlo: bytes
+    inputs: tuple
+    outputs: tuple
+    donated: tuple
+    specs: dict

@@ -50,20 +50,24 @@ def connect(config):
         os.makedirs(folder, exist_ok=True)
         xr.initialize_cache(folder)
     try:
-        xr.use_spmd()
+        prepare(config.matmul_precision)
         num_devices = xr.global_runtime_device_count()
     except RuntimeError as error:
         if "libtpu" in str(error) or "in use" in str(error):
             raise ValueError("the TPU is in use by another process (sudo lsof -w /dev/accel* /dev/vfio/*): "
                              f"{str(error).splitlines()[0]}") from None  # fmt: skip
         raise
-    _C._set_xla_enable_device_data_cache(False)  # see capture.py
-    precision = {"highest": "highest", "high": "high", "medium": "default"}[config.matmul_precision]
-    _C._xla_set_mat_mul_precision(precision)
     mesh = Mesh(*sharding.mesh_shape(config.mesh_data, config.mesh_fsdp, num_devices))
     if config.xla_mode == "lazy":
         mesh.run = mesh.sampler = Lazy(mesh)
     return mesh
+
+
+def prepare(matmul_precision):
+    """Settings of the whole process."""
+    xr.use_spmd()
+    _C._set_xla_enable_device_data_cache(False)  # see capture.py
+    _C._xla_set_mat_mul_precision({"highest": "highest", "high": "high", "medium": "default"}[matmul_precision])
 
 
 class Mesh:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Emoji with few pairs, COCO captions as further texts and T5's vocabulary, on a processor, about forty minutes on a core.
+# Emoji with few pairs, COCO captions as further texts and T5's vocabulary, on a processor, an hour on a core of its own.
 # DATA: folder with emoji/, coco/ and t5/ (default ../shared/data); RUN: where it all goes (default runs/emoji).
 # Killed and run again, it carries on. Arguments go to itit.train.
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Read before every test: two threads, set before torch is imported, and the fixtures of the TPU scripts."""
+"""Read before every test: two threads, set before torch is imported; and what several files make once."""
 
 import os
 
@@ -8,3 +8,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 pytest.register_assert_rewrite("tests.cloud")
 
 from tests.cloud import cloud, ready, repository  # noqa: E402, F401
+
+
+@pytest.fixture(scope="session")
+def traced_programs(tmp_path_factory):
+    """The two programs of tests/traced.py, traced by torch_xla."""
+    from tests import traced
+
+    return traced.make(tmp_path_factory.mktemp("traced"))

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from itit import inference
+from itit.backend import Local
 from itit.config import VqganConfig
 from itit.models import ITIT, VQGAN, encode_text, layers
 from itit.noise import Noise
@@ -49,7 +50,7 @@ class Draws(Noise):
 
 def make_meta_state(config):
     """A State on the device, with an image tokenizer."""
-    return make_state(config, DEVICE)._replace(vqgan=VQGAN(VQGAN_SIZES).to(DEVICE).requires_grad_(False))
+    return make_state(config, Local(DEVICE))._replace(vqgan=VQGAN(VQGAN_SIZES).to(DEVICE).requires_grad_(False))
 
 
 def make_batch(config, pictures):

@@ -12,6 +12,7 @@ from itit import config as config_lib
 from itit import flags
 from itit.train_step import tasks
 from tests.common import ROOT
+from tools import table4
 
 FOLDER = ROOT / "launch" / "flagfiles"
 FILES = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.rglob("*.cfg"))}
@@ -132,6 +133,20 @@ def test_rows_differ_in_nothing_else(monkeypatch):
                 found = getattr(getattr(config, owner), field.name)
                 assert found == getattr(getattr(expected, owner), field.name), f"row {number}: --{name}"
         assert all(getattr(config.data, name) for name in placeholders - {"t5_weights"}) and config.t5.weights
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_row_of_table_4_trains_what_the_paper_shows(number, monkeypatch):
+    path = FOLDER / "table4" / f"row{number:02d}.cfg"
+    config, (first, second, speed) = read(path, monkeypatch), table4.ROWS[number - 1]
+    assert (config.objective.t2i2t, config.objective.i2t2i) == tuple({"no": "off"}.get(x, x) for x in (first, second))
+    said = head(path)
+    same = read(FOLDER / "table2" / f"row{int(re.search('table 2, row ([0-9]+)', said)[1]):02d}.cfg", monkeypatch)
+    assert tasks(config, 0) == tasks(same, 0) and sum(tasks(config, 0).values()) == 2048
+    assert config.model == same.model and config.objective == same.objective and config.decode == same.decode
+    assert config.t5.size == "xxl" and not config.t5.weights and config.data.vqgan and not config.data.paired_data
+    assert f"row {number}:" in said and f"{speed:.2f} steps/s" in said and "arXiv:2310.03734" in said
+    assert f"--flagfile={path.relative_to(ROOT)} --topology=v4:8x8x4" in said
 
 
 @pytest.mark.parametrize("preset", TABLE_1)

@@ -15,7 +15,7 @@ MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "v
 CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 DATA = ("records", "order", "images", "preprocess", "text", "streams", "scenes")
 OTHERS = ("config", "flags", "storage", "checkpoint", "metrics", "backend", "state", "train")
-XLA = ("sharding", "xla", "capture")
+XLA = ("sharding", "xla", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
 
@@ -34,17 +34,21 @@ GIVEN = ("inference", "objectives", "train_step")
 NO_NETWORKS = {"Text", "Encoded", "encode_text"}
 # Library -> the only modules that import it.
 ONLY = {
-    "torch_xla": {"itit.xla", "itit.capture"},
+    "torch_xla": {"itit.xla", "itit.capture", "itit.tracing"},
     "tensorflow": {"itit.data.preprocess"},
     "tensorflow_text": {"itit.data.preprocess"},
     "fsspec": {"itit.storage"},
     "gcsfs": {"itit.storage"},
+    "jax": {"tools.compile_worker"},
+    "jaxlib": {"tools.compile_worker"},
+    "libtpu": set(),
 }
 # Imports inside a function that save a library where it is not needed: (importing module, imported module).
 LAZY = {
     ("itit.data.streams", "itit.data.preprocess"),
     ("tools.tokenize", "itit.data.preprocess"),
     ("itit.backend", "itit.xla"),
+    ("tools.step_programs", "itit.tracing"),
 }
 
 

@@ -55,23 +55,30 @@ def random_batch(config, active, device):
 
 
 @contextlib.contextmanager
-def labelled(state):
-    """Inside, what belongs to a part runs in a profiler range of its name. The innermost range counts."""
+def labelled(state, enter=None, leave=None):
+    """Inside, what belongs to a part runs in a range of its name. The innermost range counts.
+
+    Args:
+      enter: name -> context manager; by default a range of torch's profiler.
+      leave: what is done to the result of a part, (result, name) -> result; by default nothing.
+    """
+    enter = enter or (lambda part: record_function(_PREFIX + part))
     passes = {}  # id of a Masking -> name of its pass
 
     def ranged(function, part):
         def run(*args, **kwargs):
-            with record_function(_PREFIX + (part if isinstance(part, str) else part(*args))):
-                return function(*args, **kwargs)
+            name = part if isinstance(part, str) else part(*args)
+            with enter(name):
+                result = function(*args, **kwargs)
+            return leave(result, name) if leave else result
 
         return run
 
-    def draw_maskings(*args, **kwargs):
-        drawn = draw(*args, **kwargs)
-        passes.update({id(masking): name for name, masking in drawn.items()})
-        return drawn
+    def compute_losses(state, part, *args):
+        passes.update({id(masking): name for name, masking in part.maskings.items()})
+        return compute(state, part, *args)
 
-    draw = objectives.draw_maskings
+    compute = step_lib.compute_losses
     places = [
         (step_lib, "encode_text", T5), (objectives, "i2t", "i2t + i2i"), (objectives, "t2t", "t2t"),
         (objectives, "t2i", lambda *args: IMAGE_PARTS[passes[id(args[3])]]),
@@ -81,10 +88,10 @@ def labelled(state):
         (state.optimizer, "step", OPTIMIZER), *([(state.ema, "update", OPTIMIZER)] if state.ema else []),
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(objectives, "draw_maskings", draw_maskings))
+        stack.enter_context(mock.patch.object(step_lib, "compute_losses", compute_losses))
         for owner, name, part in places:
             stack.enter_context(mock.patch.object(owner, name, ranged(getattr(owner, name), part)))
-        stack.enter_context(record_function(_PREFIX + REST))
+        stack.enter_context(enter(REST))
         yield
 
 

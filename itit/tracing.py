@@ -1,0 +1,166 @@
+"""The programs of a step without its memory: traced as capture.py does, from placeholders, for the pre-flight.
+
+A backend (see backend.py) on which a step can be called once. Its tensors hold nothing: any model is traced on
+any machine, and what each program reads, and how that is split, is written down.
+"""
+
+import contextlib
+
+import torch
+import torch_xla
+import torch_xla.core.xla_builder as xb
+from torch.utils import _pytree as pytree
+
+from itit import sharding
+from itit.capture import Lazy, are_pending, owned_by, tensors_of, traced
+from itit.noise import CounterNoise
+from itit.xla import Mesh, prepare
+
+_C = torch_xla._XLAC
+SCOPE = "itit/"  # goes before the name of a part in the names of its operations
+
+
+class TracedMesh(Mesh):
+    """A mesh whose tensors are placeholders. `run.programs` are the programs traced."""
+
+    def __init__(self, data, fsdp, matmul_precision):
+        prepare(matmul_precision)
+        super().__init__(data, fsdp)
+        self.specs = {}  # handle of a placeholder -> its spec
+        self.run = self.sampler = Traced(self)
+
+    def placeholder(self, shape, dtype, spec):
+        tensor = xb.create_placeholder_tensor(tuple(shape), dtype)
+        self.specs[_C._get_tensors_handle([tensor])[0]] = spec
+        return tensor
+
+    def adopt(self, module):
+        """Weights and buffers of a module on the "meta" device become placeholders."""
+        for name, p in list(module.named_parameters()):
+            owner, _, leaf = name.rpartition(".")
+            spec = sharding.parameter_spec(name, tuple(p.shape), self.fsdp)
+            empty = torch.nn.Parameter(self.placeholder(p.shape, p.dtype, spec), p.requires_grad)
+            setattr(module.get_submodule(owner), leaf, empty)
+        for name, buffer in list(module.named_buffers()):
+            owner, _, leaf = name.rpartition(".")
+            empty = self.placeholder(buffer.shape, buffer.dtype, (None,) * buffer.ndim)
+            setattr(module.get_submodule(owner), leaf, empty)
+        self.hold_rows(module)
+        return module
+
+    def place_state(self, state):
+        shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
+        for name, tensor in state.tensors().items():
+            spec = sharding.state_spec(name.partition("/")[2], tuple(tensor.shape), self.fsdp, shapes)
+            tensor.data = self.placeholder(tensor.shape, tensor.dtype, spec)
+
+    def rows(self, shape, dtype):
+        """A tensor of the global batch."""
+        return self.placeholder(shape, dtype, sharding.batch_spec(tuple(shape), self.num_devices))
+
+    def noise(self, seed, step, part=0):
+        return CounterNoise(self.placeholder((2,), torch.int32, (None,)), self.place)
+
+
+class Traced(Lazy):
+    """Traces each function once for every kind of arguments, and counts how often it is called."""
+
+    def __init__(self, mesh):
+        super().__init__(mesh)
+        self.programs, self._kinds = [], {}
+
+    def __call__(self, function, *args, updates=()):
+        leaves, structure = pytree.tree_flatten(args)
+        sizes = tuple((tuple(x.shape), x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves)
+        kind = function, structure, sizes
+        if kind not in self._kinds:
+            self._kinds[kind] = len(self.programs), self._trace(function, args, tensors_of(updates))
+        number, result = self._kinds[kind]
+        if number is not None:
+            self.programs[number] = self.programs[number]._replace(calls=self.programs[number].calls + 1)
+        return result
+
+    def number(self, value):
+        return self.mesh.placeholder((), torch.tensor(value).dtype, ())
+
+    def _trace(self, function, args, updates):
+        specs, before = self.mesh.specs, {}
+        for leaf in pytree.tree_leaves(args):
+            for tensor in owned_by(leaf):
+                before[id(tensor)] = _C._get_tensors_handle([tensor])[0]
+        result = traced(function, args)
+        updated = [t for t, changed in zip(updates, are_pending(updates), strict=True) if changed]
+        leaves, structure = pytree.tree_flatten(result)
+        fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(are_pending([x]))]
+        roots = list({_C._unique_id_for_ir_and_data(x): x for x in [*updated, *fresh]}.values())
+        for tensor in updated:
+            self.mesh.mark(tensor, specs[before[id(tensor)]])
+        for root in roots[len(updated) :]:
+            self.mesh.place(root)
+        _, values = _C._get_tensors_xla_device_data_node(roots)
+        handles = _C._get_tensors_handle(values)
+        inputs = tuple((tuple(v.shape), specs.get(h, (None,) * v.ndim)) for v, h in zip(values, handles, strict=True))
+        kept = [specs[before[id(t)]] for t in updated]
+        outputs = tuple(zip([tuple(t.shape) for t in roots],
+                            kept + [sharding.batch_spec(tuple(t.shape), self.mesh.num_devices)
+                                    for t in roots[len(updated) :]], strict=True))  # fmt: skip
+        donated = tuple((handles.index(before[id(t)]), i) for i, t in enumerate(updated) if before[id(t)] in handles)
+        hlo = _C._get_xla_tensors_hlo_proto(roots)
+        self.programs.append(
+            sharding.Program(
+                function.__name__,
+                0,
+                hlo,
+                inputs,
+                outputs,
+                donated,
+                {text: spec for spec, text in self.mesh.texts.items()},
+            )
+        )
+        # From here on placeholders stand for what was computed.
+        replaced = {}
+        for i, root in enumerate(roots):
+            shape, spec = outputs[i]
+            empty = self.mesh.placeholder(shape, root.dtype, spec)
+            replaced[_C._unique_id_for_ir_and_data(root)] = empty
+        leaves = [replaced.get(_C._unique_id_for_ir_and_data(x), x) if isinstance(x, torch.Tensor) else x
+                  for x in leaves]  # fmt: skip
+        for tensor in updated:
+            tensor.data = replaced[_C._unique_id_for_ir_and_data(tensor)]
+        return pytree.tree_unflatten(leaves, structure)
+
+
+# ---------------------------------------------------------------------------------------------- names of parts
+
+
+@contextlib.contextmanager
+def scope(name):
+    """Operations traced inside carry this name of a part, where XLA_HLO_DEBUG=1 is in the environment."""
+    pushed = _C.profiler.scope_pusher(SCOPE + name)
+    yield
+    del pushed
+
+
+def leave(result, name):
+    """What a part returns: the backward pass of the part begins there."""
+    wrap = lambda x: _Leave.apply(x, name) if isinstance(x, torch.Tensor) and x.requires_grad else x  # noqa: E731
+    return pytree.tree_map(wrap, result)
+
+
+class _Leave(torch.autograd.Function):
+    open = []  # the scope of the part whose backward pass runs
+
+    @staticmethod
+    def forward(ctx, x, name):
+        ctx.name = name
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        _Leave.open[:] = []
+        _Leave.open.append(_C.profiler.scope_pusher(SCOPE + ctx.name))
+        return grad, None
+
+
+def end_backward():
+    _Leave.open[:] = []

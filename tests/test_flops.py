@@ -1,0 +1,106 @@
+"""tools.flops against torch's counter on the real step, for settings drawn anew; and against the sizes of ITIT-B."""
+
+import contextlib
+import random
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from itit.config import Config, VqganConfig, replace
+from itit.models import VQGAN, t5
+from itit.noise import Noise
+from itit.objectives import EOS
+from itit.train_step import train_step
+from tests.tiny import TASKS, make_config, make_state, seeds
+from tools import flops
+
+CYCLES = {"t2i2t": "t2i2t", "i2t2i": "i2t2i"}
+VARIANTS = {
+    "class_token": (False, True), "empty_text": ("t5", "learned"), "text_memory": ("visible", "kept", "all"),
+    "detach_tied_table": (False, True), "i2t_i2i_weight": (0.0, 1.0), "t2i_text_drop_prob": (0.0, 0.5),
+    "synth_cfg": (False, True), "synth_drop_masked": (False, True), "mlp_ratio": (2.0, 4.0), "depth": (1, 3),
+    "image_decoder_depth": (1, 2), "num_decode_steps": (2, 5), "text_decoder_dim": (24, 40),
+    "half_cycle": ("pseudo_pair", "stop_gradient"),
+}  # fmt: skip
+
+
+class Everything(contextlib.nullcontext):
+    """In place of torch's tracker of modules, which trips over weights that are sliced without gradient."""
+
+    parents = {"Global"}
+
+
+def counter():
+    mode = FlopCounterMode(display=False)
+    mode.mod_tracker = Everything()
+    return mode
+
+
+def random_batch(config, task, rows):
+    m, batch = config.model, {}
+    if task not in ("t2i2t", "t2t"):
+        batch[f"{task}/image_ids"] = torch.randint(m.codebook_size, (rows, m.num_image_tokens))
+    if task not in ("i2t2i", "i2i"):
+        batch[f"{task}/text_ids"] = torch.randint(3, m.bos_id, (rows, m.num_text_tokens))
+    return batch
+
+
+def counted(config, task, rows):
+    """Torch's count of a step of one task."""
+    state = make_state(config, 0)
+    with torch.no_grad():
+        state.model.text_decoder.head.bias[EOS] = -1e9  # no text ends early, which would save steps
+    batch, noises = random_batch(config, task, rows), [Noise(0, 0, torch.device("cpu"))]
+    with counter() as counting:
+        train_step(state, batch, noises, 1e-3, config, {task: rows})
+    return counting.get_total_flops()
+
+
+@pytest.mark.parametrize("task, cycle", [(task, cycle) for task in TASKS
+                                         for cycle in (("full", "half") if task in CYCLES else ("off",))])  # fmt: skip
+@pytest.mark.parametrize("attempt", range(3))
+def test_every_task_as_torch_counts_it(monkeypatch, task, cycle, attempt):
+    monkeypatch.setattr(t5, "checkpoint", lambda function, *args, **kwargs: function(*args))  # no recomputation
+    drawn = {name: random.choice(values) for name, values in VARIANTS.items()}
+    rows = random.randint(1, 4)
+    others = {f"{name}_batch": 0 for name in TASKS} | {f"{task}_batch": rows}
+    off = {name: "off" for name in CYCLES} | ({task: cycle} if task in CYCLES else {})
+    config = make_config(**(drawn | others | off))
+    found = flops.step_flops(config, {task: rows})
+    assert sum(found.values()) == counted(config, task, rows), (drawn, found)
+
+
+def test_parts_of_several_tasks_add_up():
+    config = make_config()
+    active = {task: number for number, task in enumerate(TASKS, 1)}
+    together = flops.step_flops(config, active)
+    alone = [flops.step_flops(config, {task: number}) for task, number in active.items()]
+    for part, number in together.items():
+        assert number == sum(one.get(part, 0) for one in alone)
+    assert list(together) == [part for part in flops.PARTS if part != flops.VQGAN]
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_image_tokenizer(seed):
+    draw = random.Random(seed)
+    levels = draw.choice(((1, 2), (1, 1, 2), (2, 1, 3)))
+    config = VqganConfig(image_size=16 * 2 ** len(levels), patch_size=draw.choice((1, 2)), channels=8,
+                         channel_multipliers=levels, num_res_blocks=draw.choice((1, 2)), latent_dim=12,
+                         local_encoder=draw.choice((False, True)), codebook_size=32)  # fmt: skip
+    pixels = torch.randint(256, (3, config.image_size, config.image_size, 3), dtype=torch.uint8)
+    with counter() as counting, torch.no_grad():
+        VQGAN(config).tokenize(pixels)
+    assert 3 * flops.vqgan_encode(config) == counting.get_total_flops()
+    step = flops.step_flops(make_config(), {"t2i": 2, "t2t": 5}, config)
+    assert step[flops.VQGAN] == 2 * flops.vqgan_encode(config)
+
+
+def test_sizes_of_itit_b():
+    """Counted by hand from widths and depths (2 a multiplication), to a few percent: GFLOP a sample."""
+    config = replace(Config(), t2i2t_warmup_steps=0, i2t2i_warmup_steps=0).resolve()
+    found = flops.step_flops(config, dict.fromkeys(("t2i", "i2t", "t2i2t", "i2t2i"), 1), VqganConfig())
+    expected = {"T5 of the texts": 2 * 594, "VQGAN": 3 * 130, "t2i": 231, "i2t + i2i": 292, "t2i2t synthesis": 4857,
+                "t2i2t middle": 164, "t2i2t final": 164, "i2t2i synthesis": 91, "i2t2i middle": 112,
+                "i2t2i final, with T5": 231 + 1189}  # fmt: skip
+    assert {part: number / 1e9 for part, number in found.items()} == pytest.approx(expected, rel=0.05)

@@ -1,0 +1,34 @@
+"""The programs of a step traced from placeholders: which there are, how often, and what they read and update."""
+
+import math
+
+import pytest
+
+from itit.config import VqganConfig
+from itit.train_step import tasks
+from tests.xla.small import NUM_DEVICES, config_of
+from tools import step_programs
+
+VQGAN = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
+                    codebook_size=32)  # fmt: skip
+
+
+@pytest.mark.skipif(math.prod(step_programs.TRACED) != NUM_DEVICES, reason="traced on eight devices")
+def test_the_programs_of_a_step_from_nothing():
+    config = config_of(ema_decay=0.9, synth_drop_masked=True, num_decode_steps=4, image_size=16)
+    found = step_programs.programs(config, tasks(config, 0), VQGAN)
+    calls = {}
+    for program in found:
+        calls[program.name] = calls.get(program.name, 0) + program.calls
+    assert calls == {"prepare": 1, "_start_picture": 1, "_new_canvas": 1, "decode_step": 4, "_start_caption": 1,
+                     "_new_caption": 1, "greedy_steps": 1, "update": 1}  # fmt: skip
+    assert sum(program.name == "decode_step" for program in found) == 2  # with tokens dropped, and without
+    update = found[-1]
+    assert len(update.donated) == len(update.outputs) - 9 > 250
+    for program in found:
+        assert all(len(shape) == len(spec) or spec == () for shape, spec in program.inputs + program.outputs)
+        for parameter, result in program.donated:
+            assert program.inputs[parameter] == program.outputs[result]
+        assert set(program.specs) and len(program.hlo) > 1000
+    images = [spec for shape, spec in found[0].inputs if shape == (8, 16, 16, 3)]
+    assert len(images) == 4 and set(images) == {(("data", "fsdp"), None, None, None)}
