@@ -84,7 +84,7 @@ def check(monkeypatch, sleeps, naps):
 
 @pytest.mark.parametrize("slow, places", [(slow_forward, FORWARD), (slow_backward, BACKWARD)])
 def test_shares_fall_on_the_parts_that_take_the_time(monkeypatch, slow, places):
-    sleeps, naps = {part: random.uniform(0.1, 0.5) for part in places.values()}, {}
+    sleeps, naps = {part: random.uniform(0.3, 0.9) for part in places.values()}, {}
     for (owner, name), part in places.items():
         monkeypatch.setattr(owner, name, slow(getattr(owner, name), lambda part=part: nap(naps, sleeps[part])))
     check(monkeypatch, sleeps, naps)

@@ -1,0 +1,57 @@
+"""Training on a mesh as a user does it: stopped, continued, and given what a mesh cannot split."""
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from itit import checkpoint
+from tests.test_train import run_here, settings, write_ids
+from tests.xla.small import MESHES, connect
+
+SIZES = dict(
+    backend="xla", xla_cache="", depth=1, image_decoder_depth=1, text_decoder_depth=1, t2i2t_warmup_steps=0,
+    i2t2i_warmup_steps=0, num_decode_steps=2, num_steps=5, **{f"{task}_batch": 8 for task in ("t2i", "i2t", "t2i2t",
+    "i2t2i")}, t2t_batch=0, i2i_batch=0, mesh_data=MESHES[-1][0], mesh_fsdp=MESHES[-1][1],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_ids(folder / "ids.tfrecord", 64)
+    return folder
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path):
+    ends = []
+    for name, pieces in (("whole", [4]), ("parts", [3, 1])):
+        values = settings(data, **SIZES, workdir=str(tmp_path / name))
+        for piece in pieces:
+            assert run_here(values | {"stop_after_steps": piece}) == 0
+        ends.append(checkpoint.restore(str(tmp_path / name)))
+    (step, whole, _), (other_step, parts, _) = ends
+    assert step == other_step == 4 and whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        assert np.array_equal(tensor.numpy(), parts[name].numpy()), name
+    events = EventAccumulator(str(tmp_path / "whole" / "tensorboard"))
+    events.Reload()
+    assert {"time/to_first_step", "time/programs_compiled"} <= set(events.Tags()["scalars"])
+    losses = [point.value for point in events.Scalars("loss")]
+    assert len(losses) == len(set(losses)) == 4 and all(0 < loss < 50 for loss in losses)
+
+
+def test_what_a_mesh_cannot_split_ends_in_one_line(data, tmp_path):
+    values = settings(data, **SIZES, workdir=str(tmp_path / "run"))
+    devices = MESHES[-1][0] * MESHES[-1][1]
+    with pytest.raises(ValueError, match=f"--mesh_data=3 --mesh_fsdp=5: their product must be the {devices} devices"):
+        run_here(values | {"mesh_data": 3, "mesh_fsdp": 5})
+    if devices > 1:
+        with pytest.raises(ValueError, match=f"--i2t_batch=12: must be a multiple of {devices} devices"):
+            run_here(values | {"i2t_batch": 12})
+
+
+def test_hosts_that_feed_the_same_rows_are_refused():
+    mesh = connect(*MESHES[-1])
+    mesh.check_rows({"t2i": np.arange(16), "i2t": np.arange(16)})
+    with pytest.raises(ValueError, match="--i2t_batch: several of the 1 hosts feed the same rows"):
+        mesh.check_rows({"t2i": np.arange(16), "i2t": np.arange(16) // 2})
