@@ -76,8 +76,7 @@ class Traced(Lazy):
         if kind not in self._kinds:
             self._kinds[kind] = len(self.programs), self._trace(function, args, tensors_of(updates))
         number, result = self._kinds[kind]
-        if number is not None:
-            self.programs[number] = self.programs[number]._replace(calls=self.programs[number].calls + 1)
+        self.programs[number] = self.programs[number]._replace(calls=self.programs[number].calls + 1)
         return result
 
     def number(self, value):
@@ -86,7 +85,7 @@ class Traced(Lazy):
     def _trace(self, function, args, updates):
         specs, before = self.mesh.specs, {}
         for leaf in pytree.tree_leaves(args):
-            for tensor in owned_by(leaf):
+            for tensor in [leaf] if isinstance(leaf, torch.Tensor) else owned_by(leaf):
                 before[id(tensor)] = _C._get_tensors_handle([tensor])[0]
         result = traced(function, args)
         updated = [t for t, changed in zip(updates, are_pending(updates), strict=True) if changed]

@@ -9,29 +9,20 @@ A step of one row a task warms up, then --steps steps are timed, then one is pro
 shares are of its kernels' time.
 """
 
-import contextlib
 import sys
 import time
-from unittest import mock
 
 import torch
 from absl import flags as absl_flags
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from itit import config as config_lib
-from itit import flags, inference, objectives
+from itit import flags, objectives
 from itit import train_step as step_lib
 from itit.backend import connect
 from itit.state import make_state
+from tools.parts import PARTS, REST, labelled
 
-T5, OPTIMIZER, REST = "T5 of the texts", "optimizer, EMA", "rest"
-# Name of a pass's masking -> the part that `objectives.t2i` is of; the image-text-image cycle ends in it, too.
-IMAGE_PARTS = {"t2i": "t2i", "i2i": "i2i, unpaired", "i2t2i/second": "i2t2i final, with T5"}
-# In the order of the table. "final": the second training pass, with the estimator of the text-image-text cycle.
-PARTS = (
-    T5, "t2i", "i2t + i2i", "t2i2t synthesis", "t2i2t middle", "t2i2t final", "i2t2i synthesis", "i2t2i middle",
-    IMAGE_PARTS["i2t2i/second"], "t2t", IMAGE_PARTS["i2i"], OPTIMIZER, REST,
-)  # fmt: skip
 _PREFIX = "itit/"  # of the profiler's ranges that are parts
 _BACKWARD = "autograd::engine::evaluate_function"
 
@@ -52,47 +43,6 @@ def random_batch(config, active, device):
             ids = ids.masked_fill(slots == ends, objectives.EOS).masked_fill(slots > ends, objectives.PAD)
             batch[f"{task}/text_ids"] = ids.to(device)
     return batch
-
-
-@contextlib.contextmanager
-def labelled(state, enter=None, leave=None):
-    """Inside, what belongs to a part runs in a range of its name. The innermost range counts.
-
-    Args:
-      enter: name -> context manager; by default a range of torch's profiler.
-      leave: what is done to the result of a part, (result, name) -> result; by default nothing.
-    """
-    enter = enter or (lambda part: record_function(_PREFIX + part))
-    passes = {}  # id of a Masking -> name of its pass
-
-    def ranged(function, part):
-        def run(*args, **kwargs):
-            name = part if isinstance(part, str) else part(*args)
-            with enter(name):
-                result = function(*args, **kwargs)
-            return leave(result, name) if leave else result
-
-        return run
-
-    def compute_losses(state, part, *args):
-        passes.update({id(masking): name for name, masking in part.maskings.items()})
-        return compute(state, part, *args)
-
-    compute = step_lib.compute_losses
-    places = [
-        (step_lib, "encode_text", T5), (objectives, "i2t", "i2t + i2i"), (objectives, "t2t", "t2t"),
-        (objectives, "t2i", lambda *args: IMAGE_PARTS[passes[id(args[3])]]),
-        (objectives, "t2i2t", "t2i2t final"), (inference, "generate", "t2i2t synthesis"),
-        (objectives, "_reconstruct_image", "t2i2t middle"), (objectives, "i2t2i", IMAGE_PARTS["i2t2i/second"]),
-        (inference, "caption_greedy", "i2t2i synthesis"), (objectives, "_reconstruct_text", "i2t2i middle"),
-        (state.optimizer, "step", OPTIMIZER), *([(state.ema, "update", OPTIMIZER)] if state.ema else []),
-    ]  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(step_lib, "compute_losses", compute_losses))
-        for owner, name, part in places:
-            stack.enter_context(mock.patch.object(owner, name, ranged(getattr(owner, name), part)))
-        stack.enter_context(enter(REST))
-        yield
 
 
 def shares(events, on_gpu):
@@ -138,7 +88,10 @@ def measure(config, num_steps):
 
     def profiled(number, batch):
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-        with profile(activities=activities) as profiler, labelled(state):
+        with (
+            profile(activities=activities) as profiler,
+            labelled(state, lambda part: record_function(_PREFIX + part)),
+        ):
             step(number, batch)
         return profiler
 

@@ -10,7 +10,7 @@ from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
 from itit.state import DTYPES
 from itit.train_step import State, train_step
-from tools import bench
+from tools import parts
 
 TRACED = (2, 4)  # the mesh it is traced on: two sizes, so that an axis is told by how it splits
 
@@ -36,7 +36,7 @@ def programs(config, active, vqgan=None):
 def labelled(state, tracing):
     """Inside, the operations of a part carry its name, those of its backward pass included."""
     stack = contextlib.ExitStack()
-    stack.enter_context(bench.labelled(state, tracing.scope, tracing.leave))
+    stack.enter_context(parts.labelled(state, tracing.scope, tracing.leave))
     stack.callback(tracing.end_backward)
     return stack
 
@@ -46,9 +46,9 @@ def empty_state(config, vqgan, mesh):
     with torch.device("meta"):
         t5, model = T5Encoder(config.t5).to(DTYPES[config.train.compute_dtype]), ITIT(config.model)
         tokenizer = VQGAN(vqgan).eval() if vqgan else None
-    for part in (t5, model, tokenizer):
-        if part is not None:
-            mesh.adopt(part.requires_grad_(part is model))
+    for module in (t5, model, tokenizer):
+        if module is not None:
+            mesh.adopt(module.requires_grad_(module is model))
     set_compute_dtype(model, DTYPES[config.train.compute_dtype])
     optimizer = Adafactor(model.named_parameters(), config.optim)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
 from itit.config import VqganConfig
+from itit.tracing import TracedMesh
 from itit.train_step import tasks
 from tests.xla.small import NUM_DEVICES, config_of
 from tools import step_programs
@@ -32,3 +34,18 @@ def test_the_programs_of_a_step_from_nothing():
         assert set(program.specs) and len(program.hlo) > 1000
     images = [spec for shape, spec in found[0].inputs if shape == (8, 16, 16, 3)]
     assert len(images) == 4 and set(images) == {(("data", "fsdp"), None, None, None)}
+
+
+@pytest.mark.skipif(math.prod(step_programs.TRACED) != NUM_DEVICES, reason="traced on eight devices")
+def test_placeholders_take_no_memory():
+    mesh = TracedMesh(2, 4, "highest")
+    weight = mesh.placeholder((2**20, 2**20), torch.float32, ("fsdp", None))  # 4 TiB
+    total = mesh.run(doubled, weight, updates=[weight])
+    (program,) = mesh.run.programs
+    assert total.shape == () and weight.shape == (2**20, 2**20)
+    assert program.inputs[program.donated[0][0]] == ((2**20, 2**20), ("fsdp", None)) == program.outputs[0]
+
+
+def doubled(weight):
+    weight.mul_(2)
+    return weight.sum()
