@@ -40,12 +40,12 @@ class Lazy:
         return result
 
     def number(self, value):
-        if value not in self._numbers:  # whole numbers come again in every loop
-            tensor = self.mesh.place(torch.tensor(value, device=self.mesh.device))
-            if isinstance(value, float):
-                return tensor
+        if isinstance(value, int) and value in self._numbers:  # whole numbers come again in every loop
+            return self._numbers[value]
+        tensor = self.mesh.place(torch.tensor(value, device=self.mesh.device))
+        if isinstance(value, int):
             self._numbers[value] = tensor
-        return self._numbers[value]
+        return tensor
 
 
 class Captured(Lazy):
@@ -197,6 +197,7 @@ class _Graph:
 
 
 def num_compilations():
+    """Programs made so far in this process."""
     data = counters.metric_data("CompileTime")
     return data[0] if data else 0
 

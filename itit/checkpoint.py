@@ -30,7 +30,7 @@ STATE, META, COMMIT = "state.safetensors", "meta.json", "commit.json"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save(workdir, step, tensors, meta, keep_last, leads=True):
+def save(workdir, step, tensors, meta, keep_last):
     """Saves a checkpoint, then removes old ones.
 
     A step that is there and whole stays as it is; a damaged one is replaced. Once the new checkpoint is visible, only
@@ -40,7 +40,6 @@ def save(workdir, step, tensors, meta, keep_last, leads=True):
       tensors: dict[str, Tensor] of any device, dtype and layout; numbers are kept bit for bit. Tensors that share
         memory are saved, and come back, as separate ones.
       meta: dict of JSON values.
-      leads: of several hosts one writes; the others only help to collect tensors that lie on the devices of all.
 
     Returns:
       Path of the checkpoint.
@@ -50,15 +49,12 @@ def save(workdir, step, tensors, meta, keep_last, leads=True):
     """
     root = storage.join(workdir, FOLDER)
     final = storage.join(root, f"step_{step:08d}")
-    tensors = _separate(tensors)
-    if not leads:
-        return final
     if storage.exists(final):
         with contextlib.suppress(ValueError, FileNotFoundError):
             _read(final, step)
             return final
         storage.remove_tree(final)
-    files = {STATE: safetensors.torch.save(tensors, {"format": "pt"}), META: json.dumps(meta).encode()}
+    files = {STATE: safetensors.torch.save(_separate(tensors), {"format": "pt"}), META: json.dumps(meta).encode()}
     files[COMMIT] = _commit(step, len(tensors), files)
     staging = final if storage.is_remote(final) else storage.join(root, f"{STAGING}step_{step:08d}")
     _sweep(root)

@@ -105,17 +105,8 @@ class Traced(Lazy):
                                     for t in roots[len(updated) :]], strict=True))  # fmt: skip
         donated = tuple((handles.index(before[id(t)]), i) for i, t in enumerate(updated) if before[id(t)] in handles)
         hlo = _C._get_xla_tensors_hlo_proto(roots)
-        self.programs.append(
-            sharding.Program(
-                function.__name__,
-                0,
-                hlo,
-                inputs,
-                outputs,
-                donated,
-                {text: spec for spec, text in self.mesh.texts.items()},
-            )
-        )
+        texts = {text: spec for spec, text in self.mesh.texts.items()}
+        self.programs.append(sharding.Program(function.__name__, 0, hlo, inputs, outputs, donated, texts))
         # From here on placeholders stand for what was computed.
         replaced = {}
         for i, root in enumerate(roots):

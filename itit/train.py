@@ -110,6 +110,8 @@ def run(config):
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
     if not workdir:
         raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
+    if t.profile_step >= 0 and storage.is_remote(workdir):
+        raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
     backend = backends.connect(t)
     config = settle(config)
     interrupt = Interrupt()
@@ -159,13 +161,15 @@ def run(config):
             write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
         stop = told_to_stop(interrupt, backend, step, t)
         if step % t.checkpoint_every == 0 or step == end or stop:
-            checkpoint.save(workdir, step, backend.fetch(state.tensors()), meta, t.keep_last, backend.leads)
+            tensors = backend.fetch(state.tensors())
+            if backend.leads:
+                checkpoint.save(workdir, step, tensors, meta, t.keep_last)
     batches.close()
     metrics.close()
-    if interrupt.signal is not None:
+    if stop or interrupt.signal is not None:  # another host may have had the signal
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
         print(f"interrupted: {saved} in {workdir}", file=sys.stderr)
-        return 128 + interrupt.signal
+        return 128 + (interrupt.signal or signal.SIGTERM)
     logging.info("done: step %d of %d", step, config.optim.num_steps)
     return 0
 

@@ -12,7 +12,7 @@ from itit.optim import Adafactor
 from itit.train_step import tasks
 from tests.common import ROOT
 from tests.tiny import ONE_THREAD_SIZES, make_config
-from tools import bench, parts
+from tools import bench
 
 ROWS = [f"launch/flagfiles/table2/row{number}.cfg" for number in ("03", "14")]
 
@@ -73,7 +73,7 @@ def check(monkeypatch, sleeps, naps):
     monkeypatch.setattr(train_step, "train_step", last_is_slow)
     seconds, shares = bench.measure(make_config(ema_decay=0.9), 1)
     assert len(seconds) == 1 and len(steps) == 3
-    assert shares.keys() == set(parts.PARTS) and sum(shares.values()) == pytest.approx(1)
+    assert shares.keys() == set(bench.PARTS) and sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
     found = sum(shares[part] for part in sleeps)
     assert found > 0.5
@@ -144,7 +144,7 @@ def test_the_command():
     assert ended.returncode == 0, ended.stderr
     head, *lines = ended.stdout.splitlines()
     assert "--steps=1" in head
-    width = max(len(label) for label in parts.PARTS) + len("share of ")
+    width = max(len(label) for label in bench.PARTS) + len("share of ")
     found = {line[:width].strip(): line[width:].split() for line in lines}
     cells = {label: [float(x) if x not in "-%" else x for x in values] for label, values in found.items()
              if label.startswith(("seconds", "steps/s", "time", "share", "samples"))}  # fmt: skip

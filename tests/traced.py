@@ -5,7 +5,6 @@ A process of its own, on 8 virtual devices. `read` gives the Programs back.
 Shapes: B batch, D width, H hidden width.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -15,9 +14,7 @@ import sys
 from itit.sharding import Program
 from tests.common import ROOT
 
-ROWS = (("data", "fsdp"), None)
 B, D, H = 64, 128, 256
-SCOPE = "itit/"
 
 
 def make(folder):
@@ -42,74 +39,37 @@ def _tuples(value):
 
 
 def main(folder):
-    import numpy as np
     import torch
-    import torch_xla
-    import torch_xla.distributed.spmd as xs
-    import torch_xla.runtime as xr
 
-    c = torch_xla._XLAC
-    xr.use_spmd()
-    mesh, device = xs.Mesh(np.arange(8), (2, 4), ("data", "fsdp")), torch_xla.device()
-    split = ("fsdp", None)
+    from itit.tracing import TracedMesh, end_backward, leave, scope
 
-    def mark(tensor, spec):
-        c._xla_mark_sharding(tensor, mesh.get_op_sharding(spec))
-        return tensor
+    def update(weights, rows):
+        with scope("t2i"):
+            hidden = mesh.place(torch.nn.functional.gelu(rows @ weights[0].T))
+            loss = leave((hidden @ weights[1].T).square().mean(), "t2i")
+        loss.backward()
+        end_backward()
+        with scope("optimizer, EMA"), torch.no_grad():
+            for weight in weights:
+                weight.copy_(weight - 0.1 * weight.grad)
+        return loss.detach()
 
-    @contextlib.contextmanager
-    def scope(name):
-        pushed = c.profiler.scope_pusher(SCOPE + name)
-        yield
-        del pushed
+    @torch.no_grad()
+    def decode_step(weights, rows):
+        return (rows @ weights[0].T).sin()
 
-    class Leave(torch.autograd.Function):
-        """Where a part's forward pass ends, its backward pass begins."""
-
-        open = []
-
-        @staticmethod
-        def forward(ctx, x, name):
-            ctx.name = name
-            return x.view_as(x)
-
-        @staticmethod
-        def backward(ctx, grad):
-            Leave.open.clear()
-            Leave.open.append(c.profiler.scope_pusher(SCOPE + ctx.name))
-            return grad, None
-
-    def save(name, calls, known, roots, outputs, donated):
-        """`known`: (tensor, spec) of all that the program may read."""
-        handles = {h: (tuple(t.shape), spec) for (t, spec), h in
-                   zip(known, c._get_tensors_handle([t for t, _ in known]), strict=True)}  # fmt: skip
-        _, values = c._get_tensors_xla_device_data_node(roots)
-        inputs = [handles.get(h, (tuple(v.shape), ())) for v, h in
-                  zip(values, c._get_tensors_handle(values), strict=True)]  # fmt: skip
-        specs = {c._get_xla_sharding_spec(t): spec for t, spec in known}
-        fields = {"name": name, "calls": calls, "inputs": inputs, "outputs": outputs, "donated": donated}
-        text = json.dumps(fields | {"specs": list(specs.items())})
-        (pathlib.Path(folder) / f"{name}.json").write_text(text)
-        (pathlib.Path(folder) / f"{name}.hlo").write_bytes(c._get_xla_tensors_hlo_proto(roots))
-
-    torch.autograd.set_multithreading_enabled(False)  # scopes are of the thread
-    weights = [mark(torch.randn(H, D).to(device), split), mark(torch.randn(D, H).to(device), split)]
-    rows = mark(torch.randn(B, D).to(device), ROWS)
-    torch_xla.sync()
-    for weight in weights:
-        weight.requires_grad_()
-    with scope("t2i"):
-        hidden = mark(torch.nn.functional.gelu(rows @ weights[0].T), ROWS)
-        loss = Leave.apply((hidden @ weights[1].T).square().mean(), "t2i")
-    loss.backward()
-    Leave.open.clear()
-    with scope("optimizer, EMA"), torch.no_grad():
-        updated = [mark(w - 0.1 * w.grad, split) for w in weights]
-    known = [(weights[0], split), (weights[1], split), (rows, ROWS)]
-    outputs = [((H, D), split), ((D, H), split), ((), ())]
-    save("update", 1, known, [*updated, loss.detach()], outputs, [])
-    with torch.no_grad():
-        save("decode_step", 24, known, [mark((rows @ weights[0].T).sin(), ROWS)], [((B, H), ROWS)], [])
+    mesh = TracedMesh(2, 4, "highest")
+    weights = [mesh.placeholder(shape, torch.float32, ("fsdp", None)).requires_grad_() for shape in ((H, D), (D, H))]
+    rows = mesh.rows((B, D), torch.float32)
+    with torch.autograd.set_multithreading_enabled(False):  # scopes are of the thread
+        mesh.run(update, weights, rows, updates=weights)
+        for _ in range(24):
+            mesh.run(decode_step, weights, rows)
+    for program in mesh.run.programs:
+        path = pathlib.Path(folder) / f"{program.name}.json"
+        path.with_suffix(".hlo").write_bytes(program.hlo)
+        fields = program._replace(hlo=None, specs=list(program.specs.items()))._asdict()
+        path.write_text(json.dumps({name: value for name, value in fields.items() if name != "hlo"}))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,8 @@ features, C codebook, V vocabulary.
 
 from itit.masking import decode_schedule, num_dropped
 from itit.train_step import NEEDS_TEXT_FEATURES
+from tools.parts import FINAL, FINAL_T5, I2I, I2T, I2T2I, MIDDLE, PARTS, SYNTHESIS, T2I, T2I2T, T2T, T5, VQGAN
 
-T5, VQGAN, T2I, I2T = "T5 of the texts", "VQGAN", "t2i", "i2t + i2i"
-T2I2T, I2T2I = "t2i2t ", "i2t2i "  # and one of: synthesis, middle, final
-SYNTHESIS, MIDDLE, FINAL, FINAL_T5 = "synthesis", "middle", "final", "final, with T5"
-T2T, I2I = "t2t", "i2i, unpaired"
-PARTS = (T5, VQGAN, T2I, I2T, *(T2I2T + x for x in (SYNTHESIS, MIDDLE, FINAL)),
-         *(I2T2I + x for x in (SYNTHESIS, MIDDLE, FINAL_T5)), T2T, I2I)  # fmt: skip
 PICTURES = ("t2i", "i2t", "i2t2i", "i2i")  # tasks that begin with pictures
 
 

@@ -1,7 +1,7 @@
 """What the text of an optimised HLO module tells: time by part, collectives, largest buffers.
 
 Time is the TPU compiler's own estimate, `estimated_cycles` of each instruction, times the trips of the loops around it.
-Collectives and copies carry none. A part is a name of `prediction.PARTS` or another, that the trace wrote into
+Collectives and copies carry none. A part is a name of `parts.PARTS` or another, that the trace wrote into
 `op_name` as a scope `itit/PART`; the innermost counts.
 """
 

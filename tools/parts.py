@@ -6,14 +6,16 @@ from unittest import mock
 from itit import inference, objectives
 from itit import train_step as step_lib
 
-T5, VQGAN, OPTIMIZER, REST = "T5 of the texts", "VQGAN", "optimizer, EMA", "rest"
+T5, VQGAN, T2I, I2T = "T5 of the texts", "VQGAN", "t2i", "i2t + i2i"
+T2I2T, I2T2I = "t2i2t ", "i2t2i "  # and one of the next four
+# "final": the second training pass, with the estimator of the text-image-text cycle.
+SYNTHESIS, MIDDLE, FINAL, FINAL_T5 = "synthesis", "middle", "final", "final, with T5"
+T2T, I2I, OPTIMIZER, REST = "t2t", "i2i, unpaired", "optimizer, EMA", "rest"
+# In the order of the tables.
+PARTS = (T5, VQGAN, T2I, I2T, *(T2I2T + x for x in (SYNTHESIS, MIDDLE, FINAL)),
+         *(I2T2I + x for x in (SYNTHESIS, MIDDLE, FINAL_T5)), T2T, I2I, OPTIMIZER, REST)  # fmt: skip
 # Name of a pass's masking -> the part that `objectives.t2i` is of; the image-text-image cycle ends in it, too.
-IMAGE_PARTS = {"t2i": "t2i", "i2i": "i2i, unpaired", "i2t2i/second": "i2t2i final, with T5"}
-# In the order of the table. "final": the second training pass, with the estimator of the text-image-text cycle.
-PARTS = (
-    T5, "t2i", "i2t + i2i", "t2i2t synthesis", "t2i2t middle", "t2i2t final", "i2t2i synthesis", "i2t2i middle",
-    IMAGE_PARTS["i2t2i/second"], "t2t", IMAGE_PARTS["i2i"], OPTIMIZER, REST,
-)  # fmt: skip
+IMAGE_PARTS = {"t2i": T2I, "i2i": I2I, "i2t2i/second": I2T2I + FINAL_T5}
 
 
 @contextlib.contextmanager
@@ -41,12 +43,13 @@ def labelled(state, enter, leave=None):
 
     compute = step_lib.compute_losses
     places = [
-        (step_lib, "encode_text", T5), (objectives, "i2t", "i2t + i2i"), (objectives, "t2t", "t2t"),
+        (step_lib, "encode_text", T5), (objectives, "i2t", I2T), (objectives, "t2t", T2T),
         (objectives, "t2i", lambda *args: IMAGE_PARTS[passes[id(args[3])]]),
-        (objectives, "t2i2t", "t2i2t final"), (inference, "generate", "t2i2t synthesis"),
-        (objectives, "_reconstruct_image", "t2i2t middle"), (objectives, "i2t2i", IMAGE_PARTS["i2t2i/second"]),
-        (inference, "caption_greedy", "i2t2i synthesis"), (objectives, "_reconstruct_text", "i2t2i middle"),
+        (objectives, "t2i2t", T2I2T + FINAL), (inference, "generate", T2I2T + SYNTHESIS),
+        (objectives, "_reconstruct_image", T2I2T + MIDDLE), (objectives, "i2t2i", I2T2I + FINAL_T5),
+        (inference, "caption_greedy", I2T2I + SYNTHESIS), (objectives, "_reconstruct_text", I2T2I + MIDDLE),
         (state.optimizer, "step", OPTIMIZER), *([(state.ema, "update", OPTIMIZER)] if state.ema else []),
+        *([(state.vqgan, "tokenize", VQGAN)] if state.vqgan is not None else []),
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(step_lib, "compute_losses", compute_losses))

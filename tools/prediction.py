@@ -7,15 +7,13 @@ been held against a TPU.
 
 import collections
 
-from tools import flops as flops_lib
 from tools import ici
 from tools.hlo import array_bytes
+from tools.parts import I2T2I, PARTS, REST, SYNTHESIS, T2I2T
 
-OPTIMIZER, REST = "optimizer, EMA", "rest"
-PARTS = (*flops_lib.PARTS, OPTIMIZER, REST)
 GIB = 2**30
 # A program's name -> the part of what lies in no scope of its own.
-_DEFAULTS = {"decode": flops_lib.T2I2T + flops_lib.SYNTHESIS, "greedy": flops_lib.I2T2I + flops_lib.SYNTHESIS}
+_DEFAULTS = {"decode": T2I2T + SYNTHESIS, "greedy": I2T2I + SYNTHESIS}
 
 
 def default_part(name):

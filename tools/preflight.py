@@ -15,6 +15,7 @@ from absl import flags as absl_flags
 
 from itit import config as config_lib
 from itit import flags
+from itit.sharding import check_batches
 from itit.train_step import tasks
 from tools import prediction, tpu_compiler
 from tools.chips import CHIPS, Topology
@@ -30,11 +31,7 @@ KEYS = ("compiles", "hbm_gib_per_chip", "predicted_step_ms", "predicted_ici_ms",
 def preflight(config, topology, keep=None, say=print):
     """The prediction (see `prediction.predict`) for a resolved Config. Raises ValueError for what cannot be."""
     active = tasks(config, sys.maxsize)
-    parts = topology.num_chips * config.optim.num_microbatches
-    for task, rows in active.items():
-        if rows % parts:
-            several = f" in {config.optim.num_microbatches} microbatches" if parts > topology.num_chips else ""
-            raise ValueError(f"--{task}_batch={rows}: must be a multiple of {topology.num_chips} chips{several}")
+    check_batches(active, topology.num_chips, config.optim.num_microbatches)
     data, fsdp = mesh_of(config, topology.num_chips)
     start, compiled = time.perf_counter(), []
     say(f"tracing the step; mesh: data {data} x fsdp {fsdp}")

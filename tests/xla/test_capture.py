@@ -34,6 +34,14 @@ def test_replays_use_new_arguments_and_compile_nothing(mesh):
     assert len(run.graphs) == 1
 
 
+def test_a_float_is_no_whole_number_of_the_same_value(mesh):
+    run = Captured(mesh)
+    for value, dtype in ((1, torch.int64), (1.0, torch.float32), (1, torch.int64), (0.0, torch.float32)):
+        number = run.number(value)
+        assert number.dtype == dtype and number.item() == value
+    assert run.number(1) is run.number(1) and run.number(2.0) is not run.number(2.0)
+
+
 def grown(weight, x):
     weight.add_(x.sum(0))
     return weight.sum() * 2, x, weight

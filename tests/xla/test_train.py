@@ -35,7 +35,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path):
         assert np.array_equal(tensor.numpy(), parts[name].numpy()), name
     events = EventAccumulator(str(tmp_path / "whole" / "tensorboard"))
     events.Reload()
-    assert {"time/to_first_step", "time/programs_compiled"} <= set(events.Tags()["scalars"])
+    assert {"time/to_first_step", "programs/made", "programs/from_cache"} <= set(events.Tags()["scalars"])
     losses = [point.value for point in events.Scalars("loss")]
     assert len(losses) == len(set(losses)) == 4 and all(0 < loss < 50 for loss in losses)
 
