@@ -55,7 +55,7 @@ class Local:
         return {name: torch.from_numpy(value).to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def noise(self, seed, step, part=0):
-        """The draws of a part of a step (see noise.py)."""
+        """The draws of a part of a step, an index or a name (see noise.py)."""
         return Noise(seed, step, self.device, part)
 
     def check_rows(self, rows):

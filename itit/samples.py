@@ -11,25 +11,18 @@ import torch
 from PIL import Image, ImageDraw
 
 from itit import inference
-from itit.eager import Eager
 from itit.models import encode_text
-from itit.noise import prefixed
 
 
 class Translator:
     """Text ids to picture ids and back, with the weights and the frozen parts of a `train_step.State`.
 
-    `run`: how the parts are run (see eager.py; default: as they stand).
+    `backend`: where, and whose draws (see backend.py). `step`: of the run, whose draws it makes its own from.
     """
 
-    def __init__(self, state, config, noise, batch_size=64, run=None):
-        self.state, self.config, self.noise, self.run, self.batch_size = (
-            state,
-            config,
-            noise,
-            run or Eager(),
-            batch_size,
-        )
+    def __init__(self, state, config, backend, step, batch_size=64):
+        self.state, self.config, self.backend, self.step, self.batch_size = state, config, backend, step, batch_size
+        self.run = backend.sampler
 
     def pictures(self, text_ids, name="prompt"):
         """Guided parallel decoding: int64 [B, L] -> int64 [B, N]. `name` tells its noise from that of other calls."""
@@ -57,7 +50,8 @@ class Translator:
 
     def _generate(self, text_ids, name):
         text, empty = self.run(encode_text, self.state.t5, text_ids), self.run(_empty_text, self.state)
-        noise = prefixed(self.noise, f"samples/{name}")
+        # Names become keys here, on the host: as prefixes they would be constants, and each a program of its own.
+        noise = self.backend.noise(self.config.train.seed, self.step, f"samples/{name}")
         dropped = inference.drops(self.state.model, self.config.objective, self.config.decode)
         return inference.generate(
             self.state.model, text, empty, noise, self.config.decode, dropped=dropped, run=self.run

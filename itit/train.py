@@ -83,8 +83,7 @@ def write_samples(state, config, backend, batch, detokenizer, metrics, step):
     """Pictures, captions and cycles to TensorBoard."""
     with state.averaged():
         codes = {"image_ids": backend.sampler(image_ids_of, batch, state), "text_ids": batch["text_ids"]}
-        noise = backend.noise(config.train.seed, step)
-        translator = samples.Translator(state, config, noise, run=backend.sampler)
+        translator = samples.Translator(state, config, backend, step)
         for name, picture in samples.collect(translator, codes, detokenizer).items():
             metrics.image(step, f"samples/{name}", picture)
 

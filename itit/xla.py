@@ -174,7 +174,7 @@ class Mesh:
         return out
 
     def noise(self, seed, step, part=0):
-        """The draws of a part of a step (see noise.py)."""
+        """The draws of a part of a step, an index or a name (see noise.py)."""
         key = self.mark(counter_key(seed, step, part).to(self.device), (None,))
         return CounterNoise(key, self.place)
 
@@ -184,6 +184,10 @@ class Mesh:
             ids = ids.cpu().sort().values
             if bool((ids[1:] == ids[:-1]).any()):
                 raise ValueError(f"--{task}_batch: several of the {self.num_hosts} hosts feed the same rows")
+
+    def wait(self):
+        """Returns when the devices have done all that was started."""
+        xm.wait_device_ops()
 
     def any_host(self, value):
         """Whether `value` is true on any host."""
@@ -205,7 +209,7 @@ class Mesh:
             profiler.start_trace(folder)
         yield
         if folder:
-            xm.wait_device_ops()
+            self.wait()
             profiler.stop_trace()
         found = self._num_strays() - before
         if found and isinstance(self.run, Captured):

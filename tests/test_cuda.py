@@ -48,6 +48,13 @@ class Draws(Noise):
         return torch.rand(shape, device=self.device)
 
 
+class MetaBackend(Local):
+    """The processor's backend, there."""
+
+    def noise(self, seed, step, part=0):
+        return Draws(seed, step, self.device, part)
+
+
 def make_meta_state(config):
     """A State on the device, with an image tokenizer."""
     return make_state(config, Local(DEVICE))._replace(vqgan=VQGAN(VQGAN_SIZES).to(DEVICE).requires_grad_(False))
@@ -96,7 +103,7 @@ def test_generation_stays_on_the_device():
     state, noise = make_meta_state(config), Draws(0, 0, DEVICE)
     texts = torch.zeros(4, config.model.num_text_tokens, dtype=torch.long, device=DEVICE)
     with Watch():
-        translator = Translator(state, config, noise)
+        translator = Translator(state, config, MetaBackend(DEVICE), 0)
         images = translator.pictures(texts)
         found = [images, translator.captions(images), translator.captions(images, greedy=True)]
         text, empty = encode_text(state.t5, texts), state.empty_text()

@@ -38,6 +38,25 @@ def test_the_whole_way_at_4_chips(monkeypatch, traced_programs):
         "compiling 1 of 2", "compiling 2 of 2"]  # fmt: skip
 
 
+@needs_compiler
+def test_the_real_step_at_4_chips(tmp_path):
+    flags = ["--flagfile=launch/flagfiles/table4/row07.cfg", "--preset=nano", "--depth=1", "--image_decoder_depth=1",
+             "--text_decoder_depth=1", "--t5_size=nano", "--num_image_tokens=16", "--num_text_tokens=8",
+             "--codebook_size=256", "--vocab_size=256", "--bos_id=255", "--vqgan=", "--mesh_fsdp=4",
+             *(f"--{task}_batch=8" for task in ("t2i", "i2t", "t2i2t", "i2t2i")), "--num_decode_steps=2",
+             "--synth_decode_steps=2"]  # fmt: skip
+    path = tmp_path / "out.json"
+    ended = subprocess.run([sys.executable, "-m", "tools.preflight", "--topology=v4:2x2x1", f"--json={path}", *flags],
+                           cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    result = json.loads(path.read_text())
+    assert result["compiles"] and result["fits"] and set(preflight.KEYS) <= set(result)
+    assert {"t2i", "i2t + i2i", "t2i2t synthesis", "t2i2t middle", "t2i2t final", "i2t2i synthesis", "i2t2i middle",
+            "i2t2i final, with T5", "T5 of the texts", "optimizer, EMA"} <= set(result["parts_ms"])  # fmt: skip
+    assert all(ms > 0 for ms in result["parts_ms"].values()) and 0 < result["hbm_gib_per_chip"] < 1
+    assert {"update", "decode_step", "greedy_steps"} <= {program["name"] for program in result["programs"]}
+
+
 def test_it_stops_at_what_does_not_compile(monkeypatch):
     failed = preflight.tpu_compiler.Compiled("prepare", 1, "out of memory", {}, None, 1.0, 1.0)
     calls = []

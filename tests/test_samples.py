@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from itit import inference, samples
+from itit.backend import Local
 from itit.config import VqganConfig, replace
 from itit.models import VQGAN, encode_text
-from itit.noise import Noise, prefixed
+from itit.noise import Noise
 from itit.objectives import empty_ids
 from itit.train_step import State
 from tests import small
@@ -28,16 +29,15 @@ def prepare(batch_size=64):
     nothing = encode_text(t5, empty_ids(8, "cpu"))
     state = State(small.small_model(), t5, vqgan, nothing, None, None)
     batch = {"image_ids": torch.randint(40, (5, 16)), "text_ids": small.random_texts(5, config)}
-    return config, state, samples.Translator(state, config, Noise(0, 7, "cpu"), batch_size), batch
+    return config, state, samples.Translator(state, config, Local("cpu"), 7, batch_size), batch
 
 
 def test_pictures_captions_and_pixels_are_the_pipelines():
     config, state, translator, batch = prepare(batch_size=2)
     text, empty = encode_text(state.t5, batch["text_ids"]), state.empty_text()
-    noise = Noise(0, 7, "cpu")
     expected = [
         inference.generate(state.model, type(text)(*(x[i : i + 2] for x in text)), empty,
-                           prefixed(noise, f"samples/mine/{i // 2}"), config.decode)
+                           Noise(config.train.seed, 7, "cpu", f"samples/mine/{i // 2}"), config.decode)
         for i in range(0, 5, 2)
     ]  # fmt: skip
     pictures = translator.pictures(batch["text_ids"], "mine")
@@ -58,7 +58,7 @@ def test_pictures_are_made_with_as_many_tokens_dropped_as_in_training(ratio_min)
     config = replace(config, synth_drop_masked=True, mask_ratio_min=ratio_min)
     sizes = []
     state.model.encoder.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[1].shape[1]))
-    samples.Translator(state, config, Noise(0, 0, "cpu")).pictures(batch["text_ids"])
+    samples.Translator(state, config, Local("cpu"), 0).pictures(batch["text_ids"])
     assert sizes[0] == 16 - 16 * ratio_min and sizes[-1] == 16
 
 

@@ -17,34 +17,17 @@ from absl import flags as absl_flags
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from itit import config as config_lib
-from itit import flags, objectives
+from itit import flags
 from itit import train_step as step_lib
 from itit.backend import connect
 from itit.state import make_state
+from tools.batches import random_batch
 from tools.parts import PARTS as ALL_PARTS
 from tools.parts import REST, VQGAN, labelled
 
 PARTS = tuple(part for part in ALL_PARTS if part != VQGAN)  # codes are ready
 _PREFIX = "itit/"  # of the profiler's ranges that are parts
 _BACKWARD = "autograd::engine::evaluate_function"
-
-
-def random_batch(config, active, device):
-    """Ready ids for the tasks of a step: "task/field" -> int64 [B, N] or [B, L]; texts of any length."""
-    m, batch = config.model, {}
-    generator = torch.Generator().manual_seed(config.train.seed)
-    slots = torch.arange(m.num_text_tokens)
-    for task, rows in active.items():
-        if task not in ("t2i2t", "t2t"):
-            batch[f"{task}/image_ids"] = torch.randint(
-                m.codebook_size, (rows, m.num_image_tokens), generator=generator
-            ).to(device)
-        if task not in ("i2t2i", "i2i"):
-            ids = torch.randint(3, m.bos_id, (rows, m.num_text_tokens), generator=generator)
-            ends = torch.randint(1, m.num_text_tokens, (rows, 1), generator=generator)
-            ids = ids.masked_fill(slots == ends, objectives.EOS).masked_fill(slots > ends, objectives.PAD)
-            batch[f"{task}/text_ids"] = ids.to(device)
-    return batch
 
 
 def shares(events, on_gpu):

@@ -95,7 +95,7 @@ def main(_):
 
     batch = backend.to_device(Streams(config).sample_batch(flag.num_test))
     batch["image_ids"] = backend.sampler(image_ids_of, batch, state)
-    translator = samples.Translator(state, config, backend.noise(config.train.seed, 0), run=backend.sampler)
+    translator = samples.Translator(state, config, backend, step=0)
     roles = pictures_of_roles(flag.data, config.data.image_size, config.data.max_image_pixels)
     with state.averaged():
         names, captions = words(batch["text_ids"]), words(translator.captions(batch["image_ids"]))

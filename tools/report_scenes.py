@@ -118,7 +118,7 @@ def main(_):
     def words(ids):
         return detokenizer.decode(ids.cpu().numpy())
 
-    translator = samples.Translator(state, config, backend.noise(config.train.seed, 0), run=backend.sampler)
+    translator = samples.Translator(state, config, backend, step=0)
     untrained = score(translator, {key: value[:CHUNK] for key, value in batch.items()}, words)
     step, tensors, meta = found
     load_state(state, tensors, meta, flag.workdir, backend)

@@ -8,6 +8,7 @@ from itit import checkpoint, inference
 from itit.backend import Local
 from itit.capture import num_compilations
 from itit.models.layers import set_compute_dtype
+from itit.samples import Translator
 from itit.state import frozen, load_state
 from tests.tiny import random_batch, seeds
 from tests.xla.small import MESHES, Gradients, config_of, connect, mesh_step, plain_step, states
@@ -77,6 +78,18 @@ def spec_of(tensor):
 
 def empty_text(state):
     return state.empty_text()
+
+
+def test_sampled_cycles_draw_anew_by_one_program():
+    mesh, config = connect(*MESHES[-1]), config_of(num_decode_steps=2)
+    _, state = states(mesh, config, 3)
+    ids = mesh.to_device({"x": random_batch(config, 7)["i2t/text_ids"].numpy()})["x"]
+    translator = Translator(state, config, mesh, step=4)
+    pictures, graphs = [translator.pictures(ids, "a").cpu()], len(mesh.sampler.graphs)
+    for name in ("b", "a"):
+        pictures.append(translator.pictures(ids, name).cpu())
+    assert len(mesh.sampler.graphs) == graphs
+    assert torch.equal(pictures[0], pictures[2]) and not torch.equal(pictures[0], pictures[1])
 
 
 PAIRS_ONLY = dict(t2i2t="off", t2i2t_batch=0, i2t2i="off", i2t2i_batch=0)  # a choice may fall otherwise in bf16

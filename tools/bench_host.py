@@ -1,0 +1,105 @@
+"""`python -m tools.bench_host [--devices=1] [--steps=3] [--flag=value]`: what a step costs the host on XLA, both modes.
+
+Runs the training step on virtual devices, captured (replayed) and lazy (traced anew), in one process and on the same
+random ready ids, and prints the host's milliseconds of every graph until it is started: what a TPU would wait for. Only
+depth counts, and how many tensors there are; widths are those of nano unless flags say otherwise, depths those of
+--preset. Devices and host share the processor's cores here, so the device is idle whenever a graph is timed.
+"""
+
+import collections
+import dataclasses
+import os
+import statistics
+import sys
+import time
+
+import torch
+from absl import flags as absl_flags
+
+from itit import config as config_lib
+from itit import flags
+from itit.backend import connect
+from itit.config import MODEL_PRESETS
+from itit.state import make_state
+from itit.train_step import tasks, train_step
+from tools.batches import random_batch
+
+NARROW = {name: value for name, value in MODEL_PRESETS["nano"].items() if "depth" not in name}
+VIRTUAL = {"PJRT_DEVICE": "CPU", "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+           "--xla_llvm_disable_expensive_passes=true"}  # fmt: skip
+
+
+class Clock:
+    """Runs the parts of a step by another runner, and notes how long each takes to start."""
+
+    def __init__(self, run, wait):
+        self.run, self.wait, self.unroll, self.number = run, wait, run.unroll, run.number
+        self.calls = collections.defaultdict(list)  # function's name -> seconds of each call
+
+    def __call__(self, function, *args, updates=()):
+        self.wait()
+        start = time.perf_counter()
+        result = self.run(function, *args, updates=updates)
+        self.calls[function.__name__].append(time.perf_counter() - start)
+        return result
+
+
+def narrow(config):
+    """The Config with the widths of nano where no flag gives others."""
+    given = absl_flags.FLAGS
+    widths = {name: value for name, value in NARROW.items() if not given[name].present}
+    return config_lib.replace(config, vqgan="", **widths).resolve()
+
+
+def measure(config, mesh, num_steps):
+    """Function's name -> seconds of each of its calls in `num_steps` steps, and seconds of the first step."""
+    state, active = make_state(config, mesh), tasks(config, sys.maxsize)
+    clock, wait = Clock(mesh.run, mesh.wait), mesh.wait
+    started = time.perf_counter()
+    for step in range(num_steps + 1):
+        host = {name: value.numpy() for name, value in random_batch(config, active, torch.device("cpu")).items()}
+        batch, noises = mesh.to_device(host), [mesh.noise(config.train.seed, step)]
+        train_step(state, batch, noises, 1e-4, config, active, clock)
+        wait()
+        if step == 0:
+            first = time.perf_counter() - started
+            clock.calls.clear()
+    return clock.calls, first
+
+
+def table(found, num_steps):
+    """The lines to print. `found`: mode -> (calls, first)."""
+    captured, lazy = (found[mode][0] for mode in ("captured", "lazy"))
+    rows = [f"{'graph':20}{'calls':>7}{'captured ms':>14}{'lazy ms':>12}{'lazy / captured':>18}"]
+    totals = [0.0, 0.0]
+    for name in captured:
+        calls = len(captured[name]) // num_steps
+        ms = [1e3 * statistics.median(times[name]) for times in (captured, lazy)]
+        totals = [total + calls * one for total, one in zip(totals, ms, strict=True)]
+        rows.append(f"{name:20}{calls:>7}{ms[0]:>14.2f}{ms[1]:>12.1f}{ms[1] / ms[0]:>18.1f}")
+    rows.append(f"{'a step':20}{sum(map(len, captured.values())) // num_steps:>7}{totals[0]:>14.1f}{totals[1]:>12.1f}"
+                f"{totals[1] / totals[0]:>18.1f}")  # fmt: skip
+    return [*rows, "medians; first step: " + ", ".join(f"{mode} {first:.0f} s" for mode, (_, first) in found.items())]
+
+
+def define_flags():
+    flags.define()
+    absl_flags.DEFINE_integer("devices", 1, "Virtual devices.", lower_bound=1)
+    absl_flags.DEFINE_integer("steps", 3, "Steps timed.", lower_bound=1)
+
+
+def main(_):
+    given = absl_flags.FLAGS
+    os.environ |= VIRTUAL | {"CPU_NUM_DEVICES": str(given.devices)}
+    config, found = narrow(flags.from_flags()), {}
+    for mode in ("captured", "lazy"):
+        mesh = connect(dataclasses.replace(config.train, backend="xla", xla_mode=mode))
+        found[mode] = measure(config, mesh, given.steps)
+    depths = config.model.depth, config.model.image_decoder_depth, config.model.text_decoder_depth
+    print(f"torch {torch.__version__}, {mesh}, depths {depths}, samples {tasks(config, sys.maxsize)}")
+    print("\n".join(table(found, given.steps)))
+
+
+if __name__ == "__main__":
+    define_flags()
+    flags.run_main(main)
