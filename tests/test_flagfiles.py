@@ -143,7 +143,8 @@ def test_a_row_of_table_4_trains_what_the_paper_shows(number, monkeypatch):
     said = head(path)
     same = read(FOLDER / "table2" / f"row{int(re.search('table 2, row ([0-9]+)', said)[1]):02d}.cfg", monkeypatch)
     assert tasks(config, 0) == tasks(same, 0) and sum(tasks(config, 0).values()) == 2048
-    assert config.model == same.model and config.objective == same.objective and config.decode == same.decode
+    assert config.model == same.model and config.objective == same.objective
+    assert config.decode == dataclasses.replace(same.decode, synth_drop_masked=True)  # the one departure, for speed
     assert config.t5.size == "xxl" and not config.t5.weights and config.data.vqgan and not config.data.paired_data
     assert f"row {number}:" in said and f"{speed:.2f} steps/s" in said and "arXiv:2310.03734" in said
     assert f"--flagfile={path.relative_to(ROOT)} --topology=v4:8x8x4" in said
