@@ -3,7 +3,8 @@
 Runs the training step on virtual devices, captured (replayed) and lazy (traced anew), in one process and on the same
 random ready ids, and prints the host's milliseconds of every graph until it is started: what a TPU would wait for. Only
 depth counts, and how many tensors there are; widths are those of nano unless flags say otherwise, depths those of
---preset. Devices and host share the processor's cores here, so the device is idle whenever a graph is timed.
+--preset and --t5_size. Devices and host share the processor's cores here, so the devices are idle when a graph is
+started.
 """
 
 import collections
@@ -45,22 +46,22 @@ class Clock:
 
 
 def narrow(config):
-    """The Config with the widths of nano where no flag gives others."""
+    """The Config with the widths of nano where no flag gives others, and with no weights to read."""
     given = absl_flags.FLAGS
     widths = {name: value for name, value in NARROW.items() if not given[name].present}
-    return config_lib.replace(config, vqgan="", **widths).resolve()
+    return config_lib.replace(config, vqgan="", t5_weights="", **widths).resolve()
 
 
 def measure(config, mesh, num_steps):
     """Function's name -> seconds of each of its calls in `num_steps` steps, and seconds of the first step."""
     state, active = make_state(config, mesh), tasks(config, sys.maxsize)
-    clock, wait = Clock(mesh.run, mesh.wait), mesh.wait
-    started = time.perf_counter()
+    clock, started = Clock(mesh.run, mesh.wait), time.perf_counter()
     for step in range(num_steps + 1):
         host = {name: value.numpy() for name, value in random_batch(config, active, torch.device("cpu")).items()}
-        batch, noises = mesh.to_device(host), [mesh.noise(config.train.seed, step)]
+        batch = mesh.to_device(host)
+        noises = [mesh.noise(config.train.seed, step, part) for part in range(config.optim.num_microbatches)]
         train_step(state, batch, noises, 1e-4, config, active, clock)
-        wait()
+        mesh.wait()
         if step == 0:
             first = time.perf_counter() - started
             clock.calls.clear()
