@@ -3,9 +3,11 @@
 import random
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.profiler import record_function
 
 from itit import inference, objectives, train_step
 from itit.optim import Adafactor
@@ -14,6 +16,7 @@ from tests.common import ROOT
 from tests.tiny import ONE_THREAD_SIZES, make_config
 from tools import bench
 
+NAP = "nap of seconds: "
 ROWS = [f"launch/flagfiles/table2/row{number}.cfg" for number in ("03", "14")]
 
 # Every function whose time is a part's.
@@ -36,9 +39,18 @@ def flag_lines(settings):
     return [f"--{name}={value}" for name, value in settings.items() if not name.endswith("_batch")]
 
 
-def nap(naps, seconds):
-    if naps["on"]:
-        time.sleep(seconds)
+def nap(seconds):
+    """Passes no time, which other work on the machine would add to: told_time reads it off the event's name."""
+    with record_function(f"{NAP}{seconds}"):
+        pass
+
+
+def told_time(event):
+    """The profiled event as it would be if nothing but naps took time: those what their names say."""
+    own = float(event.name.removeprefix(NAP)) * 1e6 if event.name.startswith(NAP) else 1e-3
+    told = {"self_cpu_time_total": own, "self_device_time_total": 0.0}
+    kept = ("name", "device_type", "time_range", "sequence_nr", "cpu_parent")
+    return SimpleNamespace(**{name: getattr(event, name) for name in kept}, **told)
 
 
 def slow_forward(function, sleep):
@@ -49,59 +61,63 @@ def slow_forward(function, sleep):
     return run
 
 
-def slow_backward(function, sleep):
-    """The gradient of what the function returns takes its time to pass."""
+class SlowBackward(torch.autograd.Function):
+    """The identity; its gradient takes a nap."""
 
+    @staticmethod
+    def forward(ctx, x, sleep):
+        ctx.sleep = sleep
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.sleep()
+        return grad, None
+
+
+def slow_backward(function, sleep):
     def run(*args, **kwargs):
         out = function(*args, **kwargs)
-        first = out[0] if isinstance(out, tuple) else out
-        first.register_hook(lambda grad: sleep())
-        return out
+        if isinstance(out, tuple):
+            return SlowBackward.apply(out[0], sleep), *out[1:]
+        return SlowBackward.apply(out, sleep)
 
     return run
 
 
-def check(monkeypatch, sleeps, naps):
-    """The parts that sleep take most of the time, in the proportion of their sleeps, which naps["on"] starts."""
-    steps, step = [], train_step.train_step
-
-    def last_is_slow(*args):  # the profiled one
-        steps.append(None)
-        naps["on"] = len(steps) == 3
-        return step(*args)
-
-    monkeypatch.setattr(train_step, "train_step", last_is_slow)
+def check(monkeypatch, sleeps):
+    """The shares of the parts are those of their naps."""
+    steps, step, shares_of = [], train_step.train_step, bench.shares
+    monkeypatch.setattr(train_step, "train_step", lambda *args: steps.append(None) or step(*args))
+    monkeypatch.setattr(bench, "shares", lambda events, on_gpu: shares_of([told_time(e) for e in events], on_gpu))
     seconds, shares = bench.measure(make_config(ema_decay=0.9), 1)
     assert len(seconds) == 1 and len(steps) == 3
     assert shares.keys() == set(bench.PARTS) and sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
-    found = sum(shares[part] for part in sleeps)
-    assert found > 0.5
-    for part, sleep in sleeps.items():
-        expected = sleep / sum(sleeps.values())
-        assert shares[part] / found == pytest.approx(expected, rel=0.25, abs=0.04), (part, sleeps, shares)
+    for part, share in shares.items():
+        assert share == pytest.approx(sleeps.get(part, 0) / sum(sleeps.values()), abs=1e-4), (part, sleeps, shares)
 
 
 @pytest.mark.parametrize("slow, places", [(slow_forward, FORWARD), (slow_backward, BACKWARD)])
 def test_shares_fall_on_the_parts_that_take_the_time(monkeypatch, slow, places):
-    sleeps, naps = {part: random.uniform(0.3, 0.9) for part in places.values()}, {}
+    sleeps = {part: random.uniform(0.3, 0.9) for part in places.values()}
     for (owner, name), part in places.items():
-        monkeypatch.setattr(owner, name, slow(getattr(owner, name), lambda part=part: nap(naps, sleeps[part])))
-    check(monkeypatch, sleeps, naps)
+        monkeypatch.setattr(owner, name, slow(getattr(owner, name), lambda part=part: nap(sleeps[part])))
+    check(monkeypatch, sleeps)
 
 
 @pytest.mark.parametrize("slow", [slow_forward, slow_backward])
 def test_three_parts_are_one_function(monkeypatch, slow):
     """Text-to-image, the end of a cycle, unpaired image-to-image: in this order, each gets its own."""
-    sleeps, naps = {"t2i": 0.5, "i2t2i final, with T5": 1.0, "i2i, unpaired": 1.5}, {}
+    sleeps = {"t2i": 0.5, "i2t2i final, with T5": 1.0, "i2i, unpaired": 1.5}
     t2i, calls = objectives.t2i, []
 
     def one_of_three(*args):
         calls.append(list(sleeps.values())[len(calls) % 3])
-        return slow(t2i, lambda seconds=calls[-1]: nap(naps, seconds))(*args)
+        return slow(t2i, lambda seconds=calls[-1]: nap(seconds))(*args)
 
     monkeypatch.setattr(objectives, "t2i", one_of_three)
-    check(monkeypatch, sleeps, naps)
+    check(monkeypatch, sleeps)
 
 
 def test_it_runs_the_very_step(monkeypatch):
