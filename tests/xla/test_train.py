@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from itit import checkpoint
 from tests.test_train import run_here, settings, write_ids
-from tests.xla.small import MESHES, connect
+from tests.xla.small import MESHES
 
 SIZES = dict(
     backend="xla", xla_cache="", depth=1, image_decoder_depth=1, text_decoder_depth=1, t2i2t_warmup_steps=0,
@@ -48,10 +48,3 @@ def test_what_a_mesh_cannot_split_ends_in_one_line(data, tmp_path):
     if devices > 1:
         with pytest.raises(ValueError, match=f"--i2t_batch=12: must be a multiple of {devices} devices"):
             run_here(values | {"i2t_batch": 12})
-
-
-def test_hosts_that_feed_the_same_rows_are_refused():
-    mesh = connect(*MESHES[-1])
-    mesh.check_rows({"t2i": np.arange(16), "i2t": np.arange(16)})
-    with pytest.raises(ValueError, match="--i2t_batch: several of the 1 hosts feed the same rows"):
-        mesh.check_rows({"t2i": np.arange(16), "i2t": np.arange(16) // 2})
