@@ -5,8 +5,9 @@
       state-00001-of-00002-4be91c07.safetensors   those of host 1
       commit.json   step, what the caller wants back, bytes and checksum of each file, versions; written last
 
-Every save has names of its own, and what commit.json does not name does not count: a folder without it is not whole, and
-a step that is saved again is the former one until the new commit.json takes its place. One host alone writes one file.
+Every save has names of its own, and what commit.json does not name does not count: a folder without it is not whole,
+and a step that is saved again is the former one until the new commit.json takes its place. One host alone writes one
+file.
 """
 
 import contextlib
@@ -92,8 +93,8 @@ def restore(workdir, load=None, hosts=None):
     4. The first whole one is returned; nothing is deleted here.
 
     Args:
-      load: (step, `shards.Reader`, meta) -> anything. Reads what this host needs, and nothing else is read; may be called
-        again with an older one. Default: everything, to dict[str, Tensor] on the CPU.
+      load: (step, `shards.Reader`, meta) -> anything. Reads what this host needs, and nothing else is read; is called
+        again with an older one where that is damaged. Default: everything, to dict[str, Tensor] on the CPU.
 
     Returns:
       (step, what `load` returned, meta), or None where no checkpoint was ever completed.

@@ -38,7 +38,8 @@ class Hosts:
         try:
             found = [json.loads(self._store.get(self._key(self._turn, host))) for host in range(self.count)]
         except RuntimeError as error:  # torch names the key and not the host
-            raise RuntimeError(f"host {self.index} of {self.count}: another host is gone or slow: {error}") from None
+            raise RuntimeError(f"host {self.index} of {self.count}: another host is gone or slow: "
+                               f"{str(error).splitlines()[0]}") from None  # fmt: skip
         # Who is here has read all of the turn before.
         self._store.delete_key(self._key(self._turn - 1, self.index))
         return found

@@ -120,7 +120,7 @@ class Mesh:
             return _Placed.apply(output, self)
 
         for part in module.modules():
-            if type(part).__name__ in ("Block", "TiedHead", "Embedding", "ResBlock"):
+            if getattr(part, "returns_rows", False) or isinstance(part, torch.nn.Embedding):
                 part.register_forward_hook(hook)
 
     def place_state(self, state):

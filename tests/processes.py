@@ -10,6 +10,8 @@ import torch
 
 from itit.hosts import Hosts
 
+PATIENCE = 400  # seconds for a result, on a machine that does other work
+
 
 def free_port():
     with contextlib.closing(socket.socket()) as listener:
@@ -37,7 +39,7 @@ def results(running):
     found = []
     for process, receive in running:
         try:
-            found.append(receive.recv() if receive.poll(60) else TimeoutError("no result"))
+            found.append(receive.recv() if receive.poll(PATIENCE) else TimeoutError("no result"))
         except EOFError:
             found.append(None)
         process.join(10)

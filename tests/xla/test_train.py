@@ -1,10 +1,12 @@
 """Training on a mesh as a user does it: stopped, continued, and given what a mesh cannot split."""
 
+import threading
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from itit import checkpoint
+from itit import checkpoint, train, xla
 from tests.test_train import run_here, settings, write_ids
 from tests.xla.small import MESHES
 
@@ -48,3 +50,39 @@ def test_what_a_mesh_cannot_split_ends_in_one_line(data, tmp_path):
     if devices > 1:
         with pytest.raises(ValueError, match=f"--i2t_batch=12: must be a multiple of {devices} devices"):
             run_here(values | {"i2t_batch": 12})
+
+
+def test_input_is_awaited_while_the_devices_compute(data, tmp_path, monkeypatch):
+    """A step is started before the next batch is there, and nothing is read from the devices but where it is logged."""
+    started, reads = [threading.Event() for _ in range(6)], []
+    batch, step, prefetch = train.Streams.batch, train.train_step, train.prefetch
+
+    def gated(streams, number):
+        assert number == 0 or number > 5 or started[number - 1].wait(300), "the step waits for the batch after it"
+        return batch(streams, number)
+
+    def noted(*args):
+        found = step(*args)
+        started[len(reads) - 1].set()
+        return found
+
+    def counted(*args):
+        batches = prefetch(*args)
+
+        class Counting(type(batches)):
+            def __next__(self):
+                reads.append((xla.counters.metric_data("InboundData") or [0])[0])
+                return super().__next__()
+
+        batches.__class__ = Counting
+        return batches
+
+    monkeypatch.setattr(train.Streams, "batch", gated)
+    monkeypatch.setattr(train, "train_step", noted)
+    monkeypatch.setattr(train, "prefetch", counted)
+    values = settings(data, **SIZES, workdir=str(tmp_path), prefetch=1) | {"num_steps": 6, "log_every": 3}
+    assert run_here(values) == 0
+    assert reads[0] < reads[1] == reads[2] < reads[3] == reads[4] == reads[5]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert all(0 <= point.value <= 1 for point in events.Scalars("rate/input_wait"))
