@@ -10,21 +10,22 @@ import os
 import torch
 
 from itit.eager import Eager
+from itit.hosts import Hosts
 from itit.noise import Noise
+from itit.sharding import Piece, whole_index
 
 
 class Local:
     """One processor or one GPU, in plain torch.
 
     Attributes: `device`; `run`, which runs the parts of a step, and `sampler`, which runs those of generation (see
-    eager.py); `num_devices`, `num_hosts`, `host_index`; `leads`, whether this host writes what all hosts know.
+    eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
     """
 
-    num_devices = num_hosts = 1
-    host_index, leads = 0, True
+    num_devices = 1
 
     def __init__(self, device):
-        self.device = torch.device(device)
+        self.device, self.hosts = torch.device(device), Hosts()
         self.run = self.sampler = Eager()
 
     def adopt(self, module):
@@ -34,17 +35,21 @@ class Local:
     def place_state(self, state):
         """Puts what belongs to the weights of a fresh `State` beside them."""
 
-    def fill(self, tensor, value):
-        """Sets a tensor of the state from one on the host, in place."""
+    def owned(self, tensors):
+        """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once."""
+        return {name: [Piece(tuple(t.shape), whole_index(t.shape), t.detach().cpu())] for name, t in tensors.items()}
+
+    def held(self, tensor):
+        """The indices (see `sharding.Piece`) of a tensor of the state that lie on devices of this host."""
+        return [whole_index(tensor.shape)]
+
+    def fill(self, tensor, parts):
+        """Sets a tensor of the state, in place. `parts`: each of `held` -> what belongs there, on the host."""
         with torch.no_grad():
-            tensor.copy_(value)
+            tensor.copy_(parts[whole_index(tensor.shape)])
 
     def __str__(self):
         return str(self.device)
-
-    def fetch(self, tensors):
-        """Tensors of the state by name, whole and on the host."""
-        return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
     def to_device(self, batch, whole=False):
         """This host's rows, name -> NumPy array, as tensors of the global batch on the devices, by the same names.
@@ -57,13 +62,6 @@ class Local:
     def noise(self, seed, step, part=0):
         """The draws of a part of a step, an index or a name (see noise.py)."""
         return Noise(seed, step, self.device, part)
-
-    def check_rows(self, rows):
-        """Raises ValueError where hosts feed the same rows. `rows`: task -> int64 [B], places in a stream."""
-
-    def any_host(self, value):
-        """Whether `value` is true on any host."""
-        return value
 
     @contextlib.contextmanager
     def watch(self, folder=""):

@@ -1,18 +1,20 @@
 """Checkpoints of a run, and folders of weights: safetensors and JSON, nothing else.
 
     workdir/checkpoints/step_00001234/
-      state.safetensors   the tensors
-      meta.json           what the caller wants back beside them
-      commit.json         step, number of tensors, bytes and CRC32C of both files, versions; written last
+      state-00000-of-00002-4be91c07.safetensors   the pieces of tensors that host 0 owns (see shards.py)
+      state-00001-of-00002-4be91c07.safetensors   those of host 1
+      commit.json   step, what the caller wants back, bytes and checksum of each file, versions; written last
 
-Local: the folder is filled under a hidden name, flushed to disk and renamed, so that a visible one is whole. On gs://,
-where folders cannot be renamed, a checkpoint without commit.json is not whole.
+Every save has names of its own, and what commit.json does not name does not count: a folder without it is not whole,
+and a step that is saved again is the former one until the new commit.json takes its place. One host alone writes one
+file.
 """
 
 import contextlib
 import errno
 import json
 import re
+import secrets
 import sys
 
 import google_crc32c
@@ -22,84 +24,102 @@ import torch
 
 import itit
 from itit import config as config_lib
-from itit import storage
+from itit import shards, storage
+from itit.hosts import Hosts
+from itit.sharding import Piece, whole_index
+from itit.shards import Damaged
 
 FOLDER = "checkpoints"
-STAGING = ".staging_"
-STATE, META, COMMIT = "state.safetensors", "meta.json", "commit.json"
+COMMIT = "commit.json"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save(workdir, step, tensors, meta, keep_last):
-    """Saves a checkpoint, then removes old ones.
+def whole(tensors):
+    """The pieces, for `save`, of a host that owns all: dict[str, Tensor] of any device, dtype and layout."""
+    return {name: [Piece(tuple(t.shape), whole_index(t.shape), t)] for name, t in tensors.items()}
 
-    A step that is there and whole stays as it is; a damaged one is replaced. Once the new checkpoint is visible, only
-    the newest `keep_last` up to `step` stay; later steps go too, since `restore` has passed over them as damaged.
+
+def save(workdir, step, pieces, meta, keep_last, hosts=None):
+    """Saves a checkpoint, then removes old ones: only the newest `keep_last` up to `step` stay. All hosts call it.
+
+    Later steps go too, since `restore` has passed over them as damaged.
 
     Args:
-      tensors: dict[str, Tensor] of any device, dtype and layout; numbers are kept bit for bit. Tensors that share
-        memory are saved, and come back, as separate ones.
-      meta: dict of JSON values.
+      pieces: tensor's name -> list of `sharding.Piece`: what this host owns. Numbers are kept bit for bit; tensors
+        that share memory are saved, and come back, as separate ones.
+      meta: dict of JSON values, of host 0.
 
     Returns:
-      Path of the checkpoint.
+      Path of the checkpoint, which is whole now.
 
     Raises:
-      ValueError: the disk is full; names path and bytes. Earlier checkpoints are as they were.
+      ValueError: the disk is full; names path and bytes. Another host failed; names it. Earlier checkpoints are as they
+        were.
     """
-    root = storage.join(workdir, FOLDER)
-    final = storage.join(root, f"step_{step:08d}")
-    if storage.exists(final):
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            _read(final, step)
-            return final
-        storage.remove_tree(final)
-    files = {STATE: safetensors.torch.save(_separate(tensors), {"format": "pt"}), META: json.dumps(meta).encode()}
-    files[COMMIT] = _commit(step, len(tensors), files)
-    staging = final if storage.is_remote(final) else storage.join(root, f"{STAGING}step_{step:08d}")
-    _sweep(root)
+    hosts = hosts or Hosts()
+    folder = storage.join(workdir, FOLDER, f"step_{step:08d}")
+    token = hosts.gather(secrets.token_hex(4))[0]
+    names = [f"state-{host:05d}-of-{hosts.count:05d}-{token}.safetensors" for host in range(hosts.count)]
+
+    def write():
+        with _full_disk(folder, pieces):
+            storage.make_dirs(folder)
+            return shards.write(storage.join(folder, names[hosts.index]), pieces)
+
+    def commit():
+        with _full_disk(folder, pieces):
+            if hosts.leads:
+                _commit(folder, step, meta, dict(zip(names, records, strict=True)))
+
     try:
-        storage.make_dirs(staging)
-        for name, data in files.items():
-            storage.write_bytes(storage.join(staging, name), data)
-        if staging != final:
-            storage.commit_dir(staging, final)
-    except OSError as error:
-        storage.remove_tree(staging)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        num_bytes = sum(map(len, files.values()))
-        raise ValueError(f"{final}: disk full; this checkpoint needs {num_bytes} bytes, earlier ones stay") from error
-    _rotate(root, step, keep_last)
-    return final
+        records = hosts.together(write)
+        hosts.together(commit)
+    except Exception:
+        if hosts.leads:
+            _tidy(folder)
+        raise
+    if hosts.leads:
+        _tidy(folder)
+        _rotate(storage.join(workdir, FOLDER), step, keep_last)
+    return folder
 
 
-def restore(workdir):
-    """The newest whole checkpoint of a run.
+def restore(workdir, load=None, hosts=None):
+    """The newest whole checkpoint of a run. All hosts call it.
 
     1. Folders are tried from the newest step backwards.
     2. One without commit.json is incomplete: passed over with a warning.
-    3. One whose files differ from commit.json in bytes or CRC32C is damaged: passed over with a warning.
+    3. One of which some host reads a file that differs from commit.json is damaged: passed over with a warning.
     4. The first whole one is returned; nothing is deleted here.
 
+    Args:
+      load: (step, `shards.Reader`, meta) -> anything. Reads what this host needs, and nothing else is read; is called
+        again with an older one where that is damaged. Default: everything, to dict[str, Tensor] on the CPU.
+
     Returns:
-      (step, dict[str, Tensor] on the CPU, meta), or None where no checkpoint was ever completed.
+      (step, what `load` returned, meta), or None where no checkpoint was ever completed.
 
     Raises:
       ValueError: there are completed checkpoints, and every one is damaged.
     """
-    folders = _folders(storage.join(workdir, FOLDER))
+    hosts, load = hosts or Hosts(), load or _everything
+    root = storage.join(workdir, FOLDER)
     damaged = []
-    for step in sorted(folders, reverse=True):
-        path = folders[step]
-        if not storage.exists(storage.join(path, COMMIT)):
-            print(f"warning: {path}: passed over: incomplete, no {COMMIT}", file=sys.stderr)
-            continue
-        try:
-            return step, *_read(path, step)
-        except (ValueError, FileNotFoundError) as error:
-            print(f"warning: {path}: passed over: {error}", file=sys.stderr)
+    for name, complete in hosts.gather(_newest_first(root) if hosts.leads else None)[0]:
+        path, cause = storage.join(root, name), f"incomplete, no {COMMIT}"
+        if complete:
+            cause = None
+            try:
+                record = _read(path)
+                loaded = load(record["step"], _reader(path, record["files"]), record["meta"])
+            except Damaged as error:
+                cause = str(error)
+            cause = next((cause for cause in hosts.gather(cause) if cause), None)
+            if cause is None:
+                return record["step"], loaded, record["meta"]
             damaged.append(path)
+        if hosts.leads:
+            print(f"warning: {path}: passed over: {cause}", file=sys.stderr)
     if damaged:
         raise ValueError(f"{damaged[0]}: damaged, and no other checkpoint is whole; remove the folder to begin anew")
     return None
@@ -108,13 +128,13 @@ def restore(workdir):
 def latest_step(workdir):
     """Step of the newest complete checkpoint, or None. Its checksums are not read."""
     folders = _folders(storage.join(workdir, FOLDER))
-    return max((step for step, path in folders.items() if storage.exists(storage.join(path, COMMIT))), default=None)
+    return max((step for step, path in folders.items() if _is_complete(path)), default=None)
 
 
 def save_weights(folder, tensors, config_section):
     """Writes model.safetensors (dict[str, Tensor]) and config.json (a section of the settings) into `folder`."""
     storage.make_dirs(folder)
-    data = safetensors.torch.save(_separate(tensors), {"format": "pt"})
+    data = safetensors.torch.save(shards.separate(tensors), {"format": "pt"})
     storage.write_bytes(storage.join(folder, WEIGHTS), data)
     storage.write_bytes(storage.join(folder, CONFIG), config_lib.to_json(config_section).encode())
 
@@ -139,46 +159,50 @@ def load_weights(folder, config_cls):
         raise ValueError(f"{weights_path}: {error}") from None
 
 
-def _separate(tensors):
-    """Dense CPU tensors of their own memory, as safetensors wants them."""
-    places, separate = set(), {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        separate[name] = tensor.clone() if place in places else tensor
-        places.add(place)
-    return separate
-
-
-def _commit(step, num_tensors, files):
-    record = {
-        "step": step,
-        "num_tensors": num_tensors,
-        "files": {name: {"bytes": len(data), "crc32c": google_crc32c.value(data)} for name, data in files.items()},
-        "versions": {"itit": itit.__version__, "torch": torch.__version__, "safetensors": safetensors.__version__},
-    }
-    return json.dumps(record, indent=1).encode()
-
-
-def _read(path, step):
-    """(tensors, meta) of one checkpoint. Raises ValueError or FileNotFoundError naming what is damaged."""
+@contextlib.contextmanager
+def _full_disk(folder, pieces):
     try:
-        record = json.loads(_read_bytes(storage.join(path, COMMIT)))
-        expected = {name: (record["files"][name]["bytes"], record["files"][name]["crc32c"]) for name in (STATE, META)}
-        counts = record["step"], record["num_tensors"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{COMMIT}: {error!r}") from None
-    files = {}
-    for name, (num_bytes, checksum) in expected.items():
-        data = files[name] = _read_bytes(storage.join(path, name))
-        if len(data) != num_bytes:
-            raise ValueError(f"{name}: {len(data)} bytes instead of {num_bytes}")
-        if google_crc32c.value(data) != checksum:
-            raise ValueError(f"{name}: wrong checksum")
-    tensors = safetensors.torch.load(files[STATE])
-    if counts != (step, len(tensors)):
-        raise ValueError(f"{COMMIT}: step and number of tensors {counts} instead of {(step, len(tensors))}")
-    return tensors, json.loads(files[META])
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        num_bytes = sum(piece.value.nbytes for parts in pieces.values() for piece in parts)
+        raise ValueError(f"{folder}: disk full; this host needs {num_bytes} bytes, earlier checkpoints stay") from error
+
+
+def _commit(folder, step, meta, files):
+    """Makes the folder count, once every tensor is seen to be there."""
+    try:
+        _reader(folder, files)
+    except Damaged as error:
+        raise ValueError(f"{error}: --workdir must be one folder that all hosts share") from None
+    versions = {"itit": itit.__version__, "torch": torch.__version__, "safetensors": safetensors.__version__}
+    record = {"step": step, "meta": meta, "files": files, "versions": versions}
+    checked = {"crc32c": _checksum(record), "record": record}
+    storage.write_bytes(storage.join(folder, COMMIT), json.dumps(checked, indent=1).encode())
+
+
+def _read(folder):
+    """What commit.json says, or Damaged."""
+    try:
+        checked = json.loads(_read_bytes(storage.join(folder, COMMIT)))
+        if checked["crc32c"] != _checksum(checked["record"]):
+            raise ValueError("wrong checksum")
+        return checked["record"]
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise Damaged(f"{COMMIT}: {error!r}") from None
+
+
+def _checksum(record):
+    return google_crc32c.value(json.dumps(record, sort_keys=True).encode())
+
+
+def _reader(folder, files):
+    return shards.Reader({storage.join(folder, name): record for name, record in files.items()})
+
+
+def _everything(step, reader, meta):
+    return {name: reader.read(name) for name in reader.shapes}
 
 
 def _read_bytes(path):
@@ -192,15 +216,28 @@ def _folders(root):
     return {int(name[1]): storage.join(root, name[0]) for name in names if name}
 
 
-def _sweep(root):
-    """Removes what a killed save left behind."""
-    for name in storage.list_dir(root):
-        if name.startswith(STAGING):
-            storage.remove_tree(storage.join(root, name))
+def _is_complete(folder):
+    return storage.exists(storage.join(folder, COMMIT))
+
+
+def _newest_first(root):
+    """[(name of a folder, whether it is complete)]."""
+    return [(path.rpartition("/")[2], _is_complete(path)) for _, path in sorted(_folders(root).items(), reverse=True)]
+
+
+def _tidy(folder):
+    """Removes what commit.json does not name: a save that failed, or the former files of a step."""
+    try:
+        kept = {COMMIT, *_read(folder)["files"]}
+    except Damaged:
+        storage.remove_tree(folder)
+        return
+    for name in set(storage.list_dir(folder)) - kept:
+        storage.remove_tree(storage.join(folder, name))
 
 
 def _rotate(root, step, keep_last):
     folders = _folders(root)
-    complete = [s for s, path in folders.items() if s <= step and storage.exists(storage.join(path, COMMIT))]
+    complete = [s for s, path in folders.items() if s <= step and _is_complete(path)]
     for old in set(folders) - set(sorted(complete)[-keep_last:]):
         storage.remove_tree(folders[old])

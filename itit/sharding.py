@@ -78,6 +78,33 @@ def check_batches(sizes, num_devices, num_parts=1):
             raise ValueError(f"--{task}_batch={rows}: must be a multiple of {num_devices} devices{parts}")
 
 
+class Piece(NamedTuple):
+    """A part of a tensor of the state. Plain data, like all here; `value` is a tensor on the host.
+
+    shape: of the whole tensor. index: (start, stop) of each dimension.
+    """
+
+    shape: tuple
+    index: tuple
+    value: object
+
+
+def whole_index(shape):
+    return tuple((0, size) for size in shape)
+
+
+def slices(index, origin=None):
+    """An index as slices, of the whole tensor or of the part that lies at the index `origin`."""
+    starts = [start for start, _ in origin] if origin else [0] * len(index)
+    return tuple(slice(start - first, stop - first) for (start, stop), first in zip(index, starts, strict=True))
+
+
+def overlap(a, b):
+    """The index of what two parts of a tensor share, or None."""
+    index = tuple((max(x[0], y[0]), min(x[1], y[1])) for x, y in zip(a, b, strict=True))
+    return index if all(start < stop for start, stop in index) else None
+
+
 class Program(NamedTuple):
     """One program of a step.
 

@@ -5,6 +5,7 @@ A `backend` is where it runs (see backend.py).
 Shapes: B batch, N image tokens, S side of a picture in pixels.
 """
 
+import concurrent.futures
 import dataclasses
 
 import google_crc32c
@@ -19,6 +20,7 @@ from itit.objectives import empty_ids
 from itit.optim import Adafactor, Ema
 from itit.train_step import State
 
+NUM_READERS = 16  # requests to gs:// at a time
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -57,7 +59,7 @@ def make_t5(config, backend):
         t5.init_weights(config.t5.seed)
         logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their "
                         "order apart, and know no language.", config.t5.seed)  # fmt: skip
-    return backend.adopt(t5.to(DTYPES[config.train.compute_dtype]))
+    return _freeze(t5.to(DTYPES[config.train.compute_dtype]), backend)
 
 
 def make_vqgan(config, backend):
@@ -75,7 +77,13 @@ def make_vqgan(config, backend):
             raise ValueError(f"--{flag}={value}: the image tokenizer in {config.data.vqgan} has {found}")
     vqgan = VQGAN(vqgan_config)
     load_module(vqgan, config.data.vqgan, weights)
-    return backend.adopt(vqgan.eval().requires_grad_(False))
+    return _freeze(vqgan.eval().requires_grad_(False), backend)
+
+
+def _freeze(module, backend):
+    """Notes the fingerprint while the weights are on the host: nothing is read back from the devices of a pod."""
+    module.fingerprint = fingerprint(module)
+    return backend.adopt(module)
 
 
 # ---------------------------------------------------------------------------------------------- model and state
@@ -107,11 +115,11 @@ def fingerprint(module):
 def frozen(state):
     """What a checkpoint remembers of the frozen parts: name -> fingerprint. The image tokenizer may be left out."""
     parts = {"t5_weights": state.t5, "vqgan": state.vqgan}
-    return {name: fingerprint(part) for name, part in parts.items() if part is not None}
+    return {name: part.fingerprint for name, part in parts.items() if part is not None}
 
 
-def load_state(state, tensors, meta, place, backend):
-    """Puts saved tensors into the state.
+def load_state(state, reader, meta, place, backend):
+    """Puts saved tensors into the state: of each, what this host's devices hold. `reader`: a `shards.Reader`.
 
     Raises ValueError naming the first that does not fit, or a frozen part that is not the one trained with: random T5
     weights are drawn again from their seed, and others would do silent harm.
@@ -121,11 +129,18 @@ def load_state(state, tensors, meta, place, backend):
         if then != now:
             raise ValueError(f"--{name}: {place} was trained with other weights (checksum {then}, these have {now})")
     for name, tensor in state.tensors().items():
-        if name not in tensors:
+        if name not in reader.shapes:
             raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")
-        if tensors[name].shape != tensor.shape:
-            raise ValueError(f"{place}: {name} is {tuple(tensors[name].shape)}, this run has {tuple(tensor.shape)}")
-        backend.fill(tensor, tensors[name])
+        if reader.shapes[name] != tensor.shape:
+            raise ValueError(f"{place}: {name} is {reader.shapes[name]}, this run has {tuple(tensor.shape)}")
+    held = {name: backend.held(tensor) for name, tensor in state.tensors().items()}
+
+    def read(name):
+        return {index: reader.read(name, index) for index in held[name]}
+
+    with concurrent.futures.ThreadPoolExecutor(NUM_READERS, "restore") as pool:
+        for parts, tensor in zip(pool.map(read, held), state.tensors().values(), strict=True):
+            backend.fill(tensor, parts)
 
 
 # ---------------------------------------------------------------------------------------------- samples

@@ -84,9 +84,16 @@ def list_dir(path):
 
 
 def make_dirs(path):
-    """Makes a folder and its parents. Nothing to do on gs://."""
-    if not is_remote(path):
-        os.makedirs(path, exist_ok=True)
+    """Makes a folder and its parents, and flushes their names to disk. Nothing to do on gs://."""
+    if is_remote(path):
+        return
+    new, folder = [], os.path.abspath(path)
+    while not os.path.isdir(folder):
+        new.append(folder)
+        folder = os.path.dirname(folder)
+    os.makedirs(path, exist_ok=True)
+    for folder in new:
+        _sync(os.path.dirname(folder))
 
 
 def remove_tree(path):

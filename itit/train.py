@@ -27,19 +27,21 @@ from itit.train_step import tasks, train_step
 
 def resume(workdir, state, config, backend):
     """Loads the newest whole checkpoint, if there is one. Returns the number of steps done."""
-    found = checkpoint.restore(workdir)
+
+    def load(step, reader, meta):
+        place = f"{workdir}, checkpoint of step {step}"
+        saved = from_json(ModelConfig, meta["model"], place)
+        for field in dataclasses.fields(ModelConfig):
+            old, new = getattr(saved, field.name), getattr(config.model, field.name)
+            if field.name != "preset" and old != new:
+                raise ValueError(f"{place}: was trained with --{field.name}={old}, this run has {new}")
+        load_state(state, reader, meta, place, backend)
+
+    found = checkpoint.restore(workdir, load, backend.hosts)
     if found is None:
         return 0
-    step, tensors, meta = found
-    place = f"{workdir}, checkpoint of step {step}"
-    saved = from_json(ModelConfig, meta["model"], place)
-    for field in dataclasses.fields(ModelConfig):
-        old, new = getattr(saved, field.name), getattr(config.model, field.name)
-        if field.name != "preset" and old != new:
-            raise ValueError(f"{place}: was trained with --{field.name}={old}, this run has {new}")
-    load_state(state, tensors, meta, place, backend)
-    logging.info("goes on from step %d", step)
-    return step
+    logging.info("goes on from step %d", found[0])
+    return found[0]
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -47,11 +49,17 @@ def resume(workdir, state, config, backend):
 
 def open_streams(config, backend):
     """This host's share of the data. Raises ValueError where the batches do not divide, or hosts read the same rows."""
-    streams = Streams(config, backend.host_index, backend.num_hosts)
+    streams = Streams(config, backend.hosts.index, backend.hosts.count)
     logging.info("data:\n%s", streams.describe())
     check_batches(tasks(config, sys.maxsize), backend.num_devices, config.optim.num_microbatches)
-    backend.check_rows(streams.rows(0))
+    backend.hosts.check_rows(streams.rows(0))
     return streams
+
+
+def identity(config, streams, state):
+    """What must be the same on all hosts: name -> text."""
+    lines = [line for line in flags.to_flagfile(config).splitlines() if line.startswith("--")]
+    return dict(line.partition("=")[::2] for line in lines) | {"data": streams.describe()} | frozen(state)
 
 
 def check_pictures(batch, state):
@@ -100,8 +108,8 @@ def can_sample(config, state):
 
 def told_to_stop(interrupt, backend, step, config):
     """Whether to save and leave. Several hosts do so after the same step, which they agree on where metrics are due."""
-    due = backend.num_hosts == 1 or step % config.log_every == 0
-    return due and backend.any_host(interrupt.signal is not None)
+    due = backend.hosts.count == 1 or step % config.log_every == 0
+    return due and backend.hosts.any(interrupt.signal is not None)
 
 
 def run(config):
@@ -117,11 +125,12 @@ def run(config):
     streams = open_streams(config, backend)
 
     state = make_state(config, backend)
+    backend.hosts.check_same(identity(config, streams, state))
     count = sum(p.numel() for p in state.model.parameters())
     logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend, t.compute_dtype)
     start = step = resume(workdir, state, config, backend)
     storage.make_dirs(workdir)
-    if backend.leads:
+    if backend.hosts.leads:
         storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
     meta = {"model": to_json(config.model), "frozen": frozen(state)}
     end = config.optim.num_steps
@@ -132,7 +141,7 @@ def run(config):
         sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
         detokenizer = Detokenizer(config.data.vocabulary)
 
-    metrics = Metrics(workdir, config.optim.num_steps, start) if backend.leads else Silent()
+    metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
     stop = told_to_stop(interrupt, backend, 0, t)
@@ -160,11 +169,10 @@ def run(config):
             write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
         stop = told_to_stop(interrupt, backend, step, t)
         if step % t.checkpoint_every == 0 or step == end or stop:
-            tensors = backend.fetch(state.tensors())
-            if backend.leads:
-                checkpoint.save(workdir, step, tensors, meta, t.keep_last)
+            checkpoint.save(workdir, step, backend.owned(state.tensors()), meta, t.keep_last, backend.hosts)
     batches.close()
     metrics.close()
+    backend.hosts.close()
     if stop or interrupt.signal is not None:  # another host may have had the signal
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
         print(f"interrupted: {saved} in {workdir}", file=sys.stderr)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from itit import sharding
+from itit.hosts import Hosts
 from itit.noise import CounterNoise, counter_key
 
 if "tensorflow" in sys.modules and "torch_xla" not in sys.modules:
@@ -31,6 +32,7 @@ import torch_xla.runtime as xr  # noqa: E402
 from itit.capture import Captured, Lazy, num_compilations  # noqa: E402
 
 _C = torch_xla._XLAC
+PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
 
 
 # ---------------------------------------------------------------------------------------------- devices
@@ -76,14 +78,14 @@ class Mesh:
     def __init__(self, data, fsdp):
         self.data, self.fsdp, self.num_devices = data, fsdp, data * fsdp
         self.device = torch_xla.device()
-        self.num_hosts, self.host_index = xr.process_count(), xr.process_index()
-        self.leads = self.host_index == 0
+        address = xr.get_master_ip() if xr.process_count() > 1 else ""
+        self.hosts = Hosts(xr.process_index(), xr.process_count(), address, PORT)
         self._mesh = xs.Mesh(np.arange(self.num_devices), (data, fsdp), (sharding.DATA, sharding.FSDP))
         self._shardings, self.texts = {}, {}  # spec -> as torch_xla has it, and as it writes it
         self.run, self.sampler = Captured(self), Captured(self, strict=False)
 
     def __str__(self):
-        return f"{self.num_devices} x {xr.device_type()} (data {self.data}, fsdp {self.fsdp}), {self.num_hosts} hosts"
+        return f"{self.num_devices} x {xr.device_type()} (data {self.data}, fsdp {self.fsdp}), {self.hosts.count} hosts"
 
     # ------------------------------------------------------------------------------------------ where tensors lie
 
@@ -118,7 +120,7 @@ class Mesh:
             return _Placed.apply(output, self)
 
         for part in module.modules():
-            if type(part).__name__ in ("Block", "TiedHead", "Embedding", "ResBlock"):
+            if getattr(part, "returns_rows", False) or isinstance(part, torch.nn.Embedding):
                 part.register_forward_hook(hook)
 
     def place_state(self, state):
@@ -133,29 +135,45 @@ class Mesh:
             self.place(tensor)
         torch_xla.sync(wait=True)
 
-    def fill(self, tensor, value):
-        """Sets a tensor of the state from one on the host."""
-        tensor.data = self.mark(value.to(self.device, tensor.dtype), self._specs[id(tensor)])
+    def owned(self, tensors):
+        """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.
 
-    def fetch(self, tensors):
-        """Tensors of the state by name, whole and on the host.
-
-        From the pieces on this host's devices, where it has all: torch_xla's own copy compiles a program a tensor.
+        Those on its devices of which it has the first copy. Pieces, since torch_xla's own copy of a whole tensor
+        compiles a program and gathers.
         """
-        names, places = list(tensors), [tensor.detach() for tensor in tensors.values()]
-        if self.num_hosts > 1:
-            return {name: tensor.cpu() for name, tensor in zip(names, places, strict=True)}
-        out = {}
-        for name, tensor in zip(names, places, strict=True):
-            if self.num_devices == 1 or "devices=" not in (_C._get_xla_sharding_spec(tensor) or ""):
-                out[name] = tensor.cpu()
-                continue
-            out[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
-            pieces = _C._get_local_shards([tensor])[0]
-            where = _C._get_local_shard_replica_and_indices([tensor])[0]
-            for (piece, _), (_, index) in zip(pieces, where, strict=True):
-                out[name][tuple(index)] = piece[tuple(slice(0, s.stop - s.start) for s in index)]
-        return out
+        return {name: self._owned(tensor.detach()) for name, tensor in tensors.items()}
+
+    def _owned(self, tensor):
+        shape = tuple(tensor.shape)
+        if not self._is_split(tensor):
+            return [sharding.Piece(shape, sharding.whole_index(shape), tensor.cpu())] if self.hosts.leads else []
+        mine = [(i, index) for i, (copy, index) in enumerate(self._places(tensor)) if copy == 0]
+        values = _C._get_local_shards([tensor])[0] if mine else []
+        return [sharding.Piece(shape, index, values[i][0]) for i, index in mine]
+
+    def held(self, tensor):
+        """The indices (see `sharding.Piece`) of a tensor of the state that lie on devices of this host."""
+        if not self._is_split(tensor):
+            return [sharding.whole_index(tensor.shape)]
+        return list(dict.fromkeys(index for _, index in self._places(tensor.detach())))
+
+    def fill(self, tensor, parts):
+        """Sets a tensor of the state, in place. `parts`: each of `held` -> what belongs there, on the host."""
+        if not self._is_split(tensor):
+            (value,) = parts.values()
+            tensor.data = self.mark(value.to(self.device, tensor.dtype), self._specs[id(tensor)])
+            return
+        values = [parts[index].to(tensor.dtype) for _, index in self._places(tensor.detach())]
+        _C._load_local_shards(tensor.data, values, _C._xla_get_runtime_devices())
+
+    def _is_split(self, tensor):
+        return self.num_devices > 1 and "devices=" in (_C._get_xla_sharding_spec(tensor) or "")
+
+    @staticmethod
+    def _places(tensor):
+        """(number of the copy, index) of the piece on each device of this host, in torch_xla's order."""
+        found = _C._get_local_shard_replica_and_indices([tensor])[0]
+        return [(copy, tuple((s.start, s.stop) for s in index)) for copy, index in found]
 
     # ------------------------------------------------------------------------------------------ input
 
@@ -167,9 +185,9 @@ class Mesh:
         """
         out = {}
         for name, value in batch.items():
-            shape = (len(value) * (1 if whole else self.num_hosts), *value.shape[1:])
+            shape = (len(value) * (1 if whole else self.hosts.count), *value.shape[1:])
             axes = sharding.batch_spec(shape, self.num_devices)
-            spec = xs.ShardingSpec(self._mesh, axes, minibatch=self.num_hosts > 1 and not whole)
+            spec = xs.ShardingSpec(self._mesh, axes, minibatch=not whole and axes[0] is not None)
             out[name] = xm.send_cpu_data_to_device([torch.as_tensor(value)], self.device, spec)[0]
         return out
 
@@ -178,23 +196,9 @@ class Mesh:
         key = self.mark(counter_key(seed, step, part).to(self.device), (None,))
         return CounterNoise(key, self.place)
 
-    def check_rows(self, rows):
-        """Raises ValueError where hosts feed the same rows. `rows`: task -> int64 [B], places in a stream."""
-        for task, ids in self.to_device(rows).items():
-            ids = ids.cpu().sort().values
-            if bool((ids[1:] == ids[:-1]).any()):
-                raise ValueError(f"--{task}_batch: several of the {self.num_hosts} hosts feed the same rows")
-
     def wait(self):
         """Returns when the devices have done all that was started."""
         xm.wait_device_ops()
-
-    def any_host(self, value):
-        """Whether `value` is true on any host."""
-        if self.num_hosts == 1:
-            return value
-        rows = np.full((self.num_devices // self.num_hosts,), value, np.int64)
-        return bool(self.to_device({"value": rows})["value"].cpu().any())
 
     # ------------------------------------------------------------------------------------------ what happened
 

@@ -83,7 +83,7 @@ def finish(folder, pairs, vocab_size):
     small.stir(state.model)
     tensors = state.tensors()
     tensors = {name: torch.randn_like(t) * 0.1 if name.startswith("ema/") else t for name, t in tensors.items()}
-    checkpoint.save(config.train.workdir, STEP, tensors, {"frozen": frozen(state)}, 1)
+    checkpoint.save(config.train.workdir, STEP, checkpoint.whole(tensors), {"frozen": frozen(state)}, 1)
     with Metrics(config.train.workdir, 10) as metrics:
         metrics.scalars(1, {"loss/t2i": 2.0})
     return config, tensors

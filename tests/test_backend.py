@@ -54,9 +54,12 @@ def test_plain_torch():
     assert local.to_device({"a": rows})["a"].tolist() == rows.tolist()
     assert torch.equal(local.noise(1, 2, 3)("x", (4,)), Noise(1, 2, "cpu", 3)("x", (4,)))
     weight = torch.nn.Parameter(torch.zeros(2))
-    local.fill(weight, torch.tensor([1.0, 2.0]))
+    (index,) = local.held(weight)
+    local.fill(weight, {index: torch.tensor([1.0, 2.0])})
     assert weight.tolist() == [1.0, 2.0] and weight.requires_grad
-    assert isinstance(local.run, Eager) and local.leads and not local.any_host(False)
+    ((shape, owned, value),) = local.owned({"w": weight})["w"]
+    assert shape == (2,) and owned == index == ((0, 2),) and value.tolist() == [1.0, 2.0]
+    assert isinstance(local.run, Eager) and local.hosts.leads and not local.hosts.any(False)
 
 
 def test_a_watched_step_is_recorded(tmp_path):

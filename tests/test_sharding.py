@@ -1,5 +1,6 @@
 """Where every tensor of the state and of a batch lies on a mesh."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from itit import config as settings
 from itit import sharding
-from itit.models import ITIT, T5Encoder
+from itit.models import ITIT, VQGAN, T5Encoder
 from tests.tiny import make_config, make_state
 
 
@@ -88,3 +89,34 @@ def test_a_batch_that_does_not_divide_is_named():
         sharding.check_batches({"t2i": 32, "i2t": 12}, 8)
     with pytest.raises(ValueError, match="--i2t_batch=24: must be a multiple of 8 devices in 2 microbatches"):
         sharding.check_batches({"t2i": 32, "i2t": 24}, 8, 2)
+
+
+def test_every_block_is_marked_to_stay_split_by_rows():
+    config = make_config()
+    vqgan = VQGAN(settings.VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1))
+    found = {}
+    for module in (ITIT(config.model), T5Encoder(config.t5), vqgan):
+        for name, part in module.named_modules():
+            inside = "blocks." in name and name.rpartition(".")[2].isdigit()
+            if inside or hasattr(part, "compute_dtype") and name.endswith("head") or hasattr(part, "conv1"):
+                assert part.returns_rows is True, name
+                found[type(part)] = found.get(type(part), 0) + 1
+    assert len(found) == 4 and min(found.values()) >= 2, found
+
+
+@pytest.mark.parametrize("shape, counts", [((6, 8), (3, 2)), ((5,), (5,)), ((), ()), ((4, 3, 2), (1, 3, 2))])
+def test_parts_of_a_tensor(shape, counts):
+    """Parts on a grid overlap in themselves alone, and cut the tensor up."""
+    sizes = [size // count for size, count in zip(shape, counts, strict=True)]
+    grid = list(itertools.product(*(range(count) for count in counts)))
+    parts = [tuple((i * size, (i + 1) * size) for i, size in zip(place, sizes, strict=True)) for place in grid]
+    tensor, times = torch.randn(shape), torch.zeros(shape)
+    for part in parts:
+        assert [sharding.overlap(part, other) for other in parts if other != part] == [None] * (len(parts) - 1)
+        assert sharding.overlap(sharding.whole_index(shape), part) == part == sharding.overlap(part, part)
+        times[sharding.slices(part)] += 1
+        assert torch.equal(tensor[sharding.slices(part)][sharding.slices(part, part)], tensor[sharding.slices(part)])
+    assert bool((times == 1).all())
+    if shape == (6, 8):
+        assert sharding.overlap(((1, 5), (0, 4)), ((4, 6), (2, 8))) == ((4, 5), (2, 4))
+        assert sharding.slices(((4, 5), (2, 4)), ((4, 6), (2, 8))) == (slice(0, 1), slice(0, 2))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from itit import checkpoint
+from itit import checkpoint, shards
 from itit.backend import Local
 from itit.config import T5Config, VqganConfig
 from itit.models import VQGAN, T5Encoder
-from itit.state import frozen, image_ids_of, load_state, make_state, make_vqgan, settle
+from itit.state import frozen, image_ids_of, load_state, make_state, make_t5, make_vqgan, settle
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 
@@ -68,32 +68,38 @@ def test_a_state_sets_the_precision_of_products():
         assert torch.get_float32_matmul_precision() == precision
 
 
-def test_saved_tensors_come_back_into_a_state():
+def saved_as(tmp_path, tensors):
+    """A reader of these tensors."""
+    path = str(tmp_path / "state.safetensors")
+    return shards.Reader({path: shards.write(path, checkpoint.whole(tensors))})
+
+
+def test_saved_tensors_come_back_into_a_state(tmp_path):
     saved = {name: torch.rand(t.shape).to(t.dtype) for name, t in make_state(small.small(ema_decay=0.9), BACKEND)
              .tensors().items()}  # fmt: skip
     state = make_state(small.small(ema_decay=0.9), BACKEND)
     meta = {"frozen": frozen(state)}
-    load_state(state, saved, meta, "run", BACKEND)
+    load_state(state, saved_as(tmp_path, saved), meta, "run", BACKEND)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in state.tensors().items())
     name = next(iter(saved))
     with pytest.raises(ValueError, match=f"^run: no {name} in it"):
-        load_state(state, {key: value for key, value in saved.items() if key != name}, meta, "run", BACKEND)
+        load_state(state, saved_as(tmp_path, {k: v for k, v in saved.items() if k != name}), meta, "run", BACKEND)
     with pytest.raises(ValueError, match=rf"^run: {name} is \(2, 3\), this run has "):
-        load_state(state, saved | {name: torch.zeros(2, 3)}, meta, "run", BACKEND)
+        load_state(state, saved_as(tmp_path, saved | {name: torch.zeros(2, 3)}), meta, "run", BACKEND)
 
 
 def test_other_frozen_weights_are_refused(tmp_path):
     save_vqgan(tmp_path)
     sizes = {"vqgan": str(tmp_path), "image_size": 16}
     state = make_state(small.small(**sizes), BACKEND)
-    meta = {"frozen": frozen(state)}
-    load_state(make_state(small.small(compute_dtype="bf16", **sizes), BACKEND), state.tensors(), meta, "run", BACKEND)
-    load_state(make_state(small.small(), BACKEND), state.tensors(), meta, "run", BACKEND)  # pictures may be ready ids
+    meta, saved = {"frozen": frozen(state)}, saved_as(tmp_path, state.tensors())
+    load_state(make_state(small.small(compute_dtype="bf16", **sizes), BACKEND), saved, meta, "run", BACKEND)
+    load_state(make_state(small.small(), BACKEND), saved, meta, "run", BACKEND)  # pictures may be ready ids
     with pytest.raises(ValueError, match="^--t5_weights: run was trained with other weights"):
-        load_state(make_state(small.small(t5_seed=1, **sizes), BACKEND), state.tensors(), meta, "run", BACKEND)
+        load_state(make_state(small.small(t5_seed=1, **sizes), BACKEND), saved, meta, "run", BACKEND)
     save_vqgan(tmp_path)
     with pytest.raises(ValueError, match="^--vqgan: run was trained with other weights"):
-        load_state(make_state(small.small(**sizes), BACKEND), state.tensors(), meta, "run", BACKEND)
+        load_state(make_state(small.small(**sizes), BACKEND), saved, meta, "run", BACKEND)
 
 
 def test_codes_of_samples_in_both_forms(tmp_path):
@@ -105,3 +111,20 @@ def test_codes_of_samples_in_both_forms(tmp_path):
     assert torch.equal(batch["text_ids"], torch.tensor(ids))
     assert torch.equal(image_ids_of(batch, state), state.vqgan.tokenize(torch.tensor(pictures)))
     assert torch.equal(image_ids_of(BACKEND.to_device({"image_ids": ids}), state), torch.tensor(ids))
+
+
+def test_fingerprints_are_taken_before_the_weights_leave_the_host(tmp_path):
+    """Nothing can be read back from "meta", which stands for the devices."""
+
+    class Away(Local):
+        def adopt(self, module):
+            return module.to("meta") if isinstance(module, (T5Encoder, VQGAN)) else module
+
+    save_vqgan(tmp_path)
+    config = small.small(vqgan=str(tmp_path), image_size=16)
+    here = frozen(make_state(config, BACKEND))
+    assert here.keys() == {"t5_weights", "vqgan"}
+    t5, vqgan = make_t5(config, Away("cpu")), make_vqgan(config, Away("cpu"))
+    assert all(p.device.type == "meta" for part in (t5, vqgan) for p in part.parameters())
+    assert {"t5_weights": t5.fingerprint, "vqgan": vqgan.fingerprint} == here
+    assert make_t5(small.small(t5_seed=1), BACKEND).fingerprint != here["t5_weights"]

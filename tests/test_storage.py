@@ -107,3 +107,12 @@ def test_glob_passes_over_folders_and_unfinished_files(root):
         return
     with storage.writer(path_of(root, "a-0")), pytest.raises(ValueError, match="no file matches"):
         storage.glob(f"{root}/a-*")
+
+
+def test_the_names_of_new_folders_are_flushed(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(storage, "_sync", flushed.append)
+    storage.make_dirs(str(tmp_path / "a" / "b"))
+    assert sorted(flushed) == [str(tmp_path), str(tmp_path / "a")]
+    storage.make_dirs(str(tmp_path / "a" / "b"))
+    assert len(flushed) == 2 and (tmp_path / "a" / "b").is_dir()

@@ -81,13 +81,11 @@ def draw_samples(translator, batch, names, captions, made, words):
 def main(_):
     flag = flags.FLAGS
     config = flags_lib.from_flagfile(storage.join(flag.workdir, "resolved.cfg"))
-    found = checkpoint.restore(flag.workdir)
-    if found is None:
+    if checkpoint.latest_step(flag.workdir) is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
     backend = connect(dataclasses.replace(config.train, backend="auto"))
     state = make_state(config, backend)
-    step, tensors, meta = found
-    load_state(state, tensors, meta, flag.workdir, backend)
+    step, *_ = checkpoint.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
     detokenizer = Detokenizer(config.data.vocabulary)
 
     def words(ids):

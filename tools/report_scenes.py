@@ -106,8 +106,7 @@ def write_markdown(report, path):
 def main(_):
     flag = flags.FLAGS
     config = flags_lib.from_flagfile(storage.join(flag.workdir, "resolved.cfg"))
-    found = checkpoint.restore(flag.workdir)
-    if found is None:
+    if checkpoint.latest_step(flag.workdir) is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
     backend = connect(dataclasses.replace(config.train, backend=flag.backend))
     state = make_state(config, backend)
@@ -120,8 +119,7 @@ def main(_):
 
     translator = samples.Translator(state, config, backend, step=0)
     untrained = score(translator, {key: value[:CHUNK] for key, value in batch.items()}, words)
-    step, tensors, meta = found
-    load_state(state, tensors, meta, flag.workdir, backend)
+    step, *_ = checkpoint.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
     with state.averaged():
         report = {"step": step, "num_test": flag.num_test} | score(translator, batch, words)
         picture = draw_samples(translator, batch, words)

@@ -215,7 +215,8 @@ def train(trainer, pictures, batch_size, num_steps, output, flag_values):
                 board.scalars(done, values)
                 bar.set_postfix_str(f"loss {values['loss']:.4f}, {values.get('codes/used', 0):.0f} codes")
             if done % CHECKPOINT_EVERY == 0 or done == num_steps:
-                checkpoint.save(output, done, trainer.state(), {"flags": flag_values}, KEEP_LAST)
+                pieces = checkpoint.whole(trainer.state())
+                checkpoint.save(output, done, pieces, {"flags": flag_values}, KEEP_LAST)
 
 
 @torch.no_grad()

@@ -66,6 +66,7 @@ class TiedHead(nn.Module):
     """Logits by a product with a token table owned by another module, plus a bias of its own."""
 
     compute_dtype = torch.float32
+    returns_rows = True  # [B, ...]: a mesh keeps it split by rows
 
     def __init__(self, num_tokens):
         super().__init__()
@@ -143,6 +144,8 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     """Attention and MLP on a residual stream, LayerNorm before ("pre") or after ("post") each."""
+
+    returns_rows = True  # [B, ...]: a mesh keeps it split by rows
 
     def __init__(self, dim, num_heads, mlp_ratio, dropout, norm="pre"):
         super().__init__()

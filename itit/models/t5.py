@@ -65,6 +65,8 @@ class GatedMlp(nn.Module):
 
 
 class Block(nn.Module):
+    returns_rows = True  # [B, ...]: a mesh keeps it split by rows
+
     def __init__(self, config):
         super().__init__()
         self.attention_norm = RMSNorm(config.dim)

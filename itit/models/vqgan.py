@@ -45,6 +45,8 @@ class ResBlock(nn.Module):
     It begins as the shortcut alone, so that colour, which the network passes on linearly, is learned from the start.
     """
 
+    returns_rows = True  # [B, ...]: a mesh keeps it split by rows
+
     def __init__(self, in_channels, out_channels, kernel=3, norm=group_norm):
         super().__init__()
         self.norm1 = norm(in_channels)

@@ -10,6 +10,7 @@ from itit.config import TrainConfig
 from itit.models import Text
 from itit.noise import CounterNoise, counter_key
 from itit.optim import Adafactor, Ema, global_norm
+from itit.state import fingerprint
 from itit.train_step import State, tasks, train_step
 from tests.tiny import TASKS, make_config, make_state, random_batch
 
@@ -49,6 +50,7 @@ def states(mesh, config, seed, optimizer=Adafactor):
     made = []
     for backend in (Local("cpu"), mesh):
         state = make_state(config, seed)
+        state.t5.fingerprint = fingerprint(state.t5)
         model, t5 = backend.adopt(state.model), backend.adopt(state.t5)
         ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
         nothing = Text(*(x.to(backend.device) for x in state.t5_of_nothing))

@@ -1,12 +1,14 @@
 """Training on a mesh as a user does it: stopped, continued, and given what a mesh cannot split."""
 
+import threading
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from itit import checkpoint
+from itit import checkpoint, train, xla
 from tests.test_train import run_here, settings, write_ids
-from tests.xla.small import MESHES, connect
+from tests.xla.small import MESHES
 
 SIZES = dict(
     backend="xla", xla_cache="", depth=1, image_decoder_depth=1, text_decoder_depth=1, t2i2t_warmup_steps=0,
@@ -50,8 +52,37 @@ def test_what_a_mesh_cannot_split_ends_in_one_line(data, tmp_path):
             run_here(values | {"i2t_batch": 12})
 
 
-def test_hosts_that_feed_the_same_rows_are_refused():
-    mesh = connect(*MESHES[-1])
-    mesh.check_rows({"t2i": np.arange(16), "i2t": np.arange(16)})
-    with pytest.raises(ValueError, match="--i2t_batch: several of the 1 hosts feed the same rows"):
-        mesh.check_rows({"t2i": np.arange(16), "i2t": np.arange(16) // 2})
+def test_input_is_awaited_while_the_devices_compute(data, tmp_path, monkeypatch):
+    """A step is started before the next batch is there, and nothing is read from the devices but where it is logged."""
+    started, reads = [threading.Event() for _ in range(6)], []
+    batch, step, prefetch = train.Streams.batch, train.train_step, train.prefetch
+
+    def gated(streams, number):
+        assert number == 0 or number > 5 or started[number - 1].wait(300), "the step waits for the batch after it"
+        return batch(streams, number)
+
+    def noted(*args):
+        found = step(*args)
+        started[len(reads) - 1].set()
+        return found
+
+    def counted(*args):
+        batches = prefetch(*args)
+
+        class Counting(type(batches)):
+            def __next__(self):
+                reads.append((xla.counters.metric_data("InboundData") or [0])[0])
+                return super().__next__()
+
+        batches.__class__ = Counting
+        return batches
+
+    monkeypatch.setattr(train.Streams, "batch", gated)
+    monkeypatch.setattr(train, "train_step", noted)
+    monkeypatch.setattr(train, "prefetch", counted)
+    values = settings(data, **SIZES, workdir=str(tmp_path), prefetch=1) | {"num_steps": 6, "log_every": 3}
+    assert run_here(values) == 0
+    assert reads[0] < reads[1] == reads[2] < reads[3] == reads[4] == reads[5]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert all(0 <= point.value <= 1 for point in events.Scalars("rate/input_wait"))
