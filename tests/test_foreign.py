@@ -1,4 +1,4 @@
-"""tools.foreign: tensors of others by name; nothing but tensors is taken from a pickle."""
+"""tools.foreign and tools.pickled: tensors of others by name; nothing but tensors is taken from a pickle."""
 
 import json
 import random
@@ -8,6 +8,7 @@ import torch
 
 from tests import foreign_weights
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
+from tools import pickled
 from tools.foreign import Checkpoint
 
 
@@ -38,11 +39,11 @@ def test_tensors_come_back(tmp_path, kind, num_shards):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_nothing_else_leaves_a_pickle(tmp_path, legacy):
     foreign_weights.write(tmp_path, {"t": Harmful(tmp_path / "made")}, "bin", legacy=legacy)
-    with pytest.raises(ValueError, match=r"pytorch_model.bin: damaged, or holds more than tensors: \S.*"):
-        Checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match=r"pytorch_model.bin: damaged, or asks for more than tensors: \S.*"):
+        pickled.read(str(tmp_path / "pytorch_model.bin"))
     assert not (tmp_path / "made").exists()
     foreign_weights.write(tmp_path, {"t": 3}, "bin")
-    with pytest.raises(ValueError, match="pytorch_model.bin: not a dict of tensors"):
+    with pytest.raises(ValueError, match="pytorch_model.bin: holds no dict of tensors"):
         Checkpoint(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="pytorch_model.bin: damaged"):

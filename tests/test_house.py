@@ -58,8 +58,8 @@ LAZY = {
     ("itit.models", "itit.weights"),
     ("itit.models.t5", "itit.weights"),
 }
-# Pickles of others: read by one tool, guarded, and made by the tests of it.
-GUARDED = {"tools.foreign": "torch.load", "tests.foreign_weights": "torch.save"}
+# Pickles of others: opened in one place, guarded, and made by the tests of it.
+GUARDED = {"tools.pickled": "torch.load", "tests.foreign_weights": "torch.save"}
 
 
 def tracked_files():

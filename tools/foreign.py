@@ -1,17 +1,10 @@
-"""Checkpoints of others: tensors by their names, from safetensors or PyTorch files, whole or in shards.
-
-PyTorch's own files are pickles, which may run anything when they are opened. They are read here, by `torch.load` with
-`weights_only=True`, which refuses all but tensors and plain containers, and nowhere else; what comes out of a tool is
-safetensors.
-"""
+"""Checkpoints of others as Hugging Face has them: tensors by name, from one file or from shards with an index."""
 
 import json
-import zipfile
-
-import torch
 
 from itit import storage
 from itit.tensorfile import TensorFile
+from tools import pickled
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
 
@@ -57,7 +50,7 @@ class Checkpoint:
             path = storage.join(self.folder, file)
             if not storage.exists(path):
                 raise ValueError(f"{path}: no such shard, and it is needed")
-            self._path, self._open = file, TensorFile(path) if file.endswith(".safetensors") else _read_bin(path)
+            self._path, self._open = file, TensorFile(path) if file.endswith(".safetensors") else pickled.read(path)
         return self._open
 
     def _absent(self, file, name):
@@ -77,14 +70,3 @@ def _read_index(path):
         if "/" in shard or not shard.endswith((".safetensors", ".bin")):
             raise ValueError(f"{path}: {shard!r} is no shard beside it")
     return files
-
-
-def _read_bin(path):
-    """Name -> tensor of a PyTorch file, mapped and not read where its format allows that."""
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # of several unrelated types
-        raise ValueError(f"{path}: damaged, or holds more than tensors: {str(error).splitlines()[0]}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise ValueError(f"{path}: not a dict of tensors")
-    return tensors
