@@ -80,8 +80,8 @@ def save(workdir, step, tensors, meta, keep_last):
     return final
 
 
-def restore(workdir, step=None):
-    """The newest whole checkpoint of a run, or the one of `step`.
+def restore(workdir, step_wanted=None):
+    """The newest whole checkpoint of a run, or the one of `step_wanted`.
 
     1. Folders are tried from the newest step backwards.
     2. One without commit.json is incomplete: passed over with a warning.
@@ -92,13 +92,13 @@ def restore(workdir, step=None):
       (step, dict[str, Tensor] on the CPU, meta), or None where no checkpoint was ever completed.
 
     Raises:
-      ValueError: there are completed checkpoints, and every one is damaged; or that of `step` is not there.
+      ValueError: there are completed checkpoints, and every one is damaged; or the one wanted is not there.
     """
     folders = _folders(storage.join(workdir, FOLDER))
-    if step is not None:
-        if step not in folders:
-            raise ValueError(f"{workdir}: no checkpoint of step {step}; there are {sorted(folders) or 'none'}")
-        folders = {step: folders[step]}
+    if step_wanted is not None:
+        if step_wanted not in folders:
+            raise ValueError(f"{workdir}: no checkpoint of step {step_wanted}; there are {sorted(folders) or 'none'}")
+        folders = {step_wanted: folders[step_wanted]}
     damaged = []
     for step in sorted(folders, reverse=True):
         path = folders[step]
@@ -110,6 +110,8 @@ def restore(workdir, step=None):
         except (ValueError, FileNotFoundError) as error:
             print(f"warning: {path}: passed over: {error}", file=sys.stderr)
             damaged.append(path)
+    if step_wanted is not None:
+        raise ValueError(f"{folders[step_wanted]}: not whole")
     if damaged:
         raise ValueError(f"{damaged[0]}: damaged, and no other checkpoint is whole; remove the folder to begin anew")
     return None
@@ -141,7 +143,17 @@ def stream_weights(folder, layout, tensors, config_section, files=None, source=N
     hashes = {WEIGHTS: tensorfile.write(storage.join(folder, WEIGHTS), layout, tensors)}
     for name, data in files.items():
         storage.write_bytes(storage.join(folder, name), data)
-        hashes[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        hashes[name] = hash_of(data)
+    write_hashes(folder, hashes, source)
+
+
+def hash_of(data):
+    """What hashes.json holds of a file with these bytes."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_hashes(folder, hashes, source=None):
+    """Writes hashes.json, last: file name -> {"bytes", "sha256"}, and what the weights were made from."""
     record = {"files": hashes, "source": source}
     storage.write_bytes(storage.join(folder, HASHES), json.dumps(record, indent=1).encode())
 
@@ -162,7 +174,7 @@ def load_weights(folder, config_cls, sha256=None):
     config_path, weights_path = storage.join(folder, CONFIG), storage.join(folder, WEIGHTS)
     hashes = weight_hashes(folder)
     data = _read_bytes(config_path)
-    check_hash(config_path, hashes.get(CONFIG), hashlib.sha256(data).hexdigest())
+    check_hash(config_path, hashes.get(CONFIG), hash_of(data)["sha256"])
     config = config_lib.from_json(config_cls, data, config_path)
     with tensorfile.TensorFile(weights_path) as file:
         tensors, digest = file.read_all()

@@ -39,16 +39,20 @@ def settle(config):
     return dataclasses.replace(config, t5=t5, model=model).resolve()
 
 
-def make_t5(config, backend):
-    """The frozen text encoder, from its weights or at random."""
+def text_encoder(config):
+    """The frozen text encoder as it is stored, or at random, on the CPU."""
     if config.t5.weights:
-        t5 = weights.load_t5(config.t5.weights)
-    else:
-        t5 = T5Encoder(config.t5)
-        t5.init_weights(config.t5.seed)
-        logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their "
-                        "order apart, and know no language.", config.t5.seed)  # fmt: skip
-    return backend.adopt(t5.to(DTYPES[config.train.compute_dtype]))
+        return weights.load_t5(config.t5.weights)
+    t5 = T5Encoder(config.t5)
+    t5.init_weights(config.t5.seed)
+    logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their order "
+                    "apart, and know no language.", config.t5.seed)  # fmt: skip
+    return t5
+
+
+def make_t5(config, backend):
+    """The frozen text encoder, ready for a step."""
+    return backend.adopt(text_encoder(config).to(DTYPES[config.train.compute_dtype]))
 
 
 def make_vqgan(config, backend):
@@ -99,16 +103,21 @@ def frozen(state):
     return {name: fingerprint(part) for name, part in parts.items() if part is not None}
 
 
+def check_frozen(found, meta, place):
+    """Raises ValueError where a frozen part (name -> fingerprint) is not the one that a checkpoint was trained with."""
+    for name, now in found.items():
+        then = meta["frozen"].get(name, now)
+        if then != now:
+            raise ValueError(f"--{name}: {place} was trained with other weights (checksum {then}, these have {now})")
+
+
 def load_state(state, tensors, meta, place, backend):
     """Puts saved tensors into the state.
 
     Raises ValueError naming the first that does not fit, or a frozen part that is not the one trained with: random T5
     weights are drawn again from their seed, and others would do silent harm.
     """
-    for name, now in frozen(state).items():
-        then = meta["frozen"].get(name, now)
-        if then != now:
-            raise ValueError(f"--{name}: {place} was trained with other weights (checksum {then}, these have {now})")
+    check_frozen(frozen(state), meta, place)
     for name, tensor in state.tensors().items():
         if name not in tensors:
             raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")

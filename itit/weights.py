@@ -92,7 +92,12 @@ def read_record(path):
         text = file.metadata.get(RECORD)
     if text is None:
         raise ValueError(f"{path}: holds tensors, but no record of an ITIT model; export one with tools.export")
-    return json.loads(text)
+    try:
+        record = json.loads(text)
+        _ = [record["config"][name] for name in SECTIONS]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its record of an ITIT model is damaged: {error!r}") from None
+    return record
 
 
 def sections_of(record, path):

@@ -261,6 +261,9 @@ def test_one_step_is_restored_by_its_number(workdir):
     assert step == 10 and same(tensors, random_tensors(10))
     with pytest.raises(ValueError, match=r"no checkpoint of step 7; there are \[5, 10, 20\]"):
         checkpoint.restore(str(workdir), 7)
+    os.truncate(workdir / "checkpoints" / "step_00000010" / "state.safetensors", 100)
+    with pytest.raises(ValueError, match="step_00000010: not whole"):
+        checkpoint.restore(str(workdir), 10)
 
 
 def test_bad_weights_are_named(tmp_path):
