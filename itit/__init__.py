@@ -1,3 +1,12 @@
 """ITIT: vision-language training on paired and unpaired data with cycle consistency (arXiv:2310.03734)."""
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name):
+    """`itit.ITIT`, a trained model to use. Loaded when it is asked for: the settings alone need no torch."""
+    if name != "ITIT":
+        raise AttributeError(f"module 'itit' has no attribute {name!r}")
+    from itit.pretrained import ITIT
+
+    return ITIT

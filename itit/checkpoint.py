@@ -8,10 +8,16 @@
 Every save has names of its own, and what commit.json does not name does not count: a folder without it is not whole,
 and a step that is saved again is the former one until the new commit.json takes its place. One host alone writes one
 file.
+
+    folder of weights/
+      config.json         a section of the settings
+      model.safetensors   the tensors
+      hashes.json         bytes and SHA-256 of the files beside it, and where they come from; written last
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import re
 import secrets
@@ -24,14 +30,14 @@ import torch
 
 import itit
 from itit import config as config_lib
-from itit import shards, storage
+from itit import shards, storage, tensorfile
 from itit.hosts import Hosts
 from itit.sharding import Piece, whole_index
 from itit.shards import Damaged
 
 FOLDER = "checkpoints"
 COMMIT = "commit.json"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, HASHES = "config.json", "model.safetensors", "hashes.json"
 
 
 def whole(tensors):
@@ -84,8 +90,8 @@ def save(workdir, step, pieces, meta, keep_last, hosts=None):
     return folder
 
 
-def restore(workdir, load=None, hosts=None):
-    """The newest whole checkpoint of a run. All hosts call it.
+def restore(workdir, load=None, hosts=None, step=None):
+    """The newest whole checkpoint of a run, or the one of `step`. All hosts call it.
 
     1. Folders are tried from the newest step backwards.
     2. One without commit.json is incomplete: passed over with a warning.
@@ -100,12 +106,13 @@ def restore(workdir, load=None, hosts=None):
       (step, what `load` returned, meta), or None where no checkpoint was ever completed.
 
     Raises:
-      ValueError: there are completed checkpoints, and every one is damaged.
+      ValueError: there are completed checkpoints, and every one is damaged; or that of `step` is not whole, or
+        not there.
     """
     hosts, load = hosts or Hosts(), load or _everything
     root = storage.join(workdir, FOLDER)
     damaged = []
-    for name, complete in hosts.gather(_newest_first(root) if hosts.leads else None)[0]:
+    for name, complete in hosts.gather(_newest_first(root, step) if hosts.leads else None)[0]:
         path, cause = storage.join(root, name), f"incomplete, no {COMMIT}"
         if complete:
             cause = None
@@ -120,6 +127,9 @@ def restore(workdir, load=None, hosts=None):
             damaged.append(path)
         if hosts.leads:
             print(f"warning: {path}: passed over: {cause}", file=sys.stderr)
+    if step is not None:
+        found = sorted(_folders(root))
+        raise ValueError(f"{workdir}: no whole checkpoint of step {step}; there are folders of {found or 'none'}")
     if damaged:
         raise ValueError(f"{damaged[0]}: damaged, and no other checkpoint is whole; remove the folder to begin anew")
     return None
@@ -132,31 +142,91 @@ def latest_step(workdir):
 
 
 def save_weights(folder, tensors, config_section):
-    """Writes model.safetensors (dict[str, Tensor]) and config.json (a section of the settings) into `folder`."""
+    """Writes a folder of weights: dict[str, Tensor], and a section of the settings."""
+    layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    stream_weights(folder, layout, tensors.values(), config_section)
+
+
+def stream_weights(folder, layout, tensors, config_section, files=None, source=None):
+    """`save_weights` of tensors that are made one after the other.
+
+    Args:
+      layout: name -> (dtype, shape).
+      tensors: iterable of tensors in that order.
+      files: name -> bytes of further files.
+      source: JSON value, kept in hashes.json: what the weights were made from.
+    """
     storage.make_dirs(folder)
-    data = safetensors.torch.save(shards.separate(tensors), {"format": "pt"})
-    storage.write_bytes(storage.join(folder, WEIGHTS), data)
-    storage.write_bytes(storage.join(folder, CONFIG), config_lib.to_json(config_section).encode())
+    files = {CONFIG: config_lib.to_json(config_section).encode()} | (files or {})
+    hashes = {WEIGHTS: tensorfile.write(storage.join(folder, WEIGHTS), layout, tensors)}
+    for name, data in files.items():
+        storage.write_bytes(storage.join(folder, name), data)
+        hashes[name] = hash_of(data)
+    write_hashes(folder, hashes, source)
 
 
-def load_weights(folder, config_cls):
+def hash_of(data):
+    """What hashes.json holds of a file with these bytes."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_hashes(folder, hashes, source=None):
+    """Writes hashes.json, last: file name -> {"bytes", "sha256"}, and what the weights were made from."""
+    record = {"files": hashes, "source": source}
+    storage.write_bytes(storage.join(folder, HASHES), json.dumps(record, indent=1).encode())
+
+
+def load_weights(folder, config_cls, sha256=None):
     """The inverse of `save_weights`.
+
+    Args:
+      sha256: what model.safetensors must have; by default what hashes.json says, if there is one.
 
     Returns:
       (config_cls instance, dict[str, Tensor] on the CPU).
 
     Raises:
-      ValueError: a file is absent, or not what it should be; names path and cause.
+      ValueError: a file is absent, not what it should be, or not the one in hashes.json (where there is one); names
+        path and cause.
     """
-    for name in (CONFIG, WEIGHTS):
+    config_path, weights_path = storage.join(folder, CONFIG), storage.join(folder, WEIGHTS)
+    hashes = weight_hashes(folder)
+    data = _read_bytes(config_path)
+    check_hash(config_path, hashes.get(CONFIG), hash_of(data)["sha256"])
+    config = config_lib.from_json(config_cls, data, config_path)
+    with tensorfile.TensorFile(weights_path) as file:
+        tensors, digest = file.read_all()
+    check_hash(weights_path, sha256 or hashes.get(WEIGHTS), digest)
+    return config, tensors
+
+
+def weight_hashes(folder, names=(CONFIG, WEIGHTS)):
+    """What hashes.json says: file name -> SHA-256; {} for a folder without one, made before there were any.
+
+    Raises ValueError where one of `names` is absent or has another size.
+    """
+    for name in names:
         if not storage.exists(storage.join(folder, name)):
             raise ValueError(f"{folder}: no {name} in it")
-    config_path, weights_path = storage.join(folder, CONFIG), storage.join(folder, WEIGHTS)
-    config = config_lib.from_json(config_cls, _read_bytes(config_path), config_path)
+    path = storage.join(folder, HASHES)
+    if not storage.exists(path):
+        return {}
     try:
-        return config, safetensors.torch.load(_read_bytes(weights_path))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{weights_path}: {error}") from None
+        files = json.loads(_read_bytes(path))["files"]
+        found = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error!r}") from None
+    for name in names:
+        size = storage.size(storage.join(folder, name))
+        if name in found and size != found[name][0]:
+            raise ValueError(f"{storage.join(folder, name)}: {size} bytes instead of the {found[name][0]} in {HASHES}")
+    return {name: digest for name, (_, digest) in found.items()}
+
+
+def check_hash(path, expected, found):
+    """Raises ValueError where the SHA-256 of a file is not the expected one. None: any is."""
+    if expected and found != expected:
+        raise ValueError(f"{path}: damaged or replaced: its SHA-256 is {found}, recorded is {expected}")
 
 
 @contextlib.contextmanager
@@ -220,9 +290,10 @@ def _is_complete(folder):
     return storage.exists(storage.join(folder, COMMIT))
 
 
-def _newest_first(root):
-    """[(name of a folder, whether it is complete)]."""
-    return [(path.rpartition("/")[2], _is_complete(path)) for _, path in sorted(_folders(root).items(), reverse=True)]
+def _newest_first(root, only=None):
+    """[(name of a folder, whether it is complete)], of all steps or of one."""
+    found = sorted(_folders(root).items(), reverse=True)
+    return [(path.rpartition("/")[2], _is_complete(path)) for step, path in found if only in (None, step)]
 
 
 def _tidy(folder):

@@ -12,9 +12,9 @@ import google_crc32c
 import torch
 from absl import logging
 
-from itit import checkpoint, storage
-from itit.config import T5Config, VqganConfig, from_json
-from itit.models import ITIT, VQGAN, T5Encoder, encode_text
+from itit import checkpoint, storage, weights
+from itit.config import T5Config, from_json
+from itit.models import ITIT, T5Encoder, encode_text
 from itit.models.layers import set_compute_dtype
 from itit.objectives import empty_ids
 from itit.optim import Adafactor, Ema
@@ -41,43 +41,36 @@ def settle(config):
     return dataclasses.replace(config, t5=t5, model=model).resolve()
 
 
-def load_module(module, folder, tensors):
-    """Sets the weights of a module. Raises ValueError where the folder's weights are not those of its config."""
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:  # torch lists every tensor; the first one tells
-        cause = str(error).split("\n\t")[1]
-        raise ValueError(f"{folder}: {checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}: {cause}") from None
+def text_encoder(config):
+    """The frozen text encoder as it is stored, or at random, on the CPU."""
+    if config.t5.weights:
+        return weights.load_t5(config.t5.weights)
+    t5 = T5Encoder(config.t5)
+    t5.init_weights(config.t5.seed)
+    logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their order "
+                    "apart, and know no language.", config.t5.seed)  # fmt: skip
+    return t5
 
 
 def make_t5(config, backend):
-    """The frozen text encoder, from its weights or at random."""
-    t5 = T5Encoder(config.t5)
-    if config.t5.weights:
-        load_module(t5, config.t5.weights, checkpoint.load_weights(config.t5.weights, T5Config)[1])
-    else:
-        t5.init_weights(config.t5.seed)
-        logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their "
-                        "order apart, and know no language.", config.t5.seed)  # fmt: skip
-    return _freeze(t5.to(DTYPES[config.train.compute_dtype]), backend)
+    """The frozen text encoder, ready for a step."""
+    return _freeze(text_encoder(config).to(DTYPES[config.train.compute_dtype]), backend)
 
 
 def make_vqgan(config, backend):
     """The frozen image tokenizer, or None where none is given (ready ids, no pictures wanted)."""
     if not config.data.vqgan:
         return None
-    vqgan_config, weights = checkpoint.load_weights(config.data.vqgan, VqganConfig)
+    vqgan = weights.load_vqgan(config.data.vqgan)
     expected = {"codebook_size": config.model.codebook_size, "grid": config.model.grid,
                 "image_size": config.data.image_size}  # fmt: skip
     for name, value in expected.items():
-        found = getattr(vqgan_config, name)
+        found = getattr(vqgan.config, name)
         if found != value:
             flag = "num_image_tokens" if name == "grid" else name
             found, value = (found**2, value**2) if name == "grid" else (found, value)
             raise ValueError(f"--{flag}={value}: the image tokenizer in {config.data.vqgan} has {found}")
-    vqgan = VQGAN(vqgan_config)
-    load_module(vqgan, config.data.vqgan, weights)
-    return _freeze(vqgan.eval().requires_grad_(False), backend)
+    return _freeze(vqgan, backend)
 
 
 def _freeze(module, backend):
@@ -118,16 +111,21 @@ def frozen(state):
     return {name: part.fingerprint for name, part in parts.items() if part is not None}
 
 
+def check_frozen(found, meta, place):
+    """Raises ValueError where a frozen part (name -> fingerprint) is not the one that a checkpoint was trained with."""
+    for name, now in found.items():
+        then = meta["frozen"].get(name, now)
+        if then != now:
+            raise ValueError(f"--{name}: {place} was trained with other weights (checksum {then}, these have {now})")
+
+
 def load_state(state, reader, meta, place, backend):
     """Puts saved tensors into the state: of each, what this host's devices hold. `reader`: a `shards.Reader`.
 
     Raises ValueError naming the first that does not fit, or a frozen part that is not the one trained with: random T5
     weights are drawn again from their seed, and others would do silent harm.
     """
-    for name, now in frozen(state).items():
-        then = meta["frozen"].get(name, now)
-        if then != now:
-            raise ValueError(f"--{name}: {place} was trained with other weights (checksum {then}, these have {now})")
+    check_frozen(frozen(state), meta, place)
     for name, tensor in state.tensors().items():
         if name not in reader.shapes:
             raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")

@@ -8,12 +8,14 @@ ValueError with one line.
 import builtins
 import contextlib
 import glob as local_glob
+import hashlib
 import os
 import shutil
 
 import fsspec
 
 REMOTE = "gs://"
+CHUNK = 2**26  # bytes read at once where a whole file goes by
 
 
 def is_remote(path):
@@ -66,6 +68,15 @@ def read_range(path, offset, length):
 def size(path):
     """Bytes of a file."""
     return _remote().size(path) if is_remote(path) else os.path.getsize(path)
+
+
+def sha256(path):
+    """SHA-256 of a file as hex digits, read piece by piece."""
+    digest = hashlib.sha256()
+    with open(path) as file:
+        while part := file.read(CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def exists(path):

@@ -161,8 +161,10 @@ def keep_saving(workdir, step):
 
 def test_sigkill_in_the_middle_of_saves(workdir):
     """Whatever moment the kill hits, the newest complete checkpoint is whole and no hand is needed to go on."""
-    step, in_save = 0, 0
-    for _ in range(12):
+    step, rounds, in_save = 0, 0, 0
+    while rounds < 12 or not in_save:  # where a kill hits depends on what else the machine does
+        rounds += 1
+        assert rounds < 100
         process = multiprocessing.get_context("fork").Process(target=keep_saving, args=(workdir, step))
         process.start()
         while checkpoint.latest_step(str(workdir)) in (None, step):
@@ -175,7 +177,6 @@ def test_sigkill_in_the_middle_of_saves(workdir):
         last, step = step, checkpoint.restore(str(workdir))[0]
         assert step == newest > last
         assert same(checkpoint.restore(str(workdir))[1], random_tensors(step, size=20_000))
-    assert in_save > 0
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
@@ -251,6 +252,37 @@ def test_weights_come_back_with_their_settings(tmp_path):
     assert back == config and same(loaded, tensors)
 
 
+def test_the_hash_of_weights_is_checked(tmp_path):
+    folder = str(tmp_path / "vqgan")
+    checkpoint.save_weights(folder, random_tensors(3), VqganConfig())
+    hashes = checkpoint.weight_hashes(folder)
+    assert hashes == {n: storage.sha256(str(tmp_path / "vqgan" / n)) for n in ("config.json", "model.safetensors")}
+    checkpoint.load_weights(folder, VqganConfig, hashes["model.safetensors"])
+    with pytest.raises(ValueError, match="model.safetensors: damaged or replaced: its SHA-256 is .*, recorded is 00ff"):
+        checkpoint.load_weights(folder, VqganConfig, "00ff")
+    (tmp_path / "vqgan" / "hashes.json").unlink()
+    with pytest.raises(ValueError, match="recorded is 00ff"):
+        checkpoint.load_weights(folder, VqganConfig, "00ff")
+    assert same(checkpoint.load_weights(folder, VqganConfig)[1], random_tensors(3))
+    for text in ("[]", "{", '{"files": {"model.safetensors": {"bytes": 3}}}'):
+        (tmp_path / "vqgan" / "hashes.json").write_text(text)
+        with pytest.raises(ValueError, match="vqgan/hashes.json: "):
+            checkpoint.load_weights(folder, VqganConfig)
+
+
+def test_one_step_is_restored_by_its_number(workdir):
+    for step in (5, 10, 20):
+        save(workdir, step)
+    step, tensors, _ = checkpoint.restore(str(workdir), step=10)
+    assert step == 10 and same(tensors, random_tensors(10))
+    with pytest.raises(ValueError, match=r"no whole checkpoint of step 7; there are folders of \[5, 10, 20\]"):
+        checkpoint.restore(str(workdir), step=7)
+    (state,) = (workdir / "checkpoints" / "step_00000010").glob("state-*")
+    os.truncate(state, 100)
+    with pytest.raises(ValueError, match="no whole checkpoint of step 10"):
+        checkpoint.restore(str(workdir), step=10)
+
+
 def test_bad_weights_are_named(tmp_path):
     folder = tmp_path / "vqgan"
     with pytest.raises(ValueError, match="vqgan: no config.json"):
@@ -263,6 +295,7 @@ def test_bad_weights_are_named(tmp_path):
     os.truncate(folder / "model.safetensors", 1000)
     with pytest.raises(ValueError, match="vqgan/model.safetensors: "):
         checkpoint.load_weights(str(folder), VqganConfig)
+    (whole / "hashes.json").unlink()  # as in folders from before there were hashes
     (whole / "config.json").write_bytes(b'{"channels": \xff}')
     with pytest.raises(ValueError, match="whole/config.json: not JSON"):
         checkpoint.load_weights(str(whole), VqganConfig)

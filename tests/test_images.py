@@ -30,6 +30,17 @@ def test_a_square_of_the_right_size_is_untouched():
     np.testing.assert_array_equal(images.decode(encode(Image.fromarray(pixels)), 32, LIMIT), pixels)
 
 
+def test_a_picture_that_is_open_is_treated_as_its_file():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for mode, options in (("RGB", {"exif": turned}), ("RGBA", {}), ("P", {}), ("L", {})):
+        picture = smooth(np.random.default_rng(), 90, 64).convert(mode)
+        data = encode(picture, **options)
+        np.testing.assert_array_equal(
+            images.to_square(Image.open(io.BytesIO(data)), 32), images.decode(data, 32, LIMIT)
+        )
+
+
 # Sizes that put the resized picture's centre square on whole pixels, so that the two orders agree.
 @pytest.mark.parametrize("width,height", [(120, 64), (64, 120), (64, 68), (300, 32)])
 def test_short_side_resized_and_centre_cut(width, height):

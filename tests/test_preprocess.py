@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from itit.data.text import Detokenizer
+from itit.data.text import Detokenizer, Tokenizer
 from tests.common import shared_data
 
 
@@ -40,6 +40,12 @@ def test_ids_equal_sentencepieces(vocabulary, captions, length):
         row[: len(ids)] = ids
     np.testing.assert_array_equal(ours(captions), expected)
     assert ours.num_cut == sum(len(ids) > length - 1 for ids in pieces.encode(captions))
+
+
+@pytest.mark.parametrize("length", [64, 8, 1])
+def test_ids_without_tensorflow_equal_those_with_it(vocabulary, captions, length):
+    expected = tokenizer(vocabulary, length)(captions)
+    np.testing.assert_array_equal(Tokenizer(vocabulary).encode(captions, length), expected)
 
 
 def test_texts_come_back(vocabulary, captions):

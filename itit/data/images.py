@@ -36,6 +36,11 @@ def decode(data, image_size, max_pixels):
     width, height = picture.size
     if width * height > max_pixels:
         raise ValueError(f"picture of {width} x {height} pixels, above --max_image_pixels={max_pixels}")
+    return to_square(picture, image_size)
+
+
+def to_square(picture, image_size):
+    """A PIL picture as uint8 [S, S, 3], as `decode` does it. Raises ValueError where its data are damaged."""
     try:
         picture = _to_rgb(ImageOps.exif_transpose(picture))
     except Exception as error:

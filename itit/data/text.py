@@ -1,6 +1,6 @@
-"""T5 ids back to text with sentencepiece, and the special ids.
+"""T5 ids back to text, and text to ids where TensorFlow is not, with sentencepiece; and the special ids.
 
-Shapes: L text tokens.
+Shapes: B texts, L text tokens.
 """
 
 import numpy as np
@@ -42,3 +42,15 @@ class Detokenizer:
         ends = np.flatnonzero(ids == EOS)
         ids = ids[: ends[0]] if len(ends) else ids
         return self._pieces.decode(ids[(ids > PAD) & (ids < self.num_pieces)].tolist())
+
+
+class Tokenizer(Detokenizer):
+    """Text to ids, too: the same as those of tensorflow-text, which makes them for training (preprocess.py)."""
+
+    def encode(self, texts, num_text_tokens):
+        """list of B str -> int64 [B, L]: words, EOS, PAD to the end. A text that is too long is cut, EOS kept."""
+        rows = np.full((len(texts), num_text_tokens), PAD, np.int64)
+        for row, ids in zip(rows, self._pieces.encode(texts), strict=True):
+            ids = [*ids[: num_text_tokens - 1], EOS]
+            row[: len(ids)] = ids
+        return rows

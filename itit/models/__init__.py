@@ -4,4 +4,11 @@ from itit.models.itit import ITIT, Encoded, Text, encode_text
 from itit.models.t5 import T5Encoder
 from itit.models.vqgan import VQGAN
 
-__all__ = ["ITIT", "VQGAN", "Encoded", "T5Encoder", "Text", "encode_text"]
+__all__ = ["ITIT", "VQGAN", "Encoded", "T5Encoder", "Text", "encode_text", "load"]
+
+
+def load(path):
+    """ITIT from what tools.export wrote, ready to use on the CPU. Raises ValueError, one line (see weights.py)."""
+    from itit.weights import load_itit  # reading needs more than torch; the networks do not
+
+    return load_itit(path)

@@ -168,3 +168,10 @@ def distance_buckets(num_buckets, max_distance):
         # The small number lifts exact powers, which may round to just below, onto the bucket that they open.
         buckets.append(min(num_exact + int(share * (num_buckets - num_exact) + 1e-9), num_buckets - 1))
     return buckets
+
+
+def load(folder):
+    """T5Encoder from a folder that tools.convert_t5 wrote. Raises ValueError, one line (see weights.py)."""
+    from itit.weights import load_t5  # reading needs more than torch; the networks do not
+
+    return load_t5(folder)

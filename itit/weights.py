@@ -1,0 +1,105 @@
+"""Networks from files: checked folders of weights (see checkpoint.py), and what tools.export writes.
+
+`itit.models.load` and `itit.models.t5.load` are names for these functions.
+"""
+
+import json
+import os
+
+import torch
+
+from itit import checkpoint, storage, tensorfile
+from itit.config import DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
+from itit.models import ITIT, VQGAN, T5Encoder
+from itit.models.t5 import distance_buckets
+
+RECORD = "itit"  # metadata of an exported file that holds its record, JSON
+MISFIT = f"{checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}"
+SECTIONS = {"model": ModelConfig, "t5": T5Config, "objective": ObjectiveConfig, "decode": DecodeConfig}
+
+
+def load_module(module, tensors, misfit, assign=False):
+    """Sets the weights of a module. Raises ValueError, `misfit` and the first weight that does not fit."""
+    try:
+        module.load_state_dict(tensors, assign=assign)
+    except RuntimeError as error:  # torch lists every tensor; the first one tells
+        cause = str(error).split("\n\t")[1]
+        raise ValueError(f"{misfit}: {cause}") from None
+
+
+def load_t5(folder, sha256=None):
+    """The frozen text encoder in a folder that tools.convert_t5 wrote, in the dtype it is stored in, on the CPU.
+
+    Args:
+      sha256: of its model.safetensors; by default the one recorded in the folder.
+
+    Raises ValueError, one line, where a file is absent, damaged, or does not fit the sizes in config.json.
+    """
+    config, tensors = checkpoint.load_weights(folder, T5Config, sha256)
+    for name in ("dim", "head_dim", "ff_dim", "num_layers", "num_heads", "vocab_size"):
+        if not isinstance(getattr(config, name), int):
+            raise ValueError(f"{storage.join(folder, checkpoint.CONFIG)}: {name} is {getattr(config, name)!r}")
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1 or not dtypes.pop().is_floating_point:
+        raise ValueError(f"{storage.join(folder, checkpoint.WEIGHTS)}: tensors of one floating type were expected")
+    with torch.device("meta"):  # the tensors as they were read take the place of weights: XXL is there once
+        t5 = T5Encoder(config)
+    load_module(t5, tensors, f"{folder}: {MISFIT}", assign=True)
+    buckets = distance_buckets(config.num_buckets // 2, config.max_distance)
+    t5.register_buffer("distance_buckets", torch.tensor(buckets), persistent=False)
+    return t5.eval()
+
+
+def load_vqgan(folder, sha256=None):
+    """The frozen image tokenizer in a folder, on the CPU. Raises ValueError as `load_t5` does."""
+    config, tensors = checkpoint.load_weights(folder, VqganConfig, sha256)
+    vqgan = VQGAN(config)
+    load_module(vqgan, tensors, f"{folder}: {MISFIT}")
+    return vqgan.eval().requires_grad_(False)
+
+
+def load_itit(path):
+    """The network that tools.export wrote, in evaluation mode, on the CPU.
+
+    Args:
+      path: the folder, or the safetensors file in it, which may lie elsewhere on its own.
+
+    Raises ValueError, one line, where it is no such file, damaged, or does not fit its configuration.
+    """
+    path, hashes = exported_file(path)
+    sections = sections_of(read_record(path), path)
+    with tensorfile.TensorFile(path) as file:
+        tensors, digest = file.read_all()
+    checkpoint.check_hash(path, hashes.get(checkpoint.WEIGHTS), digest)
+    with torch.device("meta"):
+        model = ITIT(sections["model"])
+    load_module(model, tensors, f"{path}: its tensors do not fit its record", assign=True)
+    return model.eval()
+
+
+def exported_file(path):
+    """(path of the safetensors file, recorded hashes of its folder) of an export, given as a folder or as the file."""
+    if storage.exists(storage.join(path, checkpoint.WEIGHTS)):
+        return storage.join(path, checkpoint.WEIGHTS), checkpoint.weight_hashes(path, (checkpoint.WEIGHTS,))
+    if not storage.exists(path) or os.path.isdir(path):
+        raise ValueError(f"{path}: no {checkpoint.WEIGHTS} in it; give a folder that tools.export wrote")
+    return path, {}
+
+
+def read_record(path):
+    """What tools.export wrote down in a file: dict of JSON values. Raises ValueError for another file."""
+    with tensorfile.TensorFile(path) as file:
+        text = file.metadata.get(RECORD)
+    if text is None:
+        raise ValueError(f"{path}: holds tensors, but no record of an ITIT model; export one with tools.export")
+    try:
+        record = json.loads(text)
+        _ = [record["config"][name] for name in SECTIONS]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its record of an ITIT model is damaged: {error!r}") from None
+    return record
+
+
+def sections_of(record, path):
+    """Section name -> its part of the configuration, resolved. Raises ValueError for a field that is not known here."""
+    return {name: from_json(cls, json.dumps(record["config"][name]), path) for name, cls in SECTIONS.items()}

@@ -1,0 +1,28 @@
+"""Checkpoints as others publish them, safetensors or PyTorch files, whole or in shards with an index."""
+
+import json
+
+import safetensors.torch
+import torch
+
+
+def write(folder, tensors, kind="safetensors", num_shards=1, legacy=False):
+    """Writes model.safetensors or pytorch_model.bin, or `num_shards` shards of it and their index.
+
+    Args:
+      kind: "safetensors" or "bin".
+      legacy: a PyTorch file as before version 1.6, without zip.
+    """
+    stem, end = {"safetensors": ("model", "safetensors"), "bin": ("pytorch_model", "bin")}[kind]
+    names, files = list(tensors), {}
+    for i in range(num_shards):
+        file = f"{stem}.{end}" if num_shards == 1 else f"{stem}-{i + 1:05d}-of-{num_shards:05d}.{end}"
+        part = {name: tensors[name] for name in names[i::num_shards]}
+        if kind == "safetensors":
+            safetensors.torch.save_file({n: t.clone().contiguous() for n, t in part.items()}, str(folder / file))
+        else:
+            torch.save(part, folder / file, _use_new_zipfile_serialization=not legacy)
+        files |= dict.fromkeys(part, file)
+    if num_shards > 1:
+        index = {"metadata": {}, "weight_map": files}
+        (folder / f"{stem}.{end}.index.json").write_text(json.dumps(index))

@@ -1,0 +1,214 @@
+"""A model to use computes what the run's own translator does; it needs neither torch_xla nor TensorFlow."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import itit
+from itit import checkpoint, samples
+from itit.backend import Local
+from itit.config import replace
+from itit.data import scenes
+from itit.data.text import Tokenizer
+from itit.models.layers import set_compute_dtype
+from itit.pretrained import ITIT
+from itit.state import load_state, make_state
+from tests import finished_run
+from tests.common import ROOT
+from tests.small import fresh_seed  # noqa: F401 (a fixture)
+from tools import export
+from tools.train_sentencepiece import train
+
+PROMPTS = ["a small red circle in the top left", "a large blue cross", "", "a green square " * 40, "数 é"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(Config of a small finished run, its export, pictures uint8 [5, 64, 64, 3])."""
+    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng()
+    drawn = [scenes.sample(rng, False) for _ in range(24)]
+    pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
+    config, _ = finished_run.finish(folder, pairs, 100)
+    config = export.read_config(config.train.workdir, {})
+    found = checkpoint.restore(config.train.workdir)
+    export.export(config, found, str(folder / "exported"), None, 2**30, None)
+    return config, str(folder / "exported"), np.stack([picture for picture, _ in pairs[:5]])
+
+
+def live(config, seed):
+    """The translator that the run's reports use, and its state with averaged weights."""
+    backend = Local("cpu")
+    state = make_state(config, backend)
+    checkpoint.restore(config.train.workdir, lambda _, reader, meta: load_state(state, reader, meta, "run", backend))
+    return state, samples.Translator(state, replace(config, seed=seed), backend, step=0)
+
+
+def test_pictures_equal_the_runs_own(run):
+    config, folder, _ = run
+    model, seed = ITIT.from_pretrained(folder, device="cpu"), int(torch.randint(1000, ()))
+    state, translator = live(config, seed)
+    ids = torch.from_numpy(Tokenizer(config.data.vocabulary).encode(PROMPTS, config.model.num_text_tokens))
+    with state.averaged():
+        expected = [translator.pixels(translator.pictures(part, f"prompt{i}")) for i, part in enumerate(ids.split(2))]
+    found = model.generate(PROMPTS, seed=seed, batch_size=2, progress=False)
+    assert all(image.size == (64, 64) and image.mode == "RGB" for image in found)
+    assert np.array_equal(np.stack(found), np.concatenate(expected))
+    again = model.generate(PROMPTS, seed=seed + 1, batch_size=2, progress=False)
+    assert not np.array_equal(np.stack(found), np.stack(again))
+    assert np.array_equal(np.stack(model.generate(PROMPTS[0], seed)), np.stack(model.generate(PROMPTS[:1], seed)))
+
+
+def test_the_settings_of_decoding_reach_it(run, monkeypatch):
+    config, folder, pictures = run
+    used, model = [], ITIT.from_pretrained(folder, device="cpu")
+
+    class Spied(samples.Translator):
+        def __init__(self, state, config, *rest):
+            used.append(config)
+            super().__init__(state, config, *rest)
+
+    monkeypatch.setattr("itit.pretrained.Translator", Spied)
+    model.generate("a", seed=3, num_steps=5, guidance_scale=0.5)
+    model.caption(Image.fromarray(pictures[0]), beams=3)
+    model.generate("a")
+    decode = config.decode
+    changed = dataclasses.replace(decode, num_decode_steps=5, guidance_scale=0.5)
+    assert [c.decode for c in used] == [changed, dataclasses.replace(decode, beam_size=3), decode]
+    assert [c.train.seed for c in used] == [3, 0, 0]
+    assert all((c.model, c.objective) == (config.model, config.objective) for c in used)
+
+
+def test_captions_equal_the_runs_own(run, tmp_path):
+    config, folder, pictures = run
+    model = ITIT.from_pretrained(folder, device="cpu")
+    state, translator = live(config, 0)
+    translator.config = replace(config, beam_size=4)
+    with state.averaged():
+        ids = translator.captions(state.vqgan.tokenize(torch.from_numpy(pictures)))
+    expected = Tokenizer(config.data.vocabulary).decode(ids.numpy())
+    images = [Image.fromarray(picture) for picture in pictures]
+    images[1].save(tmp_path / "1.png")
+    images[2].save(tmp_path / "2.png")
+    images[1:3] = [tmp_path / "1.png", str(tmp_path / "2.png")]
+    assert model.caption(images, beams=4, batch_size=5, progress=False) == expected
+    assert len(set(expected)) > 1, "captions that are all equal compare nothing"
+
+
+def test_bars_are_shown_where_wanted(run, capsys):
+    model = ITIT.from_pretrained(run[1], device="cpu")
+    model.generate(["a"], progress=False)
+    assert capsys.readouterr().err == ""
+    model.generate(["a", "b"])
+    assert "generating" in capsys.readouterr().err
+
+
+def test_neither_torch_xla_nor_tensorflow_is_needed(run, tmp_path):
+    config, folder, pictures = run
+    shutil.move(shutil.copytree(folder, tmp_path / "copy"), tmp_path / "elsewhere")
+    code = f"""
+import sys
+import numpy as np
+
+class Blocked:
+    names = {{"torch_xla", "tensorflow", "tensorflow_text", "safetensors", "scipy", "matplotlib", "tensorboard"}}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+import itit
+import itit.models
+print(sum(p.numel() for p in itit.models.load({str(tmp_path / "elsewhere")!r}).parameters()))
+model = itit.ITIT.from_pretrained({str(tmp_path / "elsewhere")!r}, device="cpu")
+np.save({str(tmp_path / "made.npy")!r}, np.stack(model.generate({PROMPTS!r}, seed=5)))
+print(model.caption([{str(tmp_path / "shown.png")!r}])[0])
+"""
+    Image.fromarray(pictures[0]).save(tmp_path / "shown.png")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = ITIT.from_pretrained(folder, device="cpu")
+    assert np.array_equal(np.load(tmp_path / "made.npy"), np.stack(model.generate(PROMPTS, seed=5)))
+    count, caption = done.stdout.split("\n")[:2]
+    assert int(count) == sum(p.numel() for p in model.state.model.parameters())
+    assert [caption] == model.caption([Image.fromarray(pictures[0])])
+
+
+def test_bf16_is_taken_up(run):
+    model = ITIT.from_pretrained(run[1], device="cpu", dtype="bf16")
+    assert model.state.t5.token_embed.weight.dtype == torch.bfloat16
+    state, _ = live(run[0], 0)
+    set_compute_dtype(state.model, torch.bfloat16)
+    for ours, theirs in zip(model.state.model.modules(), state.model.modules(), strict=True):
+        assert getattr(ours, "compute_dtype", None) == getattr(theirs, "compute_dtype", None)
+
+
+def said(function, *args, **kwargs):
+    with pytest.raises(ValueError) as error:
+        function(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_bad_input_is_one_line(run, tmp_path):
+    config, folder, pictures = run
+    model, picture = ITIT.from_pretrained(folder, device="cpu"), Image.fromarray(pictures[0])
+    assert "no prompts" in said(model.generate, [])
+    assert "prompt 1 is a int: must be a text" in said(model.generate, ["a", 3])
+    assert "--num_decode_steps=0: must be in [1, " in said(model.generate, "a", num_steps=0)
+    assert "batch_size=0: must be at least 1" in said(model.generate, "a", batch_size=0)
+    assert "no images" in said(model.caption, [])
+    assert "image 1 is a float: must be a PIL image or a path" in said(model.caption, [picture, 1.5])
+    assert "image 0: " in said(model.caption, str(tmp_path / "absent.png"))
+    (tmp_path / "text.png").write_text("no picture")
+    assert "image 1: not a picture" in said(model.caption, [picture, tmp_path / "text.png"])
+    assert "--beam_size=0" in said(model.caption, picture, beams=0)
+    assert "dtype='fp16': choose one of bf16, fp32" in said(ITIT.from_pretrained, folder, dtype="fp16")
+    assert "no model.safetensors in it" in said(ITIT.from_pretrained, str(tmp_path))
+    with pytest.raises(AttributeError, match="has no attribute 'Itit'"):
+        _ = itit.Itit
+
+
+def test_parts_that_moved_are_given_and_others_refused(run, tmp_path):
+    config, folder, _ = run
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    shutil.move(copy / "t5", tmp_path / "t5")
+    assert f"{copy}/t5: not there; give from_pretrained the place of its t5, t5=PATH" in said(
+        ITIT.from_pretrained, str(copy)
+    )
+    model = ITIT.from_pretrained(str(copy), device="cpu", t5=str(tmp_path / "t5"))
+    assert model.record["step"] == finished_run.STEP
+    assert "vqgan/model.safetensors" in said(
+        ITIT.from_pretrained, str(copy), t5=str(copy / "vqgan")
+    )  # another part's weights
+    words = tmp_path / "words.model"
+    shutil.copy(config.data.vocabulary, words)
+    ITIT.from_pretrained(str(copy), device="cpu", t5=str(tmp_path / "t5"), vocabulary=str(words))
+    words.write_bytes(train(["other words than those"] * 9, 40))
+    assert "words.model: damaged or replaced" in said(
+        ITIT.from_pretrained, str(copy), t5=str(tmp_path / "t5"), vocabulary=str(words)
+    )
+
+
+def test_a_run_without_image_tokenizer_and_vocabulary_can_be_exported(run, tmp_path):
+    config, folder, pictures = run
+    bare = replace(config, vqgan="", vocabulary="")
+    step, tensors, meta = checkpoint.restore(config.train.workdir)
+    meta = {"frozen": {"t5_weights": meta["frozen"]["t5_weights"]}}
+    export.export(bare, (step, tensors, meta), str(tmp_path / "bare"), True, 2**30, None)
+    model = ITIT.from_pretrained(str(tmp_path / "bare"), device="cpu")
+    assert "exported without vocabulary: give from_pretrained one" in said(model.generate, "a")
+    assert "exported without vqgan" in said(model.caption, Image.fromarray(pictures[0]))
+    given = ITIT.from_pretrained(str(tmp_path / "bare"), device="cpu", vqgan=config.data.vqgan,
+                                 vocabulary=config.data.vocabulary)  # fmt: skip
+    whole = ITIT.from_pretrained(folder, device="cpu")
+    assert np.array_equal(np.stack(given.generate("a cross")), np.stack(whole.generate("a cross")))

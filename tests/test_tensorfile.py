@@ -1,0 +1,92 @@
+"""safetensors one tensor at a time, against the safetensors library both ways; damaged headers are refused."""
+
+import hashlib
+import json
+import random
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+from itit import storage, tensorfile
+from tests.small import fresh_seed  # noqa: F401 (a fixture)
+from tests.test_checkpoint import random_tensors, same
+
+
+def separate(tensors):
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def layout(tensors):
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+def test_what_we_write_the_library_reads(tmp_path):
+    path, tensors = str(tmp_path / "t.safetensors"), random_tensors(random.randrange(10**9))
+    written = tensorfile.write(path, layout(tensors), iter(tensors.values()), {"who": "ä"})
+    assert same(safetensors.torch.load_file(path), separate(tensors))
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt", "who": "ä"}
+    data = (tmp_path / "t.safetensors").read_bytes()
+    assert written == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert storage.sha256(path) == written["sha256"]
+
+
+def test_what_the_library_writes_we_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "CHUNK", 100)
+    path, tensors = str(tmp_path / "t.safetensors"), separate(random_tensors(random.randrange(10**9)))
+    safetensors.torch.save_file(tensors, path, {"a": "b"})
+    with tensorfile.TensorFile(path) as file:
+        assert file.metadata == {"a": "b"}
+        found, digest = file.read_all()
+        assert digest == hashlib.sha256((tmp_path / "t.safetensors").read_bytes()).hexdigest()
+        names = random.sample(list(tensors), len(tensors))
+        assert same({name: file.read(name) for name in names}, {name: tensors[name] for name in names})
+    assert same({name: found[name] for name in tensors}, tensors)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def fail():
+        yield torch.zeros(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tensorfile.write(str(tmp_path / "t"), dict.fromkeys("ab", (torch.float32, (2,))), fail())
+    assert not list(tmp_path.iterdir())
+
+
+def with_header(header, num_bytes=8):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(num_bytes)
+
+
+def entry(**changes):
+    return {"t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes}
+
+
+@pytest.mark.parametrize("data,part", [
+    (b"", "not a safetensors file, or cut off: 0 bytes"),
+    (b"1234567", "cut off: 7 bytes"),
+    ((2**60).to_bytes(8, "little") + b"{}", "cut off"),
+    (with_header(b"{", 0), "its header is not JSON"),
+    (with_header(b"\xff\xff", 0), "its header is not JSON"),
+    (with_header([1]), "its header is a list"),
+    (with_header(entry(dtype="F4")), "'F4'"),
+    (with_header({"t": 3}), "its header holds"),
+    (with_header(entry(shape=["x"])), "its header holds"),
+    (with_header(entry(data_offsets=[0])), "its header holds"),
+    (with_header(entry(shape=[-2])), "t lies at bytes 0 to 8"),
+    (with_header(entry(shape=[3])), "should lie at 0 to 12"),
+    (with_header(entry(shape=[10**12, 10**12])), "should lie at 0 to"),
+    (with_header(entry(data_offsets=[4, 12]), 12), "t lies at bytes 4 to 12"),
+    (with_header(entry(), 7), "7 bytes of tensors instead of 8"),
+    (with_header(entry(), 9), "9 bytes of tensors instead of 8"),
+    (with_header(entry() | {"u": entry()["t"]}), "lies at bytes 0 to 8, should lie at 8 to 16"),
+])  # fmt: skip
+def test_bad_files_are_refused_before_anything_is_read(tmp_path, data, part):
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="^.*t.safetensors: ") as error:
+        tensorfile.TensorFile(str(path))
+    assert part in str(error.value)

@@ -1,0 +1,179 @@
+"""`python -m tools.export --workdir=RUN --output=DIR`: a trained ITIT as a folder to take elsewhere.
+
+    model.safetensors   ITIT's weights; its metadata hold sizes, settings of decoding, and where the other parts are
+    vqgan/, t5/         the frozen networks: config.json, model.safetensors, hashes.json
+    vocabulary.model    SentencePiece
+    training.cfg        every setting of the run
+    hashes.json         bytes and SHA-256
+    README.md           model card, from the run's own record
+
+A T5 above --max_copied_gib stays where it is and is named with its SHA-256; a random one is always copied. The folder
+loads in plain torch: `itit.ITIT.from_pretrained(DIR)`, or the network alone by `itit.models.load(DIR)`.
+"""
+
+import json
+import os
+
+import torch
+from absl import flags
+
+import itit
+from itit import checkpoint, storage, tensorfile, weights
+from itit import config as config_lib
+from itit import flags as flags_lib
+from itit.models import ITIT
+from itit.state import check_frozen, fingerprint, settle, text_encoder
+from tools import model_card
+from tools.splits import new_folder
+
+VOCABULARY, SETTINGS, CARD = "vocabulary.model", "training.cfg", "README.md"
+MODEL, EMA = "model/", "ema/"
+
+
+def read_config(workdir, moved):
+    """The run's Config. `moved`: flag -> where a part is now, or ""."""
+    path = storage.join(workdir, "resolved.cfg")
+    config = flags_lib.from_flagfile(path)
+    return settle(config_lib.replace(config, **{name: value for name, value in moved.items() if value}))
+
+
+def choose(tensors, averaged, place):
+    """ITIT's weights out of a checkpoint: (name -> tensor, whether they are averaged ones).
+
+    Args:
+      averaged: the moving average, the weights themselves, or (None) the average where there is one.
+
+    Raises ValueError where an average is asked for that the run did not keep.
+    """
+    own = {n.removeprefix(MODEL): t for n, t in tensors.items() if n.startswith(MODEL)}
+    average = {n.removeprefix(EMA): t for n, t in tensors.items() if n.startswith(EMA)}
+    if averaged and not average:
+        raise ValueError(f"--ema: {place} holds no averaged weights; the run had --ema_decay=0")
+    averaged = bool(average) if averaged is None else averaged
+    return (own | average if averaged else own), averaged
+
+
+def check_fit(config, tensors, place):
+    """Raises ValueError where the weights are not of the model that the run's settings describe."""
+    with torch.device("meta"):
+        model = ITIT(config.model)
+    weights.load_module(model, tensors, f"{place} does not fit its resolved.cfg", assign=True)
+
+
+def write_part(folder, name, module):
+    """A frozen network as a folder in `folder`. Returns what the record says of it."""
+    checkpoint.save_weights(storage.join(folder, name), module.state_dict(), module.config)
+    hashes = checkpoint.weight_hashes(storage.join(folder, name))
+    return {"path": name, "sha256": hashes[checkpoint.WEIGHTS]}
+
+
+def write_t5(folder, config, t5, max_bytes):
+    """The text encoder: copied, or named where it is large."""
+    num_bytes = sum(p.numel() * p.element_size() for p in t5.parameters())
+    source = config.t5.weights
+    if not source or num_bytes <= max_bytes:
+        return write_part(folder, "t5", t5)
+    path = storage.join(source, checkpoint.WEIGHTS)
+    sha256 = checkpoint.weight_hashes(source).get(checkpoint.WEIGHTS) or storage.sha256(path)
+    return {"path": source if storage.is_remote(source) else os.path.abspath(source), "sha256": sha256}
+
+
+def write_vocabulary(folder, config, hashes):
+    """The vocabulary, or None where the run had none."""
+    if not config.data.vocabulary:
+        return None
+    with storage.open(config.data.vocabulary) as file:
+        data = file.read()
+    storage.write_bytes(storage.join(folder, VOCABULARY), data)
+    hashes[VOCABULARY] = checkpoint.hash_of(data)
+    return {"path": VOCABULARY, "sha256": hashes[VOCABULARY]["sha256"]}
+
+
+def export(config, found, output, averaged, max_bytes, report):
+    """Writes the folder. `found`: what `checkpoint.restore` gave. Returns the record."""
+    step, tensors, meta = found
+    place = f"{config.train.workdir}, checkpoint of step {step}"
+    tensors, averaged = choose(tensors, averaged, place)
+    check_fit(config, tensors, place)
+    t5 = text_encoder(config)
+    vqgan = weights.load_vqgan(config.data.vqgan) if config.data.vqgan else None
+    networks = {"t5_weights": t5} | ({"vqgan": vqgan} if vqgan else {})
+    check_frozen({name: fingerprint(network) for name, network in networks.items()}, meta, place)
+    with new_folder(output) as staging:
+        hashes = {}
+        parts = {
+            "t5": write_t5(staging, config, t5, max_bytes),
+            "vqgan": write_part(staging, "vqgan", vqgan) if vqgan else None,
+            "vocabulary": write_vocabulary(staging, config, hashes),
+        }
+        record = make_record(config, step, averaged, parts)
+        layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        hashes[checkpoint.WEIGHTS] = tensorfile.write(
+            storage.join(staging, checkpoint.WEIGHTS), layout, tensors.values(), {weights.RECORD: json.dumps(record)}
+        )
+        card = model_card.write(config, record, hashes[checkpoint.WEIGHTS]["sha256"], tensors, report)
+        for name, text in ((SETTINGS, flags_lib.to_flagfile(config)), (CARD, card)):
+            storage.write_bytes(storage.join(staging, name), text.encode())
+            hashes[name] = checkpoint.hash_of(text.encode())
+        checkpoint.write_hashes(staging, hashes)
+    return record
+
+
+def make_record(config, step, averaged, parts):
+    """What a model needs to know to be used: JSON. `parts`: name -> {"path", "sha256"} or None."""
+    config = config_lib.replace(config, t5_weights="")
+    return {
+        "itit_version": itit.__version__,
+        "step": step,
+        "averaged": averaged,
+        "parts": parts,
+        "compute_dtype": config.train.compute_dtype,
+        "config": {name: json.loads(config_lib.to_json(getattr(config, name))) for name in weights.SECTIONS},
+    }
+
+
+def read_report(path):
+    """The scores in a report.json. Raises ValueError where it is absent or no JSON object."""
+    if not storage.exists(path):
+        raise ValueError(f"--report={path}: no such file")
+    with storage.open(path) as file:
+        try:
+            report = json.loads(file.read())
+        except ValueError as error:
+            raise ValueError(f"--report={path}: not JSON: {error}") from None
+    if not isinstance(report, dict):
+        raise ValueError(f"--report={path}: not a JSON object")
+    return report
+
+
+def main(_):
+    flag = flags.FLAGS
+    moved = {"t5_weights": flag.t5_weights, "vqgan": flag.vqgan, "vocabulary": flag.vocabulary}
+    config = read_config(flag.workdir, moved | {"workdir": flag.workdir})
+    found = checkpoint.restore(flag.workdir, step=flag.step)
+    if found is None:
+        raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
+    beside = storage.join(flag.workdir, "report.json")
+    path = flag.report or (beside if storage.exists(beside) else "")
+    report = read_report(path) if path else None
+    record = export(config, found, flag.output, flag.ema, flag.max_copied_gib * 2**30, report)
+    kind = "averaged" if record["averaged"] else "raw"
+    print(f"{flag.output}: step {record['step']}, {kind} weights")
+    for name, part in record["parts"].items():
+        print(f"  {name}: {part['path'] if part else 'none; give from_pretrained one'}")
+
+
+def define_flags():
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("output", None, "New folder.", required=True)
+    flags.DEFINE_boolean("ema", None, "Averaged weights, or (--noema) raw; by default averaged where the run has them.")
+    flags.DEFINE_integer("step", None, "Checkpoint; by default the newest whole one.")
+    flags.DEFINE_string("report", "", "report.json of scores for the model card; by default the one in --workdir.")
+    flags.DEFINE_float("max_copied_gib", 2.0, "Larger text encoders are named and not copied.", lower_bound=0)
+    for name, what in (("t5_weights", "text encoder"), ("vqgan", "image tokenizer"), ("vocabulary", "vocabulary")):
+        flags.DEFINE_string(name, "", f"Where the run's {what} is now, if it was moved.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    flags_lib.run_main(main)
