@@ -2,7 +2,8 @@
 
 PATH is a file (safetensors, or a pickled .ckpt, .bin, .pt, .pth, of which tensors alone are read) or a folder with one.
 Which network it is, and its sizes, are found by the names and shapes of its tensors (see vqgan_layouts.py); a file that
-fits none is refused, with the first names that do not fit. Written: model.safetensors, float32, and config.json.
+fits none is refused, with the first names that do not fit. Written: model.safetensors (float32), config.json, and
+hashes.json, which also holds the SHA-256 of the file read.
 
 What names and shapes cannot tell: the range of pixels, which is that of the layout's public weights unless
 --pixel_range says otherwise, and the number of norm groups, 32 unless a config.json beside the weights says otherwise.
@@ -13,12 +14,12 @@ import dataclasses
 import json
 import os
 
-import safetensors
-import safetensors.torch
+import torch
 from absl import flags
 
 from itit import checkpoint, storage
 from itit.flags import run_main
+from itit.tensorfile import TensorFile
 from tools import pickled
 from tools import vqgan_layouts as layouts
 from tools.splits import new_folder
@@ -49,10 +50,8 @@ def read(path):
     """dict[str, Tensor] of a file. Raises ValueError for a damaged one."""
     if not path.endswith(SAFETENSORS):
         return pickled.read(path)
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: {error}") from None
+    with TensorFile(path) as file:
+        return file.read_all()[0]
 
 
 def norm_groups_beside(path):
@@ -73,10 +72,10 @@ def norm_groups_beside(path):
 def convert(path, output, layout_name, pixel_range, image_size):
     """Converts one tokenizer. Returns its VqganConfig."""
     path = locate(path)
-    tensors = read(path)
+    tensors, norm_groups = read(path), norm_groups_beside(path)
     try:
-        name = layouts.find(tensors) if layout_name == "auto" else layout_name
-        config, weights = layouts.translate(tensors, layouts.LAYOUTS[name], image_size, norm_groups_beside(path))
+        name = layouts.find(tensors, norm_groups) if layout_name == "auto" else layout_name
+        config, weights = layouts.translate(tensors, layouts.LAYOUTS[name], image_size, norm_groups)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if pixel_range:
@@ -88,8 +87,10 @@ def convert(path, output, layout_name, pixel_range, image_size):
     for key, tensor in weights.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {key} holds NaN or infinity")
+    shapes = {key: (torch.float32, tensor.shape) for key, tensor in weights.items()}
+    source = {os.path.basename(path): {"bytes": storage.size(path), "sha256": storage.sha256(path)}, "layout": name}
     with new_folder(output) as staging:
-        checkpoint.save_weights(staging, weights, config)
+        checkpoint.stream_weights(staging, shapes, weights.values(), config, source=source)
     side, grid, size = config.image_size, config.grid, sum(tensor.numel() for tensor in weights.values())
     print(
         f"{output}: layout {name}, {config.codebook_size} codes of width {config.latent_dim}, {side} x {side} pixels "

@@ -20,7 +20,7 @@ from itit import storage
 from itit.config import DataConfig
 from itit.data import images, records
 from itit.flags import run_main
-from itit.state import load_vqgan
+from itit.weights import load_vqgan
 from tools import likeness
 from tools.drawing import write_png
 

@@ -71,12 +71,12 @@ class Misfit(ValueError):
         super().__init__(f"not {layout.title}: {'; '.join(wrong[:NUM_NAMED])}{more}")
 
 
-def find(tensors):
+def find(tensors, norm_groups=NORM_GROUPS):
     """Name of the layout that fits every key. Raises ValueError naming the nearest one and what does not fit it."""
     shapes, misfits = {name: tensor.to("meta") for name, tensor in tensors.items()}, {}
     for name, layout in LAYOUTS.items():
         try:
-            translate(shapes, layout)
+            translate(shapes, layout, norm_groups=norm_groups)
             return name
         except Misfit as error:
             misfits[name] = error
