@@ -7,6 +7,7 @@ report.json: PSNR, SSIM, how much of the codebook is used, and both numbers of e
 Shapes: B pictures of a batch, S side, N image tokens, C codebook.
 """
 
+import functools
 import json
 import os
 
@@ -33,16 +34,13 @@ def find(pattern):
 
     Raises ValueError where there is none, or for a damaged shard.
     """
-    if not storage.is_remote(pattern) and os.path.isdir(pattern):
-        pattern = storage.join(pattern, "**", "*")
-        paths = [path for path in storage.glob(pattern) if path.lower().endswith(SUFFIXES)]
-    else:
-        paths = storage.glob(pattern)
+    folder = pattern if os.path.isdir(pattern) else None
     found = []
-    for path in paths:
+    for path in storage.glob(storage.join(folder, "**", "*") if folder else pattern):
         if path.lower().endswith(SUFFIXES):
-            found.append((os.path.basename(path), lambda path=path: storage.open(path).read()))
-        else:
+            name = os.path.relpath(path, folder) if folder else os.path.basename(path)
+            found.append((name, functools.partial(_file, path)))
+        elif not folder:
             found += _records(path)
     if not found:
         raise ValueError(f"--input={pattern}: no pictures ({', '.join(SUFFIXES)}) and no TFRecord shards")
@@ -53,8 +51,13 @@ def _records(path):
     spans, broken = records.scan(path)
     if broken:
         raise broken
-    return [(f"{os.path.basename(path)}:{offset}", lambda span=(offset, length): _image(path, *span))
-            for offset, length in spans.tolist()]  # fmt: skip
+    name = os.path.basename(path)
+    return [(f"{name}:{offset}", functools.partial(_image, path, offset, size)) for offset, size in spans.tolist()]
+
+
+def _file(path):
+    with storage.open(path) as file:
+        return file.read()
 
 
 def _image(path, offset, length):
@@ -106,10 +109,10 @@ class Scores:
 
 @torch.no_grad()
 def run(model, found, batch_size, num_shown):
-    """Returns (Scores, the first pairs, evenly spread: list of (uint8 [S, S, 3], uint8 [S, S, 3], its scores))."""
+    """Returns (Scores, `num_shown` pairs, evenly spread: list of (uint8 [S, S, 3], uint8 [S, S, 3], its scores))."""
     device, side = model.codebook.weight.device, model.config.image_size
     scores, shown = Scores(model.config.codebook_size), []
-    wanted = {name for name, _ in choose(found, num_shown)}
+    wanted = set(choose(range(len(found)), num_shown))
     with tqdm.tqdm(total=len(found), desc="reconstructing", unit=" pictures") as bar:
         for start in range(0, len(found), batch_size):
             batch = found[start : start + batch_size]
@@ -117,8 +120,8 @@ def run(model, found, batch_size, num_shown):
             ids = model.tokenize(pixels.to(device))
             result = model.to_pixels(ids).cpu()
             scores.add([name for name, _ in batch], pixels, result, ids)
-            for n, (name, _) in enumerate(batch):
-                if name in wanted:
+            for n in range(len(batch)):
+                if start + n in wanted:
                     shown.append((pixels[n].numpy(), result[n].numpy(), scores.pictures[start + n]))
             bar.update(len(batch))
     return scores, shown
