@@ -18,7 +18,7 @@ from tests import foreign_weights
 from tests.common import ROOT
 from tests.public_vqgans import Reference, maskgit, spread_codes, taming
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools.convert_vqgan import convert
+from tools.convert_vqgan import convert, locate
 
 SIDE = 32
 SMALL = {"widths": (32, 32, 64), "num_blocks": 1}  # 4 pixels a token
@@ -112,6 +112,8 @@ def test_what_is_refused(tmp_path):
     safetensors.torch.save_file(small_taming(), tmp_path / "second.safetensors")
     with pytest.raises(ValueError, match="holds model.safetensors, second.safetensors; name the file"):
         run(tmp_path, tmp_path / "other")
+    (tmp_path / "second.safetensors").rename(tmp_path / "model.fp16.safetensors")
+    assert locate(str(tmp_path)) == str(path)
     state = small_taming()
     state["decoder.mid.block_1.conv1.weight"][0, 0, 0, 0] = float("nan")
     foreign_weights.write(tmp_path, state)

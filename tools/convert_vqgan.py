@@ -29,7 +29,7 @@ SAFETENSORS = ".safetensors"
 
 
 def locate(path):
-    """The file of tensors that `path` is or holds; safetensors before pickles.
+    """The file of tensors that `path` is or holds; safetensors before pickles, full precision before half.
 
     Raises ValueError where there is none, or more than one to choose from.
     """
@@ -39,6 +39,7 @@ def locate(path):
         return path
     for suffixes in (SAFETENSORS, pickled.SUFFIXES):
         found = [name for name in storage.list_dir(path) if name.endswith(suffixes)]
+        found = [name for name in found if ".fp16." not in name] or found
         if len(found) > 1:
             raise ValueError(f"{path}: holds {', '.join(found)}; name the file")
         if found:
