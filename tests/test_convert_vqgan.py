@@ -87,7 +87,8 @@ def test_attention_under_the_names_of_diffusers_needs_a_range(tmp_path):
         name = name.replace("mid.attn_1", "mid_block.attentions.0")
         for ours, theirs in (("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"),
                              ("proj_out", "to_out.0")):  # fmt: skip
-            name = name.replace(f"attentions.0.{ours}.", f"attentions.0.{theirs}.")
+            for block in range(2):
+                name = name.replace(f"attentions.{block}.{ours}.", f"attentions.{block}.{theirs}.")
         state[name.replace("norm_out", "conv_norm_out").replace("nin_shortcut", "conv_shortcut")] = tensor
     foreign_weights.write(tmp_path, state)
     with pytest.raises(ValueError, match="say what its pixels are: --pixel_range=0,1 or -1,1"):
