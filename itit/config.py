@@ -104,24 +104,27 @@ class T5Config:
 
 @dataclasses.dataclass(frozen=True)
 class VqganConfig:
-    """The image tokenizer (MaskGIT's: CNN without attention). Kept beside its weights.
+    """The image tokenizer (MaskGIT's by default: CNN without attention). Kept beside its weights.
 
     A token covers patch_size * 2 ** (levels - 1) pixels each way.
     """
 
     image_size: int = knob(256, "Side of the pictures in pixels.")
-    patch_size: int = knob(1, "Side of the squares of pixels that the first layer takes in and the last one draws at "
-                           "once; 1 as MaskGIT, more for speed on small machines.")  # fmt: skip
-    local_encoder: bool = knob(False, "Each token tells of its own square of pixels alone (1x1 convolutions, norm over "
-                               "channels), so that equal squares get equal tokens; for simple pictures.")  # fmt: skip
+    patch_size: int = knob(1, "Side in pixels of the squares that the first layer takes in and the last draws whole.")
+    local_encoder: bool = knob(False, "Each token tells of its own square of pixels alone; for simple pictures.")
+    family: str = knob("plain", "plain; maskgit: shortcuts that change the width act on the branch; taming: strided "
+                       "convolutions, 1x1 ones around the codes.", ("plain", "maskgit", "taming"))  # fmt: skip
+    attention_levels: tuple[int, ...] = knob((), "Levels, from 0, with attention after each residual block.")
+    middle_attention: bool = knob(False, "Attention after the first block of the middle.")
+    bottleneck_dim: int = knob(256, "Family taming: channels between the networks and the 1x1 convolutions.")
+    norm_groups: int = knob(0, "Groups of each norm; 0: 32, fewer in narrow layers.")
     channels: int = knob(128, "Filters of the first level.")
     channel_multipliers: tuple[int, ...] = knob((1, 1, 2, 2, 4), "Filters of each level over `channels`.")
     num_res_blocks: int = knob(2, "Residual blocks a level.")
     latent_dim: int = knob(256, "Width of a code.")
     codebook_size: int = knob(8192, "Codes.")
-    pixel_low: float = knob(0.0, "Value of black at the network's input and output; training is fastest where common "
-                            "pixels are near 0: -2 for pictures on white.")  # fmt: skip
-    pixel_high: float = knob(1.0, "Value of white; 0 for pictures on white.")
+    pixel_low: float = knob(0.0, "Value of black in the network; it trains fastest with common pixels near 0.")
+    pixel_high: float = knob(1.0, "Value of white; 0, with -2 for black, for pictures on white.")
 
     @property
     def factor(self):

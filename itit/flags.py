@@ -32,13 +32,13 @@ class _ChoiceParser(flags.ArgumentParser):
 
 
 class _IntsParser(flags.ArgumentParser):
-    """Takes whole numbers separated by commas, or the tuple itself (the default)."""
+    """Takes whole numbers separated by commas, none at all, or the tuple itself (the default)."""
 
     syntactic_help = "whole numbers separated by commas"
 
     def parse(self, argument):
-        if isinstance(argument, tuple):
-            return argument
+        if isinstance(argument, tuple) or not argument:
+            return tuple(argument)
         try:
             return tuple(int(part) for part in argument.split(","))
         except ValueError:

@@ -51,10 +51,18 @@ def load_t5(folder, sha256=None):
 
 
 def load_vqgan(folder, sha256=None):
-    """The frozen image tokenizer in a folder, on the CPU. Raises ValueError as `load_t5` does."""
+    """The frozen image tokenizer in a folder, on the CPU.
+
+    Raises ValueError as `load_t5` does, and for a range of pixels or codes that cannot be.
+    """
     config, tensors = checkpoint.load_weights(folder, VqganConfig, sha256)
-    vqgan = VQGAN(config)
+    try:
+        vqgan = VQGAN(config)
+    except (ValueError, TypeError) as error:  # TypeError: a text where a number should be
+        raise ValueError(f"{storage.join(folder, checkpoint.CONFIG)}: {error}") from None
     load_module(vqgan, tensors, f"{folder}: {MISFIT}")
+    if not vqgan.codebook.weight.isfinite().all():
+        raise ValueError(f"{storage.join(folder, checkpoint.WEIGHTS)}: codebook holds NaN or infinity")
     return vqgan.eval().requires_grad_(False)
 
 

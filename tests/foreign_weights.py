@@ -1,6 +1,9 @@
-"""Checkpoints as others publish them, safetensors or PyTorch files, whole or in shards with an index."""
+"""Checkpoints as others publish them: safetensors or PyTorch files, whole, in shards, and those of Lightning."""
 
 import json
+import sys
+import types
+from unittest import mock
 
 import safetensors.torch
 import torch
@@ -26,3 +29,19 @@ def write(folder, tensors, kind="safetensors", num_shards=1, legacy=False):
     if num_shards > 1:
         index = {"metadata": {}, "weight_map": files}
         (folder / f"{stem}.{end}.index.json").write_text(json.dumps(index))
+
+
+def write_lightning(path, tensors):
+    """Writes a checkpoint as PyTorch Lightning does: tensors under "state_dict", beside the state of a callback that is
+    filed under its class, which need not be there where the file is read."""
+    names = ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint")
+    modules = {name: types.ModuleType(name) for name in names}
+    callback = type("ModelCheckpoint", (), {"__module__": names[-1]})
+    modules[names[-1]].ModelCheckpoint = callback
+    with mock.patch.dict(sys.modules, modules):
+        torch.save({"epoch": 3, "state_dict": tensors, "callbacks": {callback: {"best": 0.5}}}, path)
+
+
+def write_anything(path, value):
+    """A pickle of whatever object."""
+    torch.save(value, path)

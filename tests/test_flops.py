@@ -82,13 +82,20 @@ def test_parts_of_several_tasks_add_up():
     assert list(together) == [part for part in flops.PARTS if part not in (flops.VQGAN, OPTIMIZER, REST)]
 
 
-@pytest.mark.parametrize("seed", seeds(2))
-def test_image_tokenizer(seed):
+TOKENIZERS = (
+    {"local_encoder": False}, {"local_encoder": True}, {"family": "maskgit"}, {"family": "taming", "bottleneck_dim": 6},
+    {"family": "taming", "attention_levels": (1,), "middle_attention": True},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", seeds(1))
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_image_tokenizer(kind, seed):
     draw = random.Random(seed)
     levels = draw.choice(((1, 2), (1, 1, 2), (2, 1, 3)))
     config = VqganConfig(image_size=16 * 2 ** len(levels), patch_size=draw.choice((1, 2)), channels=8,
                          channel_multipliers=levels, num_res_blocks=draw.choice((1, 2)), latent_dim=12,
-                         local_encoder=draw.choice((False, True)), codebook_size=32)  # fmt: skip
+                         **kind, codebook_size=32)  # fmt: skip
     pixels = torch.randint(256, (3, config.image_size, config.image_size, 3), dtype=torch.uint8)
     with counter() as counting, torch.no_grad():
         VQGAN(config).tokenize(pixels)

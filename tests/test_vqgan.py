@@ -166,9 +166,38 @@ def test_paper_size_has_256_tokens_and_32_groups():
     assert math.prod(model.codebook.weight.shape) == 8192 * 256
 
 
-def test_uneven_side_is_refused():
-    with pytest.raises(ValueError, match="image_size=20: must be a multiple of 8"):
-        VQGAN(VqganConfig(image_size=20, channel_multipliers=(1, 1, 1, 1)))
+@pytest.mark.parametrize("values, message", [
+    ({"image_size": 20, "channel_multipliers": (1, 1, 1, 1)}, "image_size=20: must be a multiple of 8"),
+    ({"family": "Taming"}, "family=Taming: must be one of plain, maskgit, taming"),
+    ({"channel_multipliers": ()}, r"channel_multipliers=\(\): must be one positive number a level"),
+    ({"patch_size": 0}, "num_res_blocks=2: must be at least 1, as patch_size"),
+    ({"attention_levels": (5,)}, r"attention_levels=\(5,\): must be in \[0, 1, 2, 3, 4\]"),
+    ({"norm_groups": 48}, r"norm_groups=48: must be 0 or a divisor of the widths \[128, 256, 512\]"),
+    ({"local_encoder": True, "middle_attention": True}, "local_encoder=True: must be false with attention"),
+    ({"codebook_size": 1}, "codebook_size=1: must be at least 2"),
+    ({"pixel_low": math.nan}, "pixel_low=nan: must be finite and below pixel_high=1.0"),
+    ({"pixel_high": -1.0}, "pixel_low=0.0: must be finite and below pixel_high=-1.0"),
+])  # fmt: skip
+def test_impossible_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        VQGAN(VqganConfig(**values))
+
+
+@pytest.mark.parametrize("values", [{}, {"family": "maskgit"}, {"family": "taming"}])
+def test_every_family_begins_with_a_gradient(values):
+    """No weight of the path from pictures to pictures is cut off by the initial zeros for good."""
+    config = VqganConfig(
+        image_size=16, channels=8, channel_multipliers=(1, 2), num_res_blocks=1, latent_dim=4, **values
+    )
+    model = VQGAN(config)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    images = torch.rand(2, 3, 16, 16)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model.decoder(model.encoder(images)) - images).square().mean().backward()
+        optimizer.step()
+    trained = {name: parameter for name, parameter in model.named_parameters() if name != "codebook.weight"}
+    assert all(parameter.grad.abs().max() > 0 for parameter in trained.values())
 
 
 def test_initial_network_keeps_colour():

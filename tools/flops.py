@@ -10,6 +10,7 @@ features, C codebook, V vocabulary.
 """
 
 from itit.masking import decode_schedule, num_dropped
+from itit.models.vqgan import num_middle_blocks
 from itit.train_step import NEEDS_TEXT_FEATURES
 from tools.parts import FINAL, FINAL_T5, I2I, I2T, I2T2I, MIDDLE, PARTS, SYNTHESIS, T2I, T2I2T, T2T, T5, VQGAN
 
@@ -198,18 +199,27 @@ def t5_forward(t5, length):
 
 def vqgan_encode(v):
     """The image tokenizer's encoder and its search for the nearest codes, as `models/vqgan.py`."""
-    area = 1 if v.local_encoder else 9
+    area, taming = 1 if v.local_encoder else 9, v.family == "taming"
     side, width = v.image_size // v.patch_size, v.channels
     flops = 2 * side**2 * area * 3 * v.patch_size**2 * width
     for level, multiplier in enumerate(v.channel_multipliers):
-        side = side // 2 if level else side
+        if level:
+            side //= 2
+            flops += 2 * side**2 * 9 * width**2 if taming else 0
         for _ in range(v.num_res_blocks):
-            flops += _res_block(side, width, v.channels * multiplier, area)
+            flops += _res_block(side, width, v.channels * multiplier, area, v.family == "maskgit")
             width = v.channels * multiplier
-    flops += v.num_res_blocks * _res_block(side, width, width, area)
-    return flops + 2 * side**2 * v.latent_dim * (width + v.codebook_size)
+            flops += _picture_attention(side, width) if level in v.attention_levels else 0
+    flops += num_middle_blocks(v) * _res_block(side, width, width, area)
+    flops += _picture_attention(side, width) if v.middle_attention else 0
+    out = 9 * width * v.bottleneck_dim + v.bottleneck_dim * v.latent_dim if taming else width * v.latent_dim
+    return flops + 2 * side**2 * (out + v.latent_dim * v.codebook_size)
 
 
-def _res_block(side, before, after, area):
-    shortcut = before * after if before != after else 0
+def _res_block(side, before, after, area, shortcut_of_branch=False):
+    shortcut = (after if shortcut_of_branch else before) * after if before != after else 0
     return 2 * side**2 * (area * (before * after + after * after) + shortcut)
+
+
+def _picture_attention(side, width):
+    return 2 * side**2 * width * (4 * width + 2 * side**2)

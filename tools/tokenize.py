@@ -18,26 +18,21 @@ import torch
 import tqdm
 from absl import flags
 
-from itit import checkpoint, storage
 from itit import config as config_lib
+from itit import storage
 from itit.data import images, records
 from itit.flags import run_main
-from itit.models.vqgan import VQGAN
+from itit.weights import load_vqgan
 
 BATCH_SIZE = 64
 
 
 class ImageTokenizer:
-    """Encoded pictures -> ids, by the tokenizer in `folder`. Raises ValueError where its two files do not fit."""
+    """Encoded pictures -> ids, by the tokenizer in `folder`. Raises ValueError where it cannot be loaded."""
 
     def __init__(self, folder):
-        config, weights = checkpoint.load_weights(folder, config_lib.VqganConfig)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = VQGAN(config).to(self._device).eval()
-        try:
-            self._model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"{folder}: the weights do not fit config.json: {error}") from None
+        self._model = load_vqgan(folder).to(self._device)
 
     def decode(self, data):
         """bytes of a picture -> uint8 [S, S, 3]."""

@@ -1,0 +1,175 @@
+"""`python -m tools.reconstruct --vqgan=DIR --input=PICTURES --output=DIR`: pictures through a tokenizer and back.
+
+PICTURES is a folder (with all that is below it), or patterns of picture files or of TFRecord shards. Each picture is
+resized and cropped as in training. Written: reconstructions.png, pairs of original (left) and reconstruction, and
+report.json: PSNR, SSIM, how much of the codebook is used, and both numbers of every picture.
+
+Shapes: B pictures of a batch, S side, N image tokens, C codebook.
+"""
+
+import functools
+import json
+import os
+
+import numpy as np
+import torch
+import tqdm
+from absl import flags
+from PIL import Image, ImageDraw, ImageFont
+
+from itit import storage
+from itit.config import DataConfig
+from itit.data import images, records
+from itit.flags import run_main
+from itit.weights import load_vqgan
+from tools import likeness
+from tools.drawing import write_png
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+COLUMNS, GAP, LINE, MIN_SIDE = 4, 8, 18, 128  # of the sheet: pairs a row, pixels
+
+
+def find(pattern):
+    """[(name, reader of the encoded picture)] of all pictures that a folder or patterns hold, in the order of names.
+
+    Raises ValueError where there is none, or for a damaged shard.
+    """
+    folder = pattern if os.path.isdir(pattern) else None
+    found = []
+    for path in storage.glob(storage.join(folder, "**", "*") if folder else pattern):
+        if path.lower().endswith(SUFFIXES):
+            name = os.path.relpath(path, folder) if folder else os.path.basename(path)
+            found.append((name, functools.partial(_file, path)))
+        elif not folder:
+            found += _records(path)
+    if not found:
+        raise ValueError(f"--input={pattern}: no pictures ({', '.join(SUFFIXES)}) and no TFRecord shards")
+    return found
+
+
+def _records(path):
+    spans, broken = records.scan(path)
+    if broken:
+        raise broken
+    name = os.path.basename(path)
+    return [(f"{name}:{offset}", functools.partial(_image, path, offset, size)) for offset, size in spans.tolist()]
+
+
+def _file(path):
+    with storage.open(path) as file:
+        return file.read()
+
+
+def _image(path, offset, length):
+    features = records.decode_example(records.read(path, offset, length))
+    value = features.get("image")
+    if not isinstance(value, list) or len(value) != 1:
+        raise ValueError("holds no picture ('image')")
+    return value[0]
+
+
+def choose(found, count):
+    """At most `count` of the pictures, evenly spread."""
+    count = min(count, len(found))
+    return [found[i * len(found) // count] for i in range(count)]
+
+
+def load(name, reader, image_size):
+    """uint8 [S, S, 3]. Raises ValueError naming the picture."""
+    try:
+        return images.decode(reader(), image_size, DataConfig.max_image_pixels)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+class Scores:
+    """What is learned of a tokenizer, picture by picture."""
+
+    def __init__(self, codebook_size):
+        self.pictures = []
+        self.uses = torch.zeros(codebook_size, dtype=torch.int64)  # [C]
+
+    def add(self, names, pixels, result, ids):
+        """A batch: names, uint8 [B, S, S, 3] twice, and int64 [B, N]."""
+        for name, *values in zip(names, likeness.psnr(pixels, result), likeness.ssim(pixels, result), strict=True):
+            self.pictures.append({"name": name} | dict(zip(("psnr", "ssim"), map(float, values), strict=True)))
+        self.uses += torch.bincount(ids.flatten().cpu(), minlength=len(self.uses))
+
+    def report(self):
+        """Means over pictures; codes by how often they are used. `perplexity`: exp(entropy) of that."""
+        share = self.uses[self.uses > 0] / self.uses.sum()
+        used = int((self.uses > 0).sum())
+        return {
+            "num_pictures": len(self.pictures), "psnr_db": float(np.mean([p["psnr"] for p in self.pictures])),
+            "ssim": float(np.mean([p["ssim"] for p in self.pictures])), "codebook_size": len(self.uses),
+            "codes_used": used, "code_usage": used / len(self.uses),
+            "perplexity": float(torch.exp(-(share * share.log()).sum())), "num_tokens": int(self.uses.sum()),
+        }  # fmt: skip
+
+
+@torch.no_grad()
+def run(model, found, batch_size, num_shown):
+    """Returns (Scores, `num_shown` pairs, evenly spread: list of (uint8 [S, S, 3], uint8 [S, S, 3], its scores))."""
+    device, side = model.codebook.weight.device, model.config.image_size
+    scores, shown = Scores(model.config.codebook_size), []
+    wanted = set(choose(range(len(found)), num_shown))
+    with tqdm.tqdm(total=len(found), desc="reconstructing", unit=" pictures") as bar:
+        for start in range(0, len(found), batch_size):
+            batch = found[start : start + batch_size]
+            pixels = torch.from_numpy(np.stack([load(*picture, side) for picture in batch]))
+            ids = model.tokenize(pixels.to(device))
+            result = model.to_pixels(ids).cpu()
+            scores.add([name for name, _ in batch], pixels, result, ids)
+            for n in range(len(batch)):
+                if start + n in wanted:
+                    shown.append((pixels[n].numpy(), result[n].numpy(), scores.pictures[start + n]))
+            bar.update(len(batch))
+    return scores, shown
+
+
+def sheet(shown):
+    """uint8 [height, width, 3]: pairs in rows, each with its numbers beneath. Small pictures are drawn larger."""
+    side = len(shown[0][0])
+    side *= -(-MIN_SIDE // side)
+    columns = min(COLUMNS, len(shown))
+    cell_width, cell_height = 2 * side + GAP, side + LINE + GAP
+    size = (columns * (cell_width + GAP) + GAP, -(-len(shown) // columns) * cell_height + GAP)
+    page = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for n, (pixels, result, scores) in enumerate(shown):
+        left, top = GAP + n % columns * (cell_width + GAP), GAP + n // columns * cell_height
+        for offset, picture in ((0, pixels), (side + GAP // 2, result)):
+            picture = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
+            page.paste(picture, (left + offset, top))
+        text = f"{scores['name'][-24:]}  {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.2f}"
+        draw.text((left, top + side + 2), text, "#333333", font)
+    return np.asarray(page)
+
+
+def define_flags():
+    flags.DEFINE_string("vqgan", None, "Folder of the image tokenizer.", required=True)
+    flags.DEFINE_string("input", None, "Folder, or comma-separated patterns of pictures or TFRecords.", required=True)
+    flags.DEFINE_string("output", None, "Folder for reconstructions.png and report.json.", required=True)
+    flags.DEFINE_integer("num_pictures", 1000, "At most this many of the pictures, evenly spread.", lower_bound=1)
+    flags.DEFINE_integer("num_shown", 24, "Pairs on the sheet, evenly spread.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 8, "Pictures at once.", lower_bound=1)
+
+
+def main(_):
+    flag = flags.FLAGS
+    model = load_vqgan(flag.vqgan).to("cuda" if torch.cuda.is_available() else "cpu")
+    found = choose(find(flag.input), flag.num_pictures)
+    scores, shown = run(model, found, flag.batch_size, flag.num_shown)
+    report = {"vqgan": flag.vqgan, "input": flag.input, **scores.report()}
+    storage.make_dirs(flag.output)
+    write_png(storage.join(flag.output, "reconstructions.png"), sheet(shown))
+    data = json.dumps(report | {"pictures": scores.pictures}, indent=1).encode()
+    storage.write_bytes(storage.join(flag.output, "report.json"), data)
+    print(f"{flag.output}: {report['num_pictures']} pictures, PSNR {report['psnr_db']:.2f} dB, SSIM "
+          f"{report['ssim']:.3f}, {report['codes_used']} of {report['codebook_size']} codes used "
+          f"({report['code_usage']:.1%}), perplexity {report['perplexity']:.0f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_main(main)
