@@ -19,6 +19,8 @@ from absl import logging
 from torch.utils import _pytree as pytree
 from torch_xla.utils.buffer_donor_context import alias_with_buffer_donor_config
 
+from itit import sharding
+
 _C = torch_xla._XLAC
 _CONSTANTS = set()  # handles of the numbers inside all captured functions
 
@@ -26,7 +28,7 @@ _CONSTANTS = set()  # handles of the numbers inside all captured functions
 class Lazy:
     """Runs a function as torch_xla does by itself, traced anew at every call; for debugging."""
 
-    unroll = 8
+    unroll = 16
 
     def __init__(self, mesh):
         self.mesh, self._numbers = mesh, {}
@@ -35,9 +37,12 @@ class Lazy:
         result = traced(function, args)
         for tensor in tensors_of(result):
             if all(_C._check_tensor_need_materialization([tensor])):
-                self.mesh.place(tensor)
+                self.mesh.place_result(tensor)
         torch_xla.sync()
         return result
+
+    def hold(self, name, weight):
+        return self.mesh.mark(weight, sharding.parameter_spec(name, tuple(weight.shape), self.mesh.fsdp))
 
     def number(self, value):
         if isinstance(value, int) and value in self._numbers:  # whole numbers come again in every loop
@@ -134,7 +139,7 @@ class _Graph:
             key = _C._unique_id_for_ir_and_data(tensor)
             if p and key not in places:
                 places[key] = len(roots)
-                roots.append(mesh.place(tensor))
+                roots.append(mesh.place_result(tensor))
                 places[_C._unique_id_for_ir_and_data(tensor)] = places[key]
         # Each result: a root by number, one of the tensors that were there before, or a constant.
         self._result = [self._origin(leaf, places, known) for leaf in self._result]

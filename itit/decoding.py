@@ -15,7 +15,7 @@ import torch
 from itit.eager import Eager
 from itit.masking import mask_fraction
 from itit.noise import gumbel, indexed
-from itit.tokens import pick
+from itit.tokens import argmax, pick
 
 PAD, EOS = 0, 1
 
@@ -159,7 +159,7 @@ def greedy_steps(step_fn, caption, cache, first, count, suppressed):
     slots = torch.arange(ids.shape[1], device=ids.device)
     for position in range(count):
         position = (torch.as_tensor(first, device=ids.device) + position).view(1)
-        token = suppress(step_fn(token, position, cache), suppressed).argmax(-1).masked_fill(ended, PAD)
+        token = argmax(suppress(step_fn(token, position, cache), suppressed)).masked_fill(ended, PAD)
         ids = torch.where(slots == position, token[:, None], ids)
         ended = ended | (token == EOS)
     return Caption(ids, token, ended), cache

@@ -15,6 +15,10 @@ class Eager:
         """Result of `function(*args)`. `updates`: tensors that it changes in place."""
         return function(*args)
 
+    def hold(self, name, weight):
+        """A result that takes the place of a model's weight of this name: it is to lie where that does."""
+        return weight
+
     def number(self, value):
         """A number that changes from call to call, as an argument of `run`."""
         return value

@@ -17,15 +17,25 @@ from itit.models import Text
 
 
 @contextlib.contextmanager
-def inference_mode(model):
-    """No gradient and no dropout inside; the model's mode is restored after."""
-    training = model.training
+def inference_mode(model, run):
+    """No gradient and no dropout inside, and linear maps hold their weights in the dtype that they compute in, so that
+    not every step casts them anew. All is restored after."""
+    training, own = model.training, {name: p.data for name, p in model.named_parameters()}
     model.eval()
     try:
         with torch.no_grad():
+            if any(p.dtype != dtype for p, dtype in model.linear_weights().values()):
+                for name, weight in run(_cast_linears, model, run.hold).items():
+                    model.get_parameter(name).data = weight
             yield
     finally:
         model.train(training)
+        for name, p in model.named_parameters():
+            p.data = own[name]
+
+
+def _cast_linears(model, hold):
+    return {name: hold(name, p.to(dtype)) for name, (p, dtype) in model.linear_weights().items()}
 
 
 def drops(model, objective, decode):
@@ -84,7 +94,7 @@ def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, gu
     num_masked = decode_schedule(model.config.num_image_tokens, num_steps)
     if image_ids is not None:
         dropped = 0  # nobody knows how many are masked
-    with inference_mode(model):
+    with inference_mode(model, run):
         text, image_ids = run(_start_picture, model, text, empty, guided, image_ids)
         logits_fns = [
             ImageLogits(model, text, config, num_steps, guided, dropped if dropped <= masked else 0)
@@ -130,7 +140,7 @@ class TextLogits(NamedTuple):
 def caption_greedy(model, image_ids, empty, run=None):
     """Image tokens int64 [B, N] to text int64 [B, L]; PAD after EOS. The synthesis of the image-text-image cycle."""
     run = run or Eager()
-    with inference_mode(model):
+    with inference_mode(model, run):
         cache = run(_start_caption, model, image_ids, empty)
         return decoding.greedy_decode(
             TextLogits(model), cache, image_ids.shape[0], model.config.num_text_tokens, bos_id=model.config.bos_id,
@@ -146,7 +156,7 @@ def _reorder(cache, rows):
 def caption_beam(model, image_ids, empty, config, run=None):
     """Image tokens int64 [B, N] to text int64 [B, L] by beam search, with the beams and penalty of a DecodeConfig."""
     run = run or Eager()
-    with inference_mode(model):
+    with inference_mode(model, run):
         cache = run(_start_caption, model, image_ids, empty)
         return decoding.beam_decode(
             TextLogits(model), _reorder, cache, image_ids.shape[0], model.config.num_text_tokens,

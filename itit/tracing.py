@@ -95,17 +95,14 @@ class Traced(Lazy):
         for tensor in updated:
             self.mesh.mark(tensor, specs[before[id(tensor)]])
         for root in roots[len(updated) :]:
-            self.mesh.place(root)
+            self.mesh.place_result(root)
         _, values = _C._get_tensors_xla_device_data_node(roots)
         handles = _C._get_tensors_handle(values)
         inputs = tuple((tuple(v.shape), specs.get(h, (None,) * v.ndim)) for v, h in zip(values, handles, strict=True))
-        kept = [specs[before[id(t)]] for t in updated]
-        outputs = tuple(zip([tuple(t.shape) for t in roots],
-                            kept + [sharding.batch_spec(tuple(t.shape), self.mesh.num_devices)
-                                    for t in roots[len(updated) :]], strict=True))  # fmt: skip
+        texts = {text: spec for spec, text in self.mesh.texts.items()}
+        outputs = tuple((tuple(t.shape), self._spec(t, texts)) for t in roots)
         donated = tuple((handles.index(before[id(t)]), i) for i, t in enumerate(updated) if before[id(t)] in handles)
         hlo = _C._get_xla_tensors_hlo_proto(roots)
-        texts = {text: spec for spec, text in self.mesh.texts.items()}
         self.programs.append(sharding.Program(function.__name__, 0, hlo, inputs, outputs, donated, texts))
         # From here on placeholders stand for what was computed.
         replaced = {}
@@ -118,6 +115,12 @@ class Traced(Lazy):
         for tensor in updated:
             tensor.data = replaced[_C._unique_id_for_ir_and_data(tensor)]
         return pytree.tree_unflatten(leaves, structure)
+
+    @staticmethod
+    def _spec(tensor, specs):
+        """Of a marked tensor; `specs`: as torch_xla writes it -> spec."""
+        spec = specs[_C._get_xla_sharding_spec(tensor)]
+        return spec if any(spec) else (None,) * tensor.ndim
 
 
 # ---------------------------------------------------------------------------------------------- names of parts

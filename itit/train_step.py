@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from itit import objectives
+from itit import inference, objectives
 from itit.eager import Eager
 from itit.models import Text, encode_text
 from itit.optim import Adafactor, Ema
@@ -90,13 +90,14 @@ def synthesize(state, part, noise, config, run):
 
     Nothing here has a gradient; the weights are those before the step.
     """
-    images, texts, empty = {}, {}, part.empty
-    if "t2i2t" in part.text_ids:
-        images["t2i2t"] = objectives.synthesize_image(
-            state.model, part.texts["t2i2t"], empty, noise, config.objective, config.decode, run
-        )
-    if "i2t2i" in part.image_ids:
-        texts["i2t2i"] = objectives.synthesize_text(state.model, part.image_ids["i2t2i"], empty, run)
+    images, texts, model, empty = {}, {}, state.model, part.empty
+    with inference.inference_mode(model, run):
+        if "t2i2t" in part.text_ids:
+            images["t2i2t"] = objectives.synthesize_image(
+                model, part.texts["t2i2t"], empty, noise, config.objective, config.decode, run
+            )
+        if "i2t2i" in part.image_ids:
+            texts["i2t2i"] = objectives.synthesize_text(model, part.image_ids["i2t2i"], empty, run)
     return part._replace(image_ids=part.image_ids | images, text_ids=part.text_ids | texts)
 
 

@@ -102,6 +102,10 @@ class Mesh:
         """Puts the rows of a fresh tensor [rows, ...], or of a computed one, where the rows of the batch are."""
         return self.mark(tensor, sharding.batch_spec(tuple(tensor.shape), self.num_devices))
 
+    def place_result(self, tensor):
+        """The same for a result, unless it was given a place."""
+        return tensor if _C._get_xla_sharding_spec(tensor) else self.place(tensor)
+
     def adopt(self, module):
         """Splits the weights of a module by the table of sharding.py, and holds what its blocks return by rows."""
         module.to(self.device)

@@ -27,7 +27,7 @@ ALLOWED = {name: set() for name in LEAVES} | {
     "decoding": {"eager", "masking", "noise", "tokens"},
     "inference": {"decoding", "eager", "masking", "models"},
     "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "tokens"},
-    "train_step": {"eager", "objectives", "optim", "models"},
+    "train_step": {"eager", "inference", "objectives", "optim", "models"},
     "state": {"checkpoint", "config", "models", "objectives", "optim", "storage", "train_step", "weights"},
     "tensorfile": {"storage"},
     "weights": {"checkpoint", "config", "models", "storage", "tensorfile"},

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from itit import decoding, inference, masking
+from itit.eager import Eager
 from itit.models import Text
+from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
@@ -222,10 +224,26 @@ def test_mode_random_state_and_gradients_stay(training):
 
 def test_mode_is_restored_after_an_error():
     model = small.small_model().train()
-    with pytest.raises(RuntimeError, match="stop"), inference.inference_mode(model):
+    with pytest.raises(RuntimeError, match="stop"), inference.inference_mode(model, Eager()):
         assert not model.training and not torch.is_grad_enabled()
         raise RuntimeError("stop")
     assert model.training and torch.is_grad_enabled()
+
+
+def test_linear_maps_hold_their_weights_as_they_compute():
+    config, model, text, empty = prepare()
+    set_compute_dtype(model, torch.bfloat16)
+    own, ids = {name: p.clone() for name, p in model.named_parameters()}, torch.randint(40, (BATCH, 16))
+    run = Eager()
+    with inference.inference_mode(model, run):
+        inside = {name: p.dtype for name, p in model.named_parameters()}
+        captions = inference.caption_greedy(model, ids, empty)  # casts nothing again
+        assert inside == {name: p.dtype for name, p in model.named_parameters()}
+    assert inside["encoder.blocks.0.mlp.up.weight"] == inside["text_decoder.memory_in.bias"] == torch.bfloat16
+    assert inside["encoder.token_embed.weight"] == inside["encoder.norm.weight"] == torch.float32
+    assert all(torch.equal(p, own[name]) for name, p in model.named_parameters())
+    model.linear_weights = dict  # without
+    assert torch.equal(inference.caption_greedy(model, ids, empty), captions)
 
 
 def test_every_draw_of_a_picture_has_a_name_of_its_own():

@@ -24,29 +24,6 @@ def test_attention_equals_torchs_own():
     torch.testing.assert_close(own(x, mask), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attend_and_its_gradients_equal_the_fused_kernel(dtype, tolerance, masked):
-    inputs = [torch.randn(2, 3, n, 8).to(dtype).requires_grad_() for n in (5, 9, 9)]
-    mask = torch.rand(2, 1, 5, 9) < 0.5 if masked else None
-    if masked:
-        mask[..., 4] = True
-    weights, results = torch.randn(2, 3, 5, 8).to(dtype), []
-    for function in (layers.attend, torch.nn.functional.scaled_dot_product_attention):
-        out = function(*inputs, mask, layers.Dropout(0.0) if function is layers.attend else 0.0)
-        assert out.dtype == dtype
-        results.append([out, *torch.autograd.grad((out * weights).sum(), inputs)])
-    for own, expected in zip(*results, strict=True):
-        torch.testing.assert_close(own, expected, atol=tolerance, rtol=tolerance)
-
-
-def test_attend_drops_weights_and_keeps_their_mean():
-    q, k, v = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 6, 8), torch.rand(1, 1, 6, 8) + 1
-    draws = torch.cat([layers.attend(q, k, v, None, layers.Dropout(0.5)) for _ in range(4000)])
-    assert len(draws.flatten(1).unique(dim=0)) > 30
-    torch.testing.assert_close(draws.mean(0), layers.attend(q, k, v, None, layers.Dropout(0.0))[0], rtol=0.1, atol=0)
-
-
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_block_equals_numpy(norm):
     block = small.stir(layers.Block(16, 2, 3.0, 0.1, norm)).eval()

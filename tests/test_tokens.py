@@ -11,7 +11,7 @@ from tests.small import fresh_seed  # noqa: F401 (a fixture)
 def way(request, monkeypatch):
     """Both ways run on every device; XLA takes the second."""
     if request.param == "product":
-        monkeypatch.setattr(tokens, "_on_xla", lambda x: True)
+        monkeypatch.setattr(tokens, "on_xla", lambda x: True)
     return request.param
 
 
@@ -40,6 +40,17 @@ def test_pick_equals_loops(way):
     x, index = torch.randn(3, 4, 7), torch.randint(7, (3, 4))
     found = tokens.pick(x, index)
     assert all(found[i, j] == x[i, j, index[i, j]] for i in range(3) for j in range(4))
+
+
+def test_argmax_is_the_first_largest(way):
+    for size in (1, 7, 128, 129, 400):
+        x = torch.randint(6, (5, 3, size)).float()  # many ties
+        x[0, 0] = -torch.inf
+        found = tokens.argmax(x)
+        assert found.dtype == torch.int64
+        for i in range(5):
+            for j in range(3):
+                assert found[i, j] == x[i, j].tolist().index(x[i, j].max())
 
 
 def test_lookup_and_its_gradient_equal_loops(way):

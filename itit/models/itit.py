@@ -13,7 +13,7 @@ from torch import nn
 
 from itit.models.encoder import Encoder
 from itit.models.image_decoder import ImageDecoder
-from itit.models.layers import init_weights
+from itit.models.layers import Linear, init_weights
 from itit.models.text_decoder import TextDecoder
 from itit.tokens import take_tokens
 
@@ -53,6 +53,13 @@ class ITIT(nn.Module):
     def code_table(self):
         """[C, D]: image tokens on the way in and, tied, the image decoder's output."""
         return self.encoder.token_embed.weight[: self.config.codebook_size]
+
+    def linear_weights(self):
+        """Weights and biases of the linear maps: name -> (parameter, the dtype that it computes in)."""
+        linears = [(name, part) for name, part in self.named_modules() if isinstance(part, Linear)]
+        return {
+            f"{name}.{leaf}": (p, part.compute_dtype) for name, part in linears for leaf, p in part.named_parameters()
+        }
 
     def embed(self, image_ids, masking):
         """int64 [B, N] -> float [B, K, D]: the kept tokens, [MASK] where they are masked."""

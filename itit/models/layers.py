@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from itit.models.attention import attend, project_heads, project_out
 from itit.tokens import lookup
 
 NORM_EPS = 1e-6
@@ -52,8 +53,12 @@ class Dropout(nn.Module):
         self.rate = rate
         self.noise, self.num_calls = None, 0
 
+    @property
+    def drops(self):
+        return self.training and self.rate > 0
+
     def forward(self, x):
-        if not self.training or self.rate == 0:
+        if not self.drops:
             return x
         if self.noise is None:
             return F.dropout(x, self.rate)
@@ -84,27 +89,6 @@ def set_compute_dtype(module, dtype):
             part.compute_dtype = dtype
 
 
-def attend(q, k, v, mask, dropout):
-    """Scaled dot-product attention, softmax in float32.
-
-    Args:
-      q, k, v: float [B, H, T, D / H], [B, H, keys, D / H] twice.
-      mask: bool, broadcast to [B, H, T, keys], True where a query may look; or None for everywhere.
-      dropout: Dropout of the attention weights.
-
-    Returns:
-      [B, H, T, D / H].
-    """
-    if q.device.type == "cuda" and dropout.noise is None:
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout.rate if dropout.training else 0.0)
-    # On a processor torch's fused kernel is no faster, and with matmul_precision=medium it doubles the time of a step.
-    # XLA has none: it would write the same out, with dropout by its own generator.
-    scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return dropout(scores.softmax(-1)).to(v.dtype) @ v
-
-
 class Attention(nn.Module):
     """Multi-head self-attention with biases, dropout on the probabilities and on the output."""
 
@@ -115,20 +99,17 @@ class Attention(nn.Module):
         self.out = Linear(dim, dim)
         self.dropout, self.weight_dropout = Dropout(dropout), Dropout(dropout)
 
-    def forward(self, x, mask=None, extend=None):
+    def forward(self, x, mask=None, look=None):
         """[B, T, D] -> [B, T, D].
 
         Args:
           mask: bool, broadcast to [B, H, T, keys]; True where a query may look.
-          extend: (keys, values) [B, H, T, D / H] -> those to attend to; where a cache comes in.
+          look: (q, k, v), [B, T, D] each -> what is seen, [B, T, D]; where a cache comes in.
         """
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, D / H]
-        if extend is not None:
-            k, v = extend(k, v)
-        x = attend(q, k, v, mask, self.weight_dropout)
-        return self.dropout(self.out(x.transpose(1, 2).reshape(batch, tokens, dim)))
+        if look is not None:
+            return self.dropout(self.out(look(*self.qkv(x).chunk(3, -1))))
+        q, k, v = project_heads(self.qkv, x, self.num_heads, 3)
+        return self.dropout(project_out(self.out, attend(q, k, v, mask, self.weight_dropout)))
 
 
 class Mlp(nn.Module):
@@ -155,11 +136,11 @@ class Block(nn.Module):
         self.mlp_norm = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
 
-    def forward(self, x, mask=None, extend=None):
+    def forward(self, x, mask=None, look=None):
         if self.norm == "pre":
-            x = x + self.attention(self.attention_norm(x), mask, extend)
+            x = x + self.attention(self.attention_norm(x), mask, look)
             return x + self.mlp(self.mlp_norm(x))
-        x = self.attention_norm(x + self.attention(x, mask, extend))
+        x = self.attention_norm(x + self.attention(x, mask, look))
         return self.mlp_norm(x + self.mlp(x))
 
 

@@ -6,12 +6,12 @@ no cross-attention.
 Shapes: B batch, M memory tokens, L text tokens, D width of the decoder, H heads, V vocabulary.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from itit.models.attention import attend, join_heads, split_heads
+from itit.models.cache import make_cache
 from itit.models.layers import Block, Dropout, Embedding, LayerNorm, Linear, TiedHead, learned
 
 
@@ -62,20 +62,18 @@ class TextDecoder(nn.Module):
         return self.head(self.norm(x[:, num_memory:]), self.token_embed.weight)
 
     def start(self, memory, memory_mask):
-        """Encodes the memory once. Returns a Cache for `step`."""
+        """Encodes the memory once. Returns the cache for `step`."""
         x = self.memory_norm(self.memory_in(memory))
-        mask = memory_mask[:, None, None]
-        length, keys, values = self.config.num_text_tokens, [], []
+        mask, heads, layers = memory_mask[:, None, None], self.config.text_decoder_num_heads, []
 
-        def begin(k, v):
-            """Stores a layer's memory, leaves room for the text, and gives the memory back to be attended to."""
-            keys.append(F.pad(k, (0, 0, 0, length)))
-            values.append(F.pad(v, (0, 0, 0, length)))
-            return k, v
+        def look(q, k, v):
+            """Keeps a layer's keys and values, and looks at them."""
+            layers.append((k, v))
+            return join_heads(attend(*(split_heads(x, heads) for x in (q, k, v)), mask))
 
         for block in self.blocks:
-            x = block(x, mask, begin)
-        return Cache(memory_mask, keys, values)
+            x = block(x, look=look)
+        return make_cache(memory_mask, layers, self.config.num_text_tokens, heads)
 
     def step(self, ids, position, cache):
         """One token further.
@@ -89,45 +87,9 @@ class TextDecoder(nn.Module):
           float32 [B, V], logits of the token at `position + 1`.
         """
         x = self._embed(ids[:, None], self.positions[position])  # [B, 1, D]
-        mask = cache.mask(position)
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask, cache.writer(layer, position))
+            x = block(x, look=cache.look(layer, position))
         return self.head(self.norm(x), self.token_embed.weight)[:, 0]
-
-
-class Cache(NamedTuple):
-    """Keys and values of memory and text, of one size from the first step to the last.
-
-    `memory_mask`: bool [B, M]. `keys`, `values`: for each layer [B, H, M + L, D / H].
-    """
-
-    memory_mask: torch.Tensor
-    keys: list
-    values: list
-
-    def writer(self, layer, position):
-        slot = position + self.memory_mask.shape[1]
-
-        def write(keys, values):
-            self.keys[layer].index_copy_(2, slot, keys)
-            self.values[layer].index_copy_(2, slot, values)
-            return self.keys[layer], self.values[layer]
-
-        return write
-
-    def mask(self, position):
-        """bool [B, 1, 1, M + L]: visible memory, and text up to `position`."""
-        batch, num_memory = self.memory_mask.shape
-        text = torch.arange(self.keys[0].shape[2] - num_memory, device=position.device) <= position
-        return torch.cat([self.memory_mask, text.expand(batch, -1)], 1)[:, None, None]
-
-    def reorder(self, rows):
-        """A Cache whose row i is what row `rows[i]` was: int64 [B]. For beam search."""
-        return Cache(
-            self.memory_mask.index_select(0, rows),
-            [x.index_select(0, rows) for x in self.keys],
-            [x.index_select(0, rows) for x in self.values],
-        )
 
 
 def prefix_causal_mask(num_memory, length, device):

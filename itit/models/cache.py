@@ -1,0 +1,92 @@
+"""What the text decoder keeps of the memory and of earlier text, and how one more token looks at it.
+
+Of one size from the first token to the last. `Cache` is for processors and GPUs, `WideCache` for XLA; both give, for a
+layer and a position, the `look` that `layers.Attention` takes.
+
+Shapes: B batch, M memory tokens, L text tokens, D width, H heads.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from itit.models.attention import attend, attend_wide, join_heads, split_heads
+from itit.tokens import on_xla
+
+
+def make_cache(memory_mask, layers, length, num_heads):
+    """A cache with the memory in it and room for the text.
+
+    Args:
+      memory_mask: bool [B, M], True where it may be seen.
+      layers: keys and values of each, float [B, M, D].
+      length: L.
+    """
+    if on_xla(memory_mask):
+        text = [tuple(x.new_zeros(x.shape[0], length, x.shape[2]) for x in layer) for layer in layers]
+        return WideCache(memory_mask, layers, text, num_heads)
+    padded = [[F.pad(split_heads(x, num_heads), (0, 0, 0, length)) for x in layer] for layer in layers]
+    return Cache(memory_mask, *map(list, zip(*padded, strict=True)), num_heads)
+
+
+class Cache(NamedTuple):
+    """`memory_mask`: bool [B, M]. `keys`, `values`: for each layer [B, H, M + L, D / H]."""
+
+    memory_mask: torch.Tensor
+    keys: list
+    values: list
+    num_heads: int
+
+    def look(self, layer, position):
+        """How a token at `position`, int64 [1], looks around: (q, k, v) [B, 1, D] -> [B, 1, D]. Keeps k and v."""
+        mask, slot = self._mask(position), position + self.memory_mask.shape[1]
+
+        def look(q, k, v):
+            q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
+            keys, values = self.keys[layer].index_copy_(2, slot, k), self.values[layer].index_copy_(2, slot, v)
+            return join_heads(attend(q, keys, values, mask))
+
+        return look
+
+    def _mask(self, position):
+        """bool [B, 1, 1, M + L]: visible memory, and text up to `position`."""
+        batch, num_memory = self.memory_mask.shape
+        text = torch.arange(self.keys[0].shape[2] - num_memory, device=position.device) <= position
+        return torch.cat([self.memory_mask, text.expand(batch, -1)], 1)[:, None, None]
+
+    def reorder(self, rows):
+        """A cache whose row i is what row `rows[i]` was: int64 [B]. For beam search."""
+        keys, values = ([x.index_select(0, rows) for x in part] for part in (self.keys, self.values))
+        return Cache(self.memory_mask.index_select(0, rows), keys, values, self.num_heads)
+
+
+class WideCache(NamedTuple):
+    """Heads side by side, where a head of its own would be padded to the width of a register; the text apart from the
+    memory, because a token writes anew all that it writes to.
+
+    `memory_mask`: bool [B, M]. `memory`, `text`: keys and values of each layer, [B, M, D] and [B, L, D].
+    """
+
+    memory_mask: torch.Tensor
+    memory: list
+    text: list
+    num_heads: int
+
+    def look(self, layer, position):
+        """As `Cache.look`."""
+        slots = torch.arange(self.text[layer][0].shape[1], device=position.device)
+        here, seen = (slots == position)[:, None], (slots <= position)[None]
+
+        def look(q, k, v):
+            text = tuple(torch.where(here, new, old) for new, old in zip((k, v), self.text[layer], strict=True))
+            self.text[layer] = text
+            return attend_wide(q, [(*self.memory[layer], self.memory_mask), (*text, seen)], self.num_heads)
+
+        return look
+
+    def reorder(self, rows):
+        """As `Cache.reorder`."""
+        memory, text = ([tuple(x.index_select(0, rows) for x in layer) for layer in part]
+                        for part in (self.memory, self.text))  # fmt: skip
+        return WideCache(self.memory_mask.index_select(0, rows), memory, text, self.num_heads)
