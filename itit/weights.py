@@ -7,6 +7,7 @@ import json
 import os
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from itit import checkpoint, storage, tensorfile
 from itit.config import DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
@@ -16,6 +17,22 @@ from itit.models.t5 import distance_buckets
 RECORD = "itit"  # metadata of an exported file that holds its record, JSON
 MISFIT = f"{checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}"
 SECTIONS = {"model": ModelConfig, "t5": T5Config, "objective": ObjectiveConfig, "decode": DecodeConfig}
+
+
+class _Undrawn(TorchFunctionMode):
+    """Inside, a tensor that would be filled at random stays as it is."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def blank(cls, config):
+    """A network whose weights have shapes and no numbers, for `load_module(assign=True)`: large ones are there once."""
+    with torch.device("meta"), _Undrawn():  # torch would load its compiler to draw numbers that are none
+        return cls(config)
 
 
 def load_module(module, tensors, misfit, assign=False):
@@ -42,8 +59,7 @@ def load_t5(folder, sha256=None):
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1 or not dtypes.pop().is_floating_point:
         raise ValueError(f"{storage.join(folder, checkpoint.WEIGHTS)}: tensors of one floating type were expected")
-    with torch.device("meta"):  # the tensors as they were read take the place of weights: XXL is there once
-        t5 = T5Encoder(config)
+    t5 = blank(T5Encoder, config)
     load_module(t5, tensors, f"{folder}: {MISFIT}", assign=True)
     buckets = distance_buckets(config.num_buckets // 2, config.max_distance)
     t5.register_buffer("distance_buckets", torch.tensor(buckets), persistent=False)
@@ -79,8 +95,7 @@ def load_itit(path):
     with tensorfile.TensorFile(path) as file:
         tensors, digest = file.read_all()
     checkpoint.check_hash(path, hashes.get(checkpoint.WEIGHTS), digest)
-    with torch.device("meta"):
-        model = ITIT(sections["model"])
+    model = blank(ITIT, sections["model"])
     load_module(model, tensors, f"{path}: its tensors do not fit its record", assign=True)
     return model.eval()
 

@@ -17,6 +17,7 @@ from itit.config import T5_PRESETS, T5Config
 from itit.data.text import Detokenizer
 from itit.flags import run_main
 from itit.models.t5 import NORM_EPS, T5Encoder
+from itit.weights import blank
 from tools.foreign import Checkpoint
 from tools.splits import new_folder
 
@@ -149,8 +150,7 @@ def convert(folder, output, dtype):
     wanted = places(source, num_layers if isinstance(num_layers, int) else 1)
     config = translate(theirs, folder)
     vocabulary = read_vocabulary(folder, config)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in T5Encoder(config).state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in blank(T5Encoder, config).state_dict().items()}
     layout = {ours: (DTYPES[dtype], shapes[ours]) for _, _, ours in wanted}
     total = sum(shape.numel() for shape in shapes.values())
     with new_folder(output) as staging:

@@ -14,7 +14,6 @@ loads in plain torch: `itit.ITIT.from_pretrained(DIR)`, or the network alone by 
 import json
 import os
 
-import torch
 from absl import flags
 
 import itit
@@ -55,9 +54,9 @@ def choose(tensors, averaged, place):
 
 def check_fit(config, tensors, place):
     """Raises ValueError where the weights are not of the model that the run's settings describe."""
-    with torch.device("meta"):
-        model = ITIT(config.model)
-    weights.load_module(model, tensors, f"{place} does not fit its resolved.cfg", assign=True)
+    weights.load_module(
+        weights.blank(ITIT, config.model), tensors, f"{place} does not fit its resolved.cfg", assign=True
+    )
 
 
 def write_part(folder, name, module):
