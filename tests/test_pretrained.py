@@ -40,7 +40,7 @@ def run(tmp_path_factory):
     # Weights so large that captions differ from picture to picture.
     louder = {name: t * 10 if name.startswith("ema/text_decoder") else t for name, t in tensors.items()}
     shutil.rmtree(folder / "run" / "checkpoints")
-    checkpoint.save(config.train.workdir, step, louder, meta, 1)
+    checkpoint.save(config.train.workdir, step, checkpoint.whole(louder), meta, 1)
     config = export.read_config(config.train.workdir, {})
     found = checkpoint.restore(config.train.workdir)
     export.export(config, found, str(folder / "exported"), None, 2**30, None)
