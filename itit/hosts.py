@@ -60,6 +60,8 @@ class Hosts:
         except Exception as raised:
             error = raised
         found = self.gather([result, error and (str(error) or repr(error))])
+        if any(message is not None for _, message in found):
+            self.close()
         if error is not None:
             raise error
         for host, (_, message) in enumerate(found):
@@ -73,6 +75,7 @@ class Hosts:
         for task in rows:
             places = np.concatenate([host[task] for host in found])
             if len(np.unique(places)) < len(places):
+                self.close()
                 raise ValueError(f"--{task}_batch: several of the {self.count} hosts feed the same rows")
 
     def check_same(self, values):
@@ -81,15 +84,16 @@ class Hosts:
         for host, found in enumerate(others, 1):
             for name in first | found:
                 if first.get(name) != found.get(name):
+                    self.close()
                     raise ValueError(f"{name}: host 0 has {first.get(name)}, host {host} has {found.get(name)}")
 
     def close(self):
-        """The last call: host 0, whom the others ask, stays until all have their answers."""
+        """Before hosts leave: host 0, whom the others ask, stays until they have their answers."""
         if self._store is None:
             return
-        self._store.set(f"closed/{self.index}", "")
+        self._store.set(f"closed/{self._turn}/{self.index}", "")
         if self.leads:
-            self._store.wait([f"closed/{host}" for host in range(self.count)])
+            self._store.wait([f"closed/{self._turn}/{host}" for host in range(self.count)])
 
     @staticmethod
     def _key(turn, host):

@@ -156,4 +156,4 @@ def init_weights(module):
 
 def learned(*shape):
     """A learned vector or table that is not a token table: positions, the mask vector."""
-    return nn.Parameter(torch.randn(*shape) * 0.02)
+    return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
