@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import safetensors
+import torch
 
 from itit import checkpoint, train
 from itit.config import Config, replace
@@ -52,8 +53,17 @@ def pieces_of(folder):
     return files, whole
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes: sums of several threads differ in the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
+def alone(data, tmp_path_factory, one_thread):
     """What one host in plain torch makes of it."""
     values = settings(data, **SIZES, workdir=str(tmp_path_factory.mktemp("alone")))
     assert run_here(values) == 0
