@@ -90,6 +90,8 @@ def synthesize(state, part, noise, config, run):
 
     Nothing here has a gradient; the weights are those before the step.
     """
+    if "t2i2t" not in part.text_ids and "i2t2i" not in part.image_ids:
+        return part
     images, texts, model, empty = {}, {}, state.model, part.empty
     with inference.inference_mode(model, run):
         if "t2i2t" in part.text_ids:

@@ -176,8 +176,17 @@ def test_tasks_by_batch_and_warm_up():
 def test_tasks_that_are_not_active_are_neither_drawn_nor_learned():
     config = make_config()
     state = make_state(config, 0)
-    metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ("t2t", "i2i"))
+    called = []
+
+    class Noting(Eager):
+        def __call__(self, function, *args, updates=()):
+            called.append(function.__name__)
+            return function(*args)
+
+    state.model.linear_weights = lambda: pytest.fail("nothing is synthesized, and weights are cast for it")
+    metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ("t2t", "i2i"), Noting())
     assert metrics.keys() == {"loss", "loss/t2t", "loss/i2i", "grad_norm"}
+    assert called == ["prepare", "update"]
 
 
 def test_weights_multiply_the_losses():
