@@ -163,21 +163,24 @@ def test_greedy_equals_the_argmax_of_teacher_forcing(memory, norm):
 
 
 def test_beam_of_one_equals_greedy_and_four_is_likelier():
-    config, model, _, empty = prepare(beam_size=1)
-    image_ids = torch.randint(40, (24, 16))
-    greedy = inference.caption_greedy(model, image_ids, empty)
-    assert torch.equal(inference.caption_beam(model, image_ids, empty, config.decode), greedy)
-    wide = small.small(beam_size=4, length_penalty=0.0).decode
-    beam = inference.caption_beam(model, image_ids, empty, wide)
-    nothing_masked = masking.keep_all(torch.zeros(24, 16, dtype=torch.bool))
-    scores = []
-    with torch.no_grad():
-        encoded = model.encode(model.embed(image_ids, nothing_masked), nothing_masked, empty.expand(24))
-        for ids in (greedy, beam):
-            logits = decoding.suppress(model.text_logits(ids, encoded, nothing_masked), [0, 47])
-            log_probs = logits.log_softmax(-1).gather(2, ids.clamp(min=1)[..., None])[..., 0]
-            scores.append((log_probs * (ids != 0)).sum(1))
-    assert scores[1].sum() > scores[0].sum() - 1e-4 and not torch.equal(greedy, beam)
+    wide, better = small.small(beam_size=4, length_penalty=0.0).decode, 0
+    for _ in range(10):  # there are models of which the likeliest word always begins the likeliest text
+        config, model, _, empty = prepare(beam_size=1)
+        image_ids = torch.randint(40, (24, 16))
+        greedy = inference.caption_greedy(model, image_ids, empty)
+        assert torch.equal(inference.caption_beam(model, image_ids, empty, config.decode), greedy)
+        beam = inference.caption_beam(model, image_ids, empty, wide)
+        nothing_masked = masking.keep_all(torch.zeros(24, 16, dtype=torch.bool))
+        scores = []
+        with torch.no_grad():
+            encoded = model.encode(model.embed(image_ids, nothing_masked), nothing_masked, empty.expand(24))
+            for ids in (greedy, beam):
+                logits = decoding.suppress(model.text_logits(ids, encoded, nothing_masked), [0, 47])
+                log_probs = logits.log_softmax(-1).gather(2, ids.clamp(min=1)[..., None])[..., 0]
+                scores.append((log_probs * (ids != 0)).sum(1))
+        assert scores[1].sum() > scores[0].sum() - 1e-4
+        better += not torch.equal(greedy, beam)
+    assert better > 0
 
 
 @pytest.mark.parametrize("beams", [0, 1, 4])
