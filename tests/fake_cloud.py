@@ -57,9 +57,10 @@ def load():
 
 
 def store(state):
-    with open(path("state.json.new"), "w") as file:
+    new = path(f"state.json.{os.getpid()}")  # two calls of gcloud may run at once
+    with open(new, "w") as file:
         json.dump(state, file)
-    os.replace(path("state.json.new"), path("state.json"))
+    os.replace(new, path("state.json"))
 
 
 def kill_worker(index):
