@@ -6,13 +6,11 @@
 import json
 import os
 
-import torch
 from torch.overrides import TorchFunctionMode
 
 from itit import checkpoint, storage, tensorfile
 from itit.config import DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
 from itit.models import ITIT, VQGAN, T5Encoder
-from itit.models.t5 import distance_buckets
 
 RECORD = "itit"  # metadata of an exported file that holds its record, JSON
 MISFIT = f"{checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}"
@@ -20,7 +18,7 @@ SECTIONS = {"model": ModelConfig, "t5": T5Config, "objective": ObjectiveConfig, 
 
 
 class _Undrawn(TorchFunctionMode):
-    """Inside, a tensor that would be filled at random stays as it is."""
+    """Inside, a tensor that would be filled at random stays as it was allocated, which takes no memory yet."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -30,8 +28,11 @@ class _Undrawn(TorchFunctionMode):
 
 
 def blank(cls, config):
-    """A network whose weights have shapes and no numbers, for `load_module(assign=True)`: large ones are there once."""
-    with torch.device("meta"), _Undrawn():  # torch would load its compiler to draw numbers that are none
+    """A network without numbers, for `load_module(assign=True)`: the weights that are read are then there once.
+
+    The device "meta" would do the same, but there torch loads its compiler, for seconds.
+    """
+    with _Undrawn():
         return cls(config)
 
 
@@ -61,8 +62,6 @@ def load_t5(folder, sha256=None):
         raise ValueError(f"{storage.join(folder, checkpoint.WEIGHTS)}: tensors of one floating type were expected")
     t5 = blank(T5Encoder, config)
     load_module(t5, tensors, f"{folder}: {MISFIT}", assign=True)
-    buckets = distance_buckets(config.num_buckets // 2, config.max_distance)
-    t5.register_buffer("distance_buckets", torch.tensor(buckets), persistent=False)
     return t5.eval()
 
 
