@@ -1,4 +1,6 @@
-"""Every setting of ITIT, once: name, default, help, allowed values and cross-checks. Standard library only.
+"""Every setting of ITIT, once: name, default, help and allowed values. Standard library only.
+
+What values go together is in `checks.py`, the sizes behind a preset's name in `presets.py`.
 
 Sections are frozen dataclasses. `flags.py` turns each field into a flag of the same name (fields of a section with a
 `prefix` get it in front), so that a setting is declared here and nowhere else. Sources: P is the ITIT paper
@@ -12,6 +14,9 @@ import difflib
 import json
 import math
 
+from itit.checks import check
+from itit.presets import MODEL_PRESETS, T5_PRESETS
+
 
 def knob(default, help, choices=None):
     """A dataclass field with a help text and, optionally, its allowed values."""
@@ -20,31 +25,6 @@ def knob(default, help, choices=None):
 
 def section(cls, prefix=""):
     return dataclasses.field(default_factory=cls, metadata={"prefix": prefix})
-
-
-# Widths and depths. B, L, H: ViT-B/L/H encoder, 8 image blocks at encoder width (MAGE), 6 text blocks at 768 (GIT).
-MODEL_PRESETS = {
-    "nano": dict(embed_dim=128, depth=4, num_heads=4, image_decoder_depth=2, text_decoder_dim=128,
-                 text_decoder_depth=2, text_decoder_num_heads=4),
-    "tiny": dict(embed_dim=256, depth=6, num_heads=4, image_decoder_depth=4, text_decoder_dim=256,
-                 text_decoder_depth=3, text_decoder_num_heads=4),
-    "B": dict(embed_dim=768, depth=12, num_heads=12, image_decoder_depth=8, text_decoder_dim=768,
-              text_decoder_depth=6, text_decoder_num_heads=12),
-    "L": dict(embed_dim=1024, depth=24, num_heads=16, image_decoder_depth=8, text_decoder_dim=768,
-              text_decoder_depth=6, text_decoder_num_heads=12),
-    "H": dict(embed_dim=1280, depth=32, num_heads=16, image_decoder_depth=8, text_decoder_dim=768,
-              text_decoder_depth=6, text_decoder_num_heads=12),
-}  # fmt: skip
-
-# T5 v1.1 encoders (arXiv:1910.10683; sizes of the public checkpoints), and a nano one for machines without weights.
-T5_PRESETS = {
-    "nano": dict(dim=64, head_dim=16, ff_dim=128, num_layers=2, num_heads=4),
-    "small": dict(dim=512, head_dim=64, ff_dim=1024, num_layers=8, num_heads=6),
-    "base": dict(dim=768, head_dim=64, ff_dim=2048, num_layers=12, num_heads=12),
-    "large": dict(dim=1024, head_dim=64, ff_dim=2816, num_layers=24, num_heads=16),
-    "xl": dict(dim=2048, head_dim=64, ff_dim=5120, num_layers=24, num_heads=32),
-    "xxl": dict(dim=4096, head_dim=64, ff_dim=10240, num_layers=24, num_heads=64),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +253,7 @@ class Config:
         t5 = _fill(self.t5, T5_PRESETS[self.t5.size] | {"vocab_size": self.model.vocab_size})
         model = _fill(self.model, MODEL_PRESETS[self.model.preset] | {"text_feature_dim": t5.dim})
         config = dataclasses.replace(self, model=model, t5=t5)
-        _check(config)
+        check(config)
         return config
 
 
@@ -336,64 +316,3 @@ def _check_choices(config):
             near = difflib.get_close_matches(str(value), choices, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"--{name}={value!r}: choose one of {', '.join(choices)}{hint}")
-
-
-def _check(config):
-    m, o, d, p, t = config.model, config.objective, config.decode, config.optim, config.train
-    rules = [
-        (m.grid**2 == m.num_image_tokens > 0, "num_image_tokens", m.num_image_tokens, "a square number"),
-        (m.num_text_tokens >= 2, "num_text_tokens", m.num_text_tokens, "at least 2 (one word and EOS)"),
-        (m.embed_dim % m.num_heads == 0, "num_heads", m.num_heads, f"a divisor of embed_dim={m.embed_dim}"),
-        (m.text_decoder_dim % m.text_decoder_num_heads == 0, "text_decoder_num_heads", m.text_decoder_num_heads,
-         f"a divisor of text_decoder_dim={m.text_decoder_dim}"),
-        (3 <= m.bos_id < m.vocab_size, "bos_id", m.bos_id,
-         f"in [3, vocab_size={m.vocab_size}): 0, 1, 2 are PAD, EOS, UNK"),
-        (m.text_feature_dim == config.t5.dim, "text_feature_dim", m.text_feature_dim,
-         f"the width of the T5 encoder, {config.t5.dim}"),
-        (config.t5.vocab_size == m.vocab_size, "t5_vocab_size", config.t5.vocab_size, f"vocab_size={m.vocab_size}"),
-        (0 <= m.dropout < 1, "dropout", m.dropout, "in [0, 1)"),
-        (m.image_decoder_sees_text or not m.overwrite_kept_masked, "image_decoder_sees_text", False,
-         "true while overwrite_kept_masked is: a fully masked picture would reach the image decoder without any text"),
-        (0 < o.mask_ratio_min <= o.mask_ratio_max_i2t <= 1, "mask_ratio_max_i2t", o.mask_ratio_max_i2t,
-         f"in [mask_ratio_min={o.mask_ratio_min}, 1]"),
-        (0 < o.mask_ratio_min <= o.mask_ratio_max_t2i <= 1, "mask_ratio_max_t2i", o.mask_ratio_max_t2i,
-         f"in [mask_ratio_min={o.mask_ratio_min}, 1]"),
-        (o.mask_ratio_std > 0, "mask_ratio_std", o.mask_ratio_std, "above 0"),
-        (0 <= o.t2i_text_drop_prob <= 1, "t2i_text_drop_prob", o.t2i_text_drop_prob, "in [0, 1]"),
-        (0 <= o.label_smoothing < 1, "label_smoothing", o.label_smoothing, "in [0, 1)"),
-        (1 <= d.num_decode_steps <= m.num_image_tokens, "num_decode_steps", d.num_decode_steps,
-         f"in [1, num_image_tokens={m.num_image_tokens}]"),
-        (d.synth_decode_steps is None or 1 <= d.synth_decode_steps <= m.num_image_tokens, "synth_decode_steps",
-         d.synth_decode_steps, f"in [1, num_image_tokens={m.num_image_tokens}]"),
-        (d.beam_size >= 1, "beam_size", d.beam_size, "at least 1"),
-        (p.num_steps >= 1, "num_steps", p.num_steps, "at least 1"),
-        (0 <= p.lr_warmup_steps <= p.num_steps, "lr_warmup_steps", p.lr_warmup_steps,
-         f"in [0, num_steps={p.num_steps}]"),
-        (0 <= p.beta1 < 1, "beta1", p.beta1, "in [0, 1)"),
-        (0 <= p.beta2 < 1, "beta2", p.beta2, "in [0, 1)"),
-        (0 <= p.ema_decay < 1, "ema_decay", p.ema_decay, "in [0, 1)"),
-        (p.num_microbatches >= 1, "num_microbatches", p.num_microbatches, "at least 1"),
-        (t.sample_every >= 0, "sample_every", t.sample_every, "at least 0"),
-        (t.stop_after_steps >= 0, "stop_after_steps", t.stop_after_steps, "at least 0"),
-        (t.mesh_data >= 0, "mesh_data", t.mesh_data, "at least 0"),
-        (t.mesh_fsdp >= 0, "mesh_fsdp", t.mesh_fsdp, "at least 0"),
-        (t.log_every >= 1, "log_every", t.log_every, "at least 1"),
-        (t.checkpoint_every >= 1, "checkpoint_every", t.checkpoint_every, "at least 1"),
-        (t.keep_last >= 1, "keep_last", t.keep_last, "at least 1"),
-        (t.num_samples >= 1, "num_samples", t.num_samples, "at least 1"),
-        (config.data.max_bad_records >= 0, "max_bad_records", config.data.max_bad_records, "at least 0"),
-        (config.data.prefetch >= 1, "prefetch", config.data.prefetch, "at least 1"),
-    ]  # fmt: skip
-    batches = {name: getattr(o, name) for name in
-               ("t2i_batch", "i2t_batch", "t2i2t_batch", "i2t2i_batch", "t2t_batch", "i2i_batch")}  # fmt: skip
-    for name, size in batches.items():
-        rules.append((size >= 0 and size % p.num_microbatches == 0, name, size,
-                      f"a multiple of num_microbatches={p.num_microbatches}, or 0"))  # fmt: skip
-    rules.append((any(batches.values()), "t2i_batch", 0, "above 0 for at least one task"))
-    for cycle in ("t2i2t", "i2t2i"):
-        on, size = getattr(o, cycle) != "off", batches[cycle + "_batch"]
-        rules.append((on == (size > 0), cycle, getattr(o, cycle),
-                      f"'off' exactly where {cycle}_batch is 0, and that is {size}"))  # fmt: skip
-    for good, name, value, allowed in rules:
-        if not good:
-            raise ValueError(f"--{name}={value}: must be {allowed}")

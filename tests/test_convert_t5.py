@@ -7,9 +7,10 @@ import random
 import pytest
 import torch
 
-from itit.config import T5_PRESETS, T5Config
+from itit.config import T5Config
 from itit.data.text import Detokenizer
 from itit.models import t5 as t5_lib
+from itit.presets import T5_PRESETS
 from itit.state import settle
 from tests import foreign_weights, small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)

@@ -14,15 +14,16 @@ TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py",
 MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
 CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 DATA = ("records", "order", "images", "preprocess", "text", "streams", "scenes")
-OTHERS = ("config", "flags", "storage", "tensorfile", "checkpoint", "weights", "metrics", "backend", "state", "train",
-          "pretrained")  # fmt: skip
+OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "metrics", "backend",
+          "state", "train", "pretrained")  # fmt: skip
 XLA = ("sharding", "xla", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
 
 # Module -> what it may import from the package; those not named here are only under the rules for all.
-LEAVES = ("config", "eager", "masking", "losses", "noise", "sharding", "tokens", "data.order")
+LEAVES = ("presets", "checks", "eager", "masking", "losses", "noise", "sharding", "tokens", "data.order")
 ALLOWED = {name: set() for name in LEAVES} | {
+    "config": {"checks", "presets"},
     "straight_through": {"tokens"},
     "decoding": {"eager", "masking", "noise", "tokens"},
     "inference": {"decoding", "eager", "masking", "models"},

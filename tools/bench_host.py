@@ -20,7 +20,7 @@ from absl import flags as absl_flags
 from itit import config as config_lib
 from itit import flags
 from itit.backend import connect
-from itit.config import MODEL_PRESETS
+from itit.presets import MODEL_PRESETS
 from itit.state import make_state
 from itit.train_step import tasks, train_step
 from tools.batches import random_batch

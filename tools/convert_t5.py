@@ -13,10 +13,11 @@ import tqdm
 from absl import flags
 
 from itit import checkpoint, storage
-from itit.config import T5_PRESETS, T5Config
+from itit.config import T5Config
 from itit.data.text import Detokenizer
 from itit.flags import run_main
 from itit.models.t5 import NORM_EPS, T5Encoder
+from itit.presets import T5_PRESETS
 from itit.weights import blank
 from tools.foreign import Checkpoint
 from tools.splits import new_folder
