@@ -48,6 +48,10 @@ class Local:
         with torch.no_grad():
             tensor.copy_(parts[whole_index(tensor.shape)])
 
+    def on_host(self, tensors):
+        """Tensors by name, whole, on the host; all hosts call it."""
+        return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
     def __str__(self):
         return str(self.device)
 

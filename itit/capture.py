@@ -3,8 +3,8 @@
 A lazily traced step of ITIT costs seconds of the host's time. Here each function that `run` is given (see eager.py) is
 traced once for every kind of arguments; from then on its program is started directly: tensors that it updates are
 donated to it and replaced by its results, the others are its inputs. What could go wrong silently is an error: torch's
-own random numbers inside (draws come from `noise.CounterNoise`), tensors that it reads and was not given, arguments of
-another shape, dtype or sharding, work between two calls.
+own random numbers inside (draws come from `noise.CounterNoise`), tensors that it reads and was not given, operations
+that fall back to the host, arguments of another shape, dtype or sharding, work between two calls.
 """
 
 import contextlib
@@ -127,7 +127,11 @@ class _Graph:
         seed = _C._get_tensors_handle([_C._get_base_seed_as_tensor(str(mesh.device))])[0]
 
         shardings = {id(t): _C._get_xla_op_sharding(t) for t in tensors_of(updates)}
+        before = fallbacks()
         result = traced(function, args)
+        fallen = sorted(fallbacks().items() - before.items())
+        # Their results would come back as they are now, for ever.
+        assert not fallen, f"{function.__name__}: falls back to the host: {[name for name, _ in fallen]}"
         self._result, self._structure = pytree.tree_flatten(result)
         pending = [t for t in self._result if isinstance(t, torch.Tensor)]
         updated = [t for t, p in zip(tensors_of(updates), are_pending(tensors_of(updates)), strict=True) if p]
@@ -205,6 +209,11 @@ def num_compilations():
     """Programs made so far in this process."""
     data = counters.metric_data("CompileTime")
     return data[0] if data else 0
+
+
+def fallbacks():
+    """Operation -> times that it ran on the host since XLA has it not."""
+    return {name: counters.counter_value(name) for name in counters.executed_fallback_ops()}
 
 
 def traced(function, args):

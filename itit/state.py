@@ -126,6 +126,11 @@ def load_state(state, reader, meta, place, backend):
     weights are drawn again from their seed, and others would do silent harm.
     """
     check_frozen(frozen(state), meta, place)
+    fill_state(state, reader, place, backend)
+
+
+def fill_state(state, reader, place, backend):
+    """Puts saved tensors into whatever has `tensors()`. Raises ValueError naming the first that does not fit."""
     for name, tensor in state.tensors().items():
         if name not in reader.shapes:
             raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")

@@ -32,6 +32,10 @@ class State(NamedTuple):
     def empty_text(self):
         return self.model.empty_text(self.t5_of_nothing)
 
+    def placed_rows(self):
+        """Tensors with a row a sample that were made outside a step."""
+        return self.t5_of_nothing
+
     def tensors(self):
         """Every trained tensor by name, to save or to load in place."""
         tensors = {f"model/{name}": p for name, p in self.model.named_parameters()}

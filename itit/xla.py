@@ -128,14 +128,14 @@ class Mesh:
                 part.register_forward_hook(hook)
 
     def place_state(self, state):
-        """Splits moments and averages of a `train_step.State` as their weights are."""
+        """Splits moments and averages of a `train_step.State`, or what is like one, as their weights are."""
         self._specs = {}
         shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         for name, tensor in state.tensors().items():
             spec = sharding.state_spec(name.partition("/")[2], tuple(tensor.shape), self.fsdp, shapes)
             self._specs[id(tensor)] = spec
             self.mark(tensor.data, spec)
-        for tensor in state.t5_of_nothing:
+        for tensor in state.placed_rows():
             self.place(tensor)
         torch_xla.sync(wait=True)
 
@@ -169,6 +169,19 @@ class Mesh:
             return
         values = [parts[index].to(tensor.dtype) for _, index in self._places(tensor.detach())]
         _C._load_local_shards(tensor.data, values, _C._xla_get_runtime_devices())
+
+    def on_host(self, tensors):
+        """Tensors by name, whole, on the host; all hosts call it."""
+        self.wait()  # the pieces of what is still being computed cannot be had
+        return {name: self._on_host(tensor.detach()) for name, tensor in tensors.items()}
+
+    def _on_host(self, tensor):
+        if self.hosts.count > 1 or not self._is_split(tensor):
+            return tensor.cpu()
+        out = torch.empty(tensor.shape, dtype=tensor.dtype)
+        for piece in self._owned(tensor):
+            out[sharding.slices(piece.index)] = piece.value[sharding.slices(piece.index, piece.index)]
+        return out
 
     def _is_split(self, tensor):
         return self.num_devices > 1 and "devices=" in (_C._get_xla_sharding_spec(tensor) or "")

@@ -1,7 +1,7 @@
 """Training the image tokenizer, and turning records into ids with it."""
 
-import copy
-import io
+import dataclasses
+import re
 import subprocess
 import sys
 
@@ -10,146 +10,99 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import checkpoint
-from itit.config import VqganConfig
-from itit.data import records, scenes
+from itit import checkpoint, metrics
+from itit.config import TrainConfig, VqganConfig
+from itit.data import records
 from itit.models.vqgan import VQGAN
 from tests.common import ROOT, shared_data
-from tools import tokenize, train_vqgan
+from tests.pictures import write_shards
+from tools import tokenize, train_vqgan, vqgan_step
+
+pytestmark = pytest.mark.usefixtures("kept_signals")
 
 CONFIG = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=6,
                      codebook_size=24)  # fmt: skip
+RECIPE = vqgan_step.Recipe(num_steps=45, batch_size=4)
+FULL = dataclasses.replace(RECIPE, adversarial_weight=0.1, adversarial_start=15, discriminator_channels=2, r1_every=2,
+                           ema_decay=0.9)  # fmt: skip
 FLAGS = ["--image_size=16", "--channels=8", "--channel_multipliers=1,1,2", "--num_res_blocks=1", "--latent_dim=6",
          "--codebook_size=24", "--num_steps=45", "--batch_size=4", "--seed=3"]  # fmt: skip
-
-
-def write_shards(folder, counts, text=None):
-    """Shards of small pictures with keys; returns all features in order."""
-    rng, written = np.random.default_rng(), []
-    for shard, count in enumerate(counts):
-        with records.RecordWriter(str(folder / f"raw-{shard}.tfrecord")) as writer:
-            for number in range(count):
-                data = io.BytesIO()
-                picture = scenes.render(scenes.sample(rng, False), rng)[::4, ::4]
-                Image.fromarray(np.ascontiguousarray(picture)).save(data, "PNG")
-                features = {"key": f"{shard}/{number}", "image": data.getvalue()} | ({"text": text} if text else {})
-                writer.write(records.encode_example(features))
-                written.append((picture, features))
-    return written
 
 
 def read_shard(path):
     return [records.decode_example(records.read(path, *span)) for span in records.index(path).tolist()]
 
 
-def batches(count):
-    rng = np.random.default_rng(0)
-    pictures = np.stack([scenes.render(scenes.sample(rng, False), rng)[::4, ::4] for _ in range(64)])
-    return [torch.from_numpy(pictures[rng.integers(0, 64, 8)]) for _ in range(count)]
-
-
-def test_loss_falls_and_most_codes_are_used():
-    trainer = train_vqgan.Trainer(CONFIG, 120, 3e-3, 0, torch.device("cpu"))
-    values = [trainer.step(pixels, step) for step, pixels in enumerate(batches(120))]
-    l2 = [value["loss/l2"].item() for value in values]
-    assert np.mean(l2[-10:]) < 0.3 * np.mean(l2[:5])
-    assert values[-1]["codes/used"] > 8
-    assert 4 < values[-1]["codes/perplexity"] <= 24
-
-
-def test_averages_follow_numpy():
-    model = VQGAN(CONFIG)
-    averages = train_vqgan.CodeAverages(model)
-    count, total = np.zeros(24), np.zeros((24, 6))
-    for _ in range(3):
-        outputs, ids = torch.randn(40, 6), torch.randint(0, 20, (40,))
-        averages.update(outputs, ids)
-        for code in range(24):
-            mine = outputs[ids == code].numpy()
-            count[code] = 0.99 * count[code] + 0.01 * len(mine)
-            total[code] = 0.99 * total[code] + 0.01 * mine.sum(0)
-    used = count > 0
-    np.testing.assert_allclose(model.codebook.weight.numpy()[used], total[used] / count[used, None], rtol=1e-4)
-    assert set(averages.dead().tolist()) == set(np.flatnonzero(~used))
-    share = count[used] / count.sum()
-    assert averages.perplexity().item() == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
-
-
-def test_new_codes_lie_on_outputs_that_no_code_is_near():
-    model = VQGAN(CONFIG)
-    averages = train_vqgan.CodeAverages(model)
-    common, rare = torch.randn(6), torch.randn(3, 6) * 5
-    outputs = torch.cat([common.repeat(500, 1), rare])
-    model.codebook.weight[:] = common
-    averages.draw(outputs, torch.tensor([2, 7, 11]), torch.Generator().manual_seed(1))
-    found = {tuple(row) for row in model.codebook.weight[[2, 7, 11]].tolist()}
-    assert found == {tuple(row) for row in rare.tolist()}
-    assert torch.equal(model.codebook.weight[3], common)
-
-
-def test_gradient_passes_straight_through_and_spares_the_codebook():
-    trainer = train_vqgan.Trainer(CONFIG, 100, 0.0, 0, torch.device("cpu"))
-    model, pixels = trainer.model, batches(1)[0]
-    rounding = int(100 * train_vqgan.PLAIN_SHARE)
-    trainer.step(pixels, rounding)
-    before = copy.deepcopy(model)
-    trainer.step(pixels, rounding + 1)
-    assert model.codebook.weight.grad is None
-    images = before.from_pixels(pixels)
-    features = before.encoder(images)
-    _, codes = before.quantize(features.detach())
-    leaf = codes.clone().requires_grad_()
-    result = before.decoder(leaf)
-    loss = (result - images).square().mean() + train_vqgan.L1_WEIGHT * (result - images).abs().mean()
-    (through,) = torch.autograd.grad(loss, leaf)
-    through = through + 0.25 * 2 * (features - codes).detach() / features.numel()
-    (want,) = torch.autograd.grad(features, before.encoder.conv_in.weight, through)
-    torch.testing.assert_close(model.encoder.conv_in.weight.grad, want)
-
-
 def command(*arguments):
     return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
-def main_in_process(monkeypatch, data, output, steps=None):
-    """The tool's own path, without a second interpreter; `steps` simulates a kill after so many."""
-    trainer = train_vqgan.Trainer(CONFIG, 45, 2e-3, 3, torch.device("cpu"))
-    pictures = train_vqgan.Pictures(data, 16, 3)
-    if steps is not None:
-        step = trainer.step
-        monkeypatch.setattr(trainer, "step", lambda pixels, at: step(pixels, at) if at < steps else exit_now())
-    train_vqgan.train(trainer, pictures, 4, 45, str(output), {"seed": 3})
-    return trainer, pictures
+def train_here(data, output, recipe=RECIPE, seed=3, **run):
+    """The tool's own path, without a second interpreter."""
+    run = {"sample_every": 20, "checkpoint_every": 10} | run
+    settings = TrainConfig(workdir=str(output), backend="cpu", seed=seed, num_samples=3, log_every=15, **run)
+    return train_vqgan.train(CONFIG, recipe, train_vqgan.Data(data=data), settings, {"seed": seed})
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, FULL], ids=["plain", "full"])
+def test_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, recipe):
+    """Killed between two checkpoints, before and after rounding and the discriminator set in."""
+    write_shards(tmp_path, [9, 4])
+    data = str(tmp_path / "raw-*")
+    assert train_here(data, tmp_path / "whole", recipe) == 0
+    step = vqgan_step.step
+    for at in (7, 17, 33):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(vqgan_step, "step", lambda state, pixels, number, *rest, at=at: exit_now()
+                          if number == at else step(state, pixels, number, *rest))  # fmt: skip
+            train_here(data, tmp_path / "killed", recipe)
+        assert checkpoint.latest_step(str(tmp_path / "killed")) == (at // 10 * 10 or None)
+    assert train_here(data, tmp_path / "killed", recipe) == 0
+    ends = [checkpoint.restore(str(tmp_path / name))[1] for name in ("whole", "killed")]
+    assert ends[0].keys() == ends[1].keys()
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+    parts = {name.partition("/")[0] for name in ends[0]}
+    assert parts == {"model", "codes", "optimizer"} | ({"discriminator_optimizer", "ema"} if recipe is FULL else set())
+    weights = checkpoint.load_weights(str(tmp_path / "whole"), VqganConfig)[1]
+    source = "ema" if recipe is FULL else "model"
+    assert torch.equal(weights["decoder.conv_out.weight"], ends[0][f"{source}/vqgan.decoder.conv_out.weight"])
+    with pytest.raises(ValueError, match="--seed=4: the run in .* began with 3"):
+        train_here(data, tmp_path / "killed", recipe, seed=4)
 
 
 def exit_now():
     raise KeyboardInterrupt
 
 
-def test_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
-    write_shards(tmp_path, [9, 4])
-    data = str(tmp_path / "raw-*")
-    monkeypatch.setattr(train_vqgan, "CHECKPOINT_EVERY", 10)
-    whole, _ = main_in_process(monkeypatch, data, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        main_in_process(monkeypatch, data, tmp_path / "killed", steps=27)
-    assert checkpoint.latest_step(str(tmp_path / "killed")) == 20
-    resumed, _ = main_in_process(monkeypatch, data, tmp_path / "killed")
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-    with pytest.raises(ValueError, match="--seed=4: the run in .* began with 3"):
-        train_vqgan.train(resumed, None, 4, 45, str(tmp_path / "killed"), {"seed": 4})
-
-
-def test_pictures_are_the_same_streamed_as_in_memory(tmp_path, monkeypatch):
-    written = write_shards(tmp_path, [5, 6])
-    in_memory = train_vqgan.Pictures(str(tmp_path / "raw-*"), 16, 7)
-    monkeypatch.setattr(train_vqgan, "MAX_BYTES_IN_MEMORY", 0)
-    streamed = train_vqgan.Pictures(str(tmp_path / "raw-*"), 16, 7)
-    seen = torch.cat([in_memory.batch(step, 4) for step in range(11)])
-    assert torch.equal(seen, torch.cat([streamed.batch(step, 4) for step in range(11)]))
-    want = sorted(picture.tobytes() for picture, _ in written)
-    assert sorted(picture.numpy().tobytes() for picture in seen[:11]) == want
+def test_held_out_pictures_are_shown_and_scored(tmp_path, capsys):
+    written = write_shards(tmp_path, [9])
+    (tmp_path / "held").mkdir()
+    held = write_shards(tmp_path / "held", [5])
+    data = train_vqgan.Data(data=str(tmp_path / "raw-*"), eval_data=str(tmp_path / "held" / "raw-*"))
+    recipe = dataclasses.replace(RECIPE, num_steps=4)
+    run = TrainConfig(workdir=str(tmp_path / "out"), backend="cpu", num_samples=3, log_every=2, sample_every=2,
+                      checkpoint_every=4)  # fmt: skip
+    assert train_vqgan.train(CONFIG, recipe, data, run, {}) == 0
+    config, weights = checkpoint.load_weights(str(tmp_path / "out"), VqganConfig)
+    model = VQGAN(config)
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.stack([picture for picture, _ in held]))
+        drawn = model.to_pixels(model.tokenize(pixels))
+    shown = np.asarray(Image.open(tmp_path / "out" / "reconstructions.png"))
+    assert np.array_equal(shown[:16], np.concatenate([picture for picture, _ in held[:3]], 1))
+    assert np.array_equal(shown[16:], np.concatenate(list(drawn[:3].numpy()), 1))
+    error = ((pixels.double() - drawn.double()) ** 2).mean().item()
+    expected = 10 * np.log10(255**2 / error)
+    steps, values = metrics.curves(str(tmp_path / "out"))["eval/psnr"]
+    assert steps == [2, 4] and values[-1] == pytest.approx(expected, abs=1e-3)
+    printed = capsys.readouterr().out
+    assert f"PSNR {expected:.1f} dB of 5 pictures" in printed
+    used = re.search(r"(\d+) of 24 codes used in (\d+) tokens of training pictures", printed)
+    with torch.no_grad():
+        ids = model.tokenize(torch.from_numpy(np.stack([picture for picture, _ in written])))
+    assert int(used[1]) == len(ids.unique()) and int(used[2]) >= 32 * 24
 
 
 def test_tools_end_to_end(tmp_path):
@@ -216,8 +169,6 @@ def test_a_damaged_record_is_named_and_leaves_no_shard(tmp_path):
     with pytest.raises(records.BadRecord, match=f"raw-0.tfrecord@{offset}"):
         tokenize.run(str(path), str(prefix), vqgan, "", 8, keep=False)
     assert [p.name for p in prefix.parent.iterdir()] == ["part-settings.json"]
-    with pytest.raises(records.BadRecord, match=f"raw-0.tfrecord@{offset}"):
-        train_vqgan.Pictures(str(path), 16, 0)
 
 
 def test_errors_are_one_line(tmp_path):

@@ -99,6 +99,16 @@ def test_a_tensor_that_was_not_given_is_refused(mesh):
         Captured(mesh)(reads, rows(mesh, 3)[0])
 
 
+def test_an_operation_that_falls_back_to_the_host_is_refused(mesh):
+    with pytest.raises(AssertionError, match="upsampled: falls back to the host: .*aten::upsample_nearest2d_backward"):
+        Captured(mesh)(upsampled, rows(mesh, 2, 4, 4)[0])
+
+
+def upsampled(x):
+    leaf = x.detach().requires_grad_()
+    return torch.autograd.grad(torch.nn.functional.interpolate(leaf, scale_factor=2.0).square().sum(), leaf)[0]
+
+
 def test_work_between_two_calls_is_refused(mesh):
     run = Captured(mesh)
     run(scaled, rows(mesh, 3)[0], run.number(2.0))
