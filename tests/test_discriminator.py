@@ -53,7 +53,7 @@ def test_r1_can_be_minimised(seed):
     weights = [p for name, p in network.named_parameters() if name.endswith("weight")]
     assert len(weights) == 7
     for p, gradient in zip(weights, torch.autograd.grad(penalty(), weights), strict=True):
-        place = np.unravel_index(gradient.abs().argmax(), gradient.shape)
+        place = np.unravel_index(int(gradient.abs().argmax()), gradient.shape)
         values = []
         for sign in (1, -1):
             with torch.no_grad():

@@ -22,7 +22,7 @@ from itit import backend as backends
 from itit import checkpoint, train_step
 from itit import config as config_lib
 from itit import flags as flags_lib
-from itit.config import T5_PRESETS, Config, knob
+from itit.config import Config, knob
 from itit.data.streams import Streams
 from itit.data.text import PAD, Detokenizer
 from itit.losses import token_cross_entropy
@@ -30,6 +30,7 @@ from itit.models import T5Encoder
 from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
 from itit.optim import Adafactor, learning_rate
+from itit.presets import T5_PRESETS
 from itit.sharding import check_batches
 from tools import loop, run_flags
 from tools.span_corruption import Corrupted, num_hidden, target_length
