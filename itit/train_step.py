@@ -12,7 +12,7 @@ import torch
 
 from itit import inference, objectives
 from itit.eager import Eager
-from itit.models import Text, encode_text
+from itit.models import Text, cast_once, encode_text
 from itit.optim import Adafactor, Ema
 
 LOSSES = ("t2i", "i2t", "i2t_i2i", "t2i2t", "i2t2i", "t2t", "i2i")
@@ -114,7 +114,8 @@ def update(state, parts, noises, rate, config):
     state.model.train()
     for part, noise in zip(parts, noises, strict=True):
         noise.start_dropout(state.model)
-        losses = compute_losses(state, part, totals, noise, config)
+        with cast_once(state.model):
+            losses = compute_losses(state, part, totals, noise, config)
         loss = sum(getattr(config.objective, f"{name}_weight") * value for name, value in losses.items())
         loss.backward()
         for name, value in [("loss", loss), *((f"loss/{name}", value) for name, value in losses.items())]:

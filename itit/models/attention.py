@@ -82,20 +82,15 @@ def project_heads(linear, x, num_heads, parts):
     """A linear map to heads: [B, T, D] -> [parts, B, H, T, D / H], such as queries, keys and values at once."""
     if not on_xla(x):
         return linear(x).unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    dtype = _dtype(linear)
-    y = torch.einsum("btd,khed->kbhte", x.to(dtype), linear.weight.to(dtype).unflatten(0, (parts, num_heads, -1)))
-    return y if linear.bias is None else y + linear.bias.to(dtype).view(parts, 1, num_heads, 1, -1)
+    weight, bias = linear.cast("weight", linear.weight), linear.cast("bias", linear.bias)
+    y = torch.einsum("btd,khed->kbhte", x.to(weight.dtype), weight.unflatten(0, (parts, num_heads, -1)))
+    return y if bias is None else y + bias.view(parts, 1, num_heads, 1, -1)
 
 
 def project_out(linear, x):
     """A linear map from heads: [B, H, T, D / H] -> [B, T, D]."""
     if not on_xla(x):
         return linear(join_heads(x))
-    dtype = _dtype(linear)
-    y = torch.einsum("bhte,dhe->btd", x.to(dtype), linear.weight.to(dtype).unflatten(1, (x.shape[1], -1)))
-    return y if linear.bias is None else y + linear.bias.to(dtype)
-
-
-def _dtype(linear):
-    """What a linear map computes in."""
-    return getattr(linear, "compute_dtype", linear.weight.dtype)
+    weight, bias = linear.cast("weight", linear.weight), linear.cast("bias", linear.bias)
+    y = torch.einsum("bhte,dhe->btd", x.to(weight.dtype), weight.unflatten(1, (x.shape[1], -1)))
+    return y if bias is None else y + bias

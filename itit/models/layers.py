@@ -11,19 +11,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from itit.models.attention import attend, project_heads, project_out
+from itit.models.cast import CastsWeights
 from itit.tokens import lookup
 
 NORM_EPS = 1e-6
 
 
-class Linear(nn.Linear):
+class Linear(CastsWeights, nn.Linear):
     """`nn.Linear` with float32 weights and a product in `compute_dtype`."""
 
-    compute_dtype = torch.float32
-
     def forward(self, x):
-        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
-        return F.linear(x.to(self.compute_dtype), self.weight.to(self.compute_dtype), bias)
+        return F.linear(x.to(self.compute_dtype), self.cast("weight", self.weight), self.cast("bias", self.bias))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -67,10 +65,9 @@ class Dropout(nn.Module):
         return torch.where(kept, x / (1 - self.rate), 0)
 
 
-class TiedHead(nn.Module):
-    """Logits by a product with a token table owned by another module, plus a bias of its own."""
+class TiedHead(CastsWeights, nn.Module):
+    """Logits by a product with a token table owned by another module, always the same, plus a bias of its own."""
 
-    compute_dtype = torch.float32
     returns_rows = True  # [B, ...]: a mesh keeps it split by rows
 
     def __init__(self, num_tokens):
@@ -79,7 +76,7 @@ class TiedHead(nn.Module):
 
     def forward(self, x, table):
         """float [B, T, D], [V, D] -> float32 [B, T, V]."""
-        return F.linear(x.to(self.compute_dtype), table.to(self.compute_dtype)).float() + self.bias
+        return F.linear(x.to(self.compute_dtype), self.cast("table", table)).float() + self.bias
 
 
 def set_compute_dtype(module, dtype):
