@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from itit.tokens import on_xla
+
 NORM_EPS = 1e-6
 
 
@@ -43,12 +45,14 @@ class Attention(nn.Module):
 
     def forward(self, x, bias):
         """x [B, L, D], bias float32 [1 or B, H, L, L] added to the scores -> [B, L, D]."""
-        q, k, v = (
-            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, L, head_dim]
-            for project in (self.query, self.key, self.value)
-        )
-        probs = ((q @ k.transpose(2, 3)).float() + bias).softmax(-1).to(v.dtype)  # [B, H, L, L]
-        return self.out((probs @ v).transpose(1, 2).flatten(2))
+        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.query, self.key, self.value))
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k).float() + bias
+        seen = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1).to(v.dtype), v)  # [B, L, H, head_dim]
+        if on_xla(x):
+            # By way of float32: else the compiler gives the heads their place in the product of the gradient with the
+            # weight, and copies the weight into another order for it.
+            seen = seen.float()
+        return self.out(seen.flatten(2).to(x.dtype))
 
 
 class GatedMlp(nn.Module):
