@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import checkpoint
+from itit import checkpoint, weightsdir
 from itit.config import VqganConfig
 from itit.data import records, scenes
 from itit.models.vqgan import VQGAN
@@ -157,7 +157,7 @@ def test_tools_end_to_end(tmp_path):
     data, output = str(tmp_path / "raw-*"), str(tmp_path / "vqgan")
     done = command("tools.train_vqgan", f"--data={data}", f"--output={output}", *FLAGS)
     assert done.returncode == 0 and "PSNR" in done.stdout, done.stderr
-    config, weights = checkpoint.load_weights(output, VqganConfig)
+    config, weights = weightsdir.load(output, VqganConfig)
     assert config == CONFIG
     assert Image.open(f"{output}/reconstructions.png").size == (8 * 16, 2 * 16)
     model = VQGAN(config)
@@ -174,7 +174,7 @@ def test_tools_end_to_end(tmp_path):
 
 
 def save_random_vqgan(folder):
-    checkpoint.save_weights(str(folder), VQGAN(CONFIG).state_dict(), CONFIG)
+    weightsdir.save(str(folder), VQGAN(CONFIG).state_dict(), CONFIG)
     return str(folder)
 
 

@@ -22,7 +22,7 @@ import tqdm
 from absl import flags
 from PIL import Image
 
-from itit import checkpoint, metrics, storage
+from itit import checkpoint, metrics, storage, weightsdir
 from itit import config as config_lib
 from itit import flags as flags_lib
 from itit.data import order
@@ -225,7 +225,7 @@ def finish(model, pixels, output):
     ids = model.tokenize(pixels)
     rows = torch.stack([pixels, model.to_pixels(ids)]).cpu().numpy()  # [2, B, S, S, 3]
     sheet = rows.transpose(0, 2, 1, 3, 4).reshape(2 * rows.shape[2], -1, 3)
-    checkpoint.save_weights(output, model.state_dict(), model.config)
+    weightsdir.save(output, model.state_dict(), model.config)
     with storage.writer(storage.join(output, "reconstructions.png")) as file:
         Image.fromarray(sheet).save(file, "PNG")
     error = np.square(rows[0].astype(np.float64) - rows[1]).mean()
