@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and folders of weights: safetensors and JSON, nothing else.
+"""Checkpoints of a run: safetensors and JSON, nothing else.
 
     workdir/checkpoints/step_00001234/
       state-00000-of-00002-4be91c07.safetensors   the pieces of tensors that host 0 owns (see shards.py)
@@ -8,16 +8,10 @@
 Every save has names of its own, and what commit.json does not name does not count: a folder without it is not whole,
 and a step that is saved again is the former one until the new commit.json takes its place. One host alone writes one
 file.
-
-    folder of weights/
-      config.json         a section of the settings
-      model.safetensors   the tensors
-      hashes.json         bytes and SHA-256 of the files beside it, and where they come from; written last
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import re
 import secrets
@@ -29,15 +23,13 @@ import safetensors.torch
 import torch
 
 import itit
-from itit import config as config_lib
-from itit import shards, storage, tensorfile
+from itit import shards, storage
 from itit.hosts import Hosts
 from itit.sharding import Piece, whole_index
 from itit.shards import Damaged
 
 FOLDER = "checkpoints"
 COMMIT = "commit.json"
-CONFIG, WEIGHTS, HASHES = "config.json", "model.safetensors", "hashes.json"
 
 
 def whole(tensors):
@@ -141,94 +133,6 @@ def latest_step(workdir):
     return max((step for step, path in folders.items() if _is_complete(path)), default=None)
 
 
-def save_weights(folder, tensors, config_section):
-    """Writes a folder of weights: dict[str, Tensor], and a section of the settings."""
-    layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    stream_weights(folder, layout, tensors.values(), config_section)
-
-
-def stream_weights(folder, layout, tensors, config_section, files=None, source=None):
-    """`save_weights` of tensors that are made one after the other.
-
-    Args:
-      layout: name -> (dtype, shape).
-      tensors: iterable of tensors in that order.
-      files: name -> bytes of further files.
-      source: JSON value, kept in hashes.json: what the weights were made from.
-    """
-    storage.make_dirs(folder)
-    files = {CONFIG: config_lib.to_json(config_section).encode()} | (files or {})
-    hashes = {WEIGHTS: tensorfile.write(storage.join(folder, WEIGHTS), layout, tensors)}
-    for name, data in files.items():
-        storage.write_bytes(storage.join(folder, name), data)
-        hashes[name] = hash_of(data)
-    write_hashes(folder, hashes, source)
-
-
-def hash_of(data):
-    """What hashes.json holds of a file with these bytes."""
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def write_hashes(folder, hashes, source=None):
-    """Writes hashes.json, last: file name -> {"bytes", "sha256"}, and what the weights were made from."""
-    record = {"files": hashes, "source": source}
-    storage.write_bytes(storage.join(folder, HASHES), json.dumps(record, indent=1).encode())
-
-
-def load_weights(folder, config_cls, sha256=None):
-    """The inverse of `save_weights`.
-
-    Args:
-      sha256: what model.safetensors must have; by default what hashes.json says, if there is one.
-
-    Returns:
-      (config_cls instance, dict[str, Tensor] on the CPU).
-
-    Raises:
-      ValueError: a file is absent, not what it should be, or not the one in hashes.json (where there is one); names
-        path and cause.
-    """
-    config_path, weights_path = storage.join(folder, CONFIG), storage.join(folder, WEIGHTS)
-    hashes = weight_hashes(folder)
-    data = _read_bytes(config_path)
-    check_hash(config_path, hashes.get(CONFIG), hash_of(data)["sha256"])
-    config = config_lib.from_json(config_cls, data, config_path)
-    with tensorfile.TensorFile(weights_path) as file:
-        tensors, digest = file.read_all()
-    check_hash(weights_path, sha256 or hashes.get(WEIGHTS), digest)
-    return config, tensors
-
-
-def weight_hashes(folder, names=(CONFIG, WEIGHTS)):
-    """What hashes.json says: file name -> SHA-256; {} for a folder without one, made before there were any.
-
-    Raises ValueError where one of `names` is absent or has another size.
-    """
-    for name in names:
-        if not storage.exists(storage.join(folder, name)):
-            raise ValueError(f"{folder}: no {name} in it")
-    path = storage.join(folder, HASHES)
-    if not storage.exists(path):
-        return {}
-    try:
-        files = json.loads(_read_bytes(path))["files"]
-        found = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {error!r}") from None
-    for name in names:
-        size = storage.size(storage.join(folder, name))
-        if name in found and size != found[name][0]:
-            raise ValueError(f"{storage.join(folder, name)}: {size} bytes instead of the {found[name][0]} in {HASHES}")
-    return {name: digest for name, (_, digest) in found.items()}
-
-
-def check_hash(path, expected, found):
-    """Raises ValueError where the SHA-256 of a file is not the expected one. None: any is."""
-    if expected and found != expected:
-        raise ValueError(f"{path}: damaged or replaced: its SHA-256 is {found}, recorded is {expected}")
-
-
 @contextlib.contextmanager
 def _full_disk(folder, pieces):
     try:
@@ -253,14 +157,18 @@ def _commit(folder, step, meta, files):
 
 
 def _read(folder):
-    """What commit.json says, or Damaged."""
+    """What commit.json says, or Damaged. ValueError for a checkpoint in an older format."""
     try:
-        checked = json.loads(_read_bytes(storage.join(folder, COMMIT)))
-        if checked["crc32c"] != _checksum(checked["record"]):
+        checked = json.loads(storage.read_bytes(storage.join(folder, COMMIT)))
+        older = "num_tensors" in checked
+        if not older and checked["crc32c"] != _checksum(checked["record"]):
             raise ValueError("wrong checksum")
-        return checked["record"]
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise Damaged(f"{COMMIT}: {error!r}") from None
+    if older:
+        raise ValueError(f"{folder}: an older format of checkpoint, one state.safetensors; read are those of "
+                         "state-*-of-*.safetensors: go on with the version that made it, or begin anew")  # fmt: skip
+    return checked["record"]
 
 
 def _checksum(record):
@@ -273,11 +181,6 @@ def _reader(folder, files):
 
 def _everything(step, reader, meta):
     return {name: reader.read(name) for name in reader.shapes}
-
-
-def _read_bytes(path):
-    with storage.open(path) as file:
-        return file.read()
 
 
 def _folders(root):

@@ -18,7 +18,7 @@ import torch
 import tqdm
 from PIL import Image
 
-from itit import checkpoint, storage, weights
+from itit import storage, weights, weightsdir
 from itit.backend import Local
 from itit.config import Config, DataConfig, replace
 from itit.data import images as images_lib
@@ -149,7 +149,7 @@ def _locate(name, given, recorded, file):
 
 def _read_vocabulary(path, sha256):
     tokenizer = Tokenizer(path)
-    checkpoint.check_hash(path, sha256, storage.sha256(path))
+    weightsdir.check_hash(path, sha256, storage.sha256(path))
     return tokenizer
 
 

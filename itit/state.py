@@ -12,7 +12,7 @@ import google_crc32c
 import torch
 from absl import logging
 
-from itit import checkpoint, storage, weights
+from itit import storage, weights, weightsdir
 from itit.config import T5Config, from_json
 from itit.models import ITIT, T5Encoder, encode_text
 from itit.models.layers import set_compute_dtype
@@ -31,9 +31,9 @@ def settle(config):
     """The config with the sizes of the given T5 weights. Raises ValueError where weights and config do not fit."""
     if not config.t5.weights:
         return config
-    path = storage.join(config.t5.weights, checkpoint.CONFIG)
+    path = storage.join(config.t5.weights, weightsdir.CONFIG)
     if not storage.exists(path):
-        raise ValueError(f"--t5_weights={config.t5.weights}: no {checkpoint.CONFIG} in it")
+        raise ValueError(f"--t5_weights={config.t5.weights}: no {weightsdir.CONFIG} in it")
     with storage.open(path) as file:
         t5 = from_json(T5Config, file.read(), path)
     t5 = dataclasses.replace(t5, weights=config.t5.weights, seed=config.t5.seed)

@@ -57,6 +57,12 @@ def open(path, mode="rb"):
     return _remote().open(path, mode) if is_remote(path) else builtins.open(path, mode)
 
 
+def read_bytes(path):
+    """All bytes of a file."""
+    with open(path) as file:
+        return file.read()
+
+
 def read_range(path, offset, length):
     """Up to `length` bytes from `offset`; fewer only where the file ends."""
     if is_remote(path):

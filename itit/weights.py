@@ -1,4 +1,4 @@
-"""Networks from files: checked folders of weights (see checkpoint.py), and what tools.export writes.
+"""Networks from files: checked folders of weights (see weightsdir.py), and what tools.export writes.
 
 `itit.models.load` and `itit.models.t5.load` are names for these functions.
 """
@@ -8,12 +8,12 @@ import os
 
 from torch.overrides import TorchFunctionMode
 
-from itit import checkpoint, storage, tensorfile
+from itit import storage, tensorfile, weightsdir
 from itit.config import DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
 from itit.models import ITIT, VQGAN, T5Encoder
 
 RECORD = "itit"  # metadata of an exported file that holds its record, JSON
-MISFIT = f"{checkpoint.WEIGHTS} does not fit {checkpoint.CONFIG}"
+MISFIT = f"{weightsdir.WEIGHTS} does not fit {weightsdir.CONFIG}"
 SECTIONS = {"model": ModelConfig, "t5": T5Config, "objective": ObjectiveConfig, "decode": DecodeConfig}
 
 
@@ -53,13 +53,13 @@ def load_t5(folder, sha256=None):
 
     Raises ValueError, one line, where a file is absent, damaged, or does not fit the sizes in config.json.
     """
-    config, tensors = checkpoint.load_weights(folder, T5Config, sha256)
+    config, tensors = weightsdir.load(folder, T5Config, sha256)
     for name in ("dim", "head_dim", "ff_dim", "num_layers", "num_heads", "vocab_size"):
         if not isinstance(getattr(config, name), int):
-            raise ValueError(f"{storage.join(folder, checkpoint.CONFIG)}: {name} is {getattr(config, name)!r}")
+            raise ValueError(f"{storage.join(folder, weightsdir.CONFIG)}: {name} is {getattr(config, name)!r}")
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1 or not dtypes.pop().is_floating_point:
-        raise ValueError(f"{storage.join(folder, checkpoint.WEIGHTS)}: tensors of one floating type were expected")
+        raise ValueError(f"{storage.join(folder, weightsdir.WEIGHTS)}: tensors of one floating type were expected")
     t5 = blank(T5Encoder, config)
     load_module(t5, tensors, f"{folder}: {MISFIT}", assign=True)
     return t5.eval()
@@ -70,14 +70,14 @@ def load_vqgan(folder, sha256=None):
 
     Raises ValueError as `load_t5` does, and for a range of pixels or codes that cannot be.
     """
-    config, tensors = checkpoint.load_weights(folder, VqganConfig, sha256)
+    config, tensors = weightsdir.load(folder, VqganConfig, sha256)
     try:
         vqgan = VQGAN(config)
     except (ValueError, TypeError) as error:  # TypeError: a text where a number should be
-        raise ValueError(f"{storage.join(folder, checkpoint.CONFIG)}: {error}") from None
+        raise ValueError(f"{storage.join(folder, weightsdir.CONFIG)}: {error}") from None
     load_module(vqgan, tensors, f"{folder}: {MISFIT}")
     if not vqgan.codebook.weight.isfinite().all():
-        raise ValueError(f"{storage.join(folder, checkpoint.WEIGHTS)}: codebook holds NaN or infinity")
+        raise ValueError(f"{storage.join(folder, weightsdir.WEIGHTS)}: codebook holds NaN or infinity")
     return vqgan.eval().requires_grad_(False)
 
 
@@ -93,7 +93,7 @@ def load_itit(path):
     sections = sections_of(read_record(path), path)
     with tensorfile.TensorFile(path) as file:
         tensors, digest = file.read_all()
-    checkpoint.check_hash(path, hashes.get(checkpoint.WEIGHTS), digest)
+    weightsdir.check_hash(path, hashes.get(weightsdir.WEIGHTS), digest)
     model = blank(ITIT, sections["model"])
     load_module(model, tensors, f"{path}: its tensors do not fit its record", assign=True)
     return model.eval()
@@ -101,10 +101,10 @@ def load_itit(path):
 
 def exported_file(path):
     """(path of the safetensors file, recorded hashes of its folder) of an export, given as a folder or as the file."""
-    if storage.exists(storage.join(path, checkpoint.WEIGHTS)):
-        return storage.join(path, checkpoint.WEIGHTS), checkpoint.weight_hashes(path, (checkpoint.WEIGHTS,))
+    if storage.exists(storage.join(path, weightsdir.WEIGHTS)):
+        return storage.join(path, weightsdir.WEIGHTS), weightsdir.hashes_of(path, (weightsdir.WEIGHTS,))
     if not storage.exists(path) or os.path.isdir(path):
-        raise ValueError(f"{path}: no {checkpoint.WEIGHTS} in it; give a folder that tools.export wrote")
+        raise ValueError(f"{path}: no {weightsdir.WEIGHTS} in it; give a folder that tools.export wrote")
     return path, {}
 
 

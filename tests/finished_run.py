@@ -10,7 +10,7 @@ import sentencepiece
 import torch
 from PIL import Image
 
-from itit import checkpoint, flags, samples
+from itit import checkpoint, flags, samples, weightsdir
 from itit.backend import Local
 from itit.config import VqganConfig
 from itit.data.records import RecordWriter, encode_example
@@ -71,7 +71,7 @@ def finish(folder, pairs, vocab_size):
     vocabulary = train_sentencepiece.train([text for _, text in pairs] * 5, vocab_size)
     (folder / "words.model").write_bytes(vocabulary)
     write_pairs(folder, pairs, sentencepiece.SentencePieceProcessor(model_proto=vocabulary))
-    checkpoint.save_weights(str(folder / "vqgan"), VQGAN(VQGAN_SIZES).state_dict(), VQGAN_SIZES)
+    weightsdir.save(str(folder / "vqgan"), VQGAN(VQGAN_SIZES).state_dict(), VQGAN_SIZES)
     config = small.small(
         workdir=str(folder / "run"), paired_data=str(folder / "test.tfrecord"), vqgan=str(folder / "vqgan"),
         vocabulary=str(folder / "words.model"), image_size=64, vocab_size=128, bos_id=127, ema_decay=0.9, beam_size=2,

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from itit import checkpoint
+from itit import weightsdir
 from itit.config import VqganConfig
 from itit.weights import load_vqgan
 from tests import foreign_weights
@@ -130,7 +130,7 @@ def test_a_damaged_or_impossible_tokenizer_is_not_loaded(tmp_path):
     foreign_weights.write(tmp_path, maskgit(**SMALL))
     folder = tmp_path / "ours"
     run(tmp_path / "model.safetensors", folder)
-    config, weights = checkpoint.load_weights(str(folder), VqganConfig)
+    config, weights = weightsdir.load(str(folder), VqganConfig)
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ValueError, match="model.safetensors: damaged or replaced"):
@@ -140,11 +140,11 @@ def test_a_damaged_or_impossible_tokenizer_is_not_loaded(tmp_path):
                             ({"family": "other"}, "config.json: family=other: must be one of plain, maskgit, taming"),
                             ({"norm_groups": 24}, "config.json: norm_groups=24: must be 0 or a divisor"),
                             ({"pixel_high": "1"}, "config.json: ")):  # fmt: skip
-        checkpoint.save_weights(str(folder), weights, dataclasses.replace(config, **change))
+        weightsdir.save(str(folder), weights, dataclasses.replace(config, **change))
         with pytest.raises(ValueError, match=message):
             load_vqgan(str(folder))
     weights["codebook.weight"][3, 2] = float("inf")
-    checkpoint.save_weights(str(folder), weights, config)
+    weightsdir.save(str(folder), weights, config)
     with pytest.raises(ValueError, match="codebook holds NaN or infinity"):
         load_vqgan(str(folder))
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from itit import checkpoint, flags, models, storage
+from itit import checkpoint, flags, models, storage, weightsdir
 from itit.config import replace
 from itit.data import scenes
 from itit.models import t5 as t5_lib
@@ -63,8 +63,8 @@ def test_the_folder_stands_alone_and_every_file_is_hashed(run, monkeypatch, tmp_
     drawn.init_weights(run[1].t5.seed)
     found = t5_lib.load(str(out / "t5"))
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), drawn.parameters(), strict=True))
-    theirs = checkpoint.load_weights(str(run[0] / "vqgan"), type(finished_run.VQGAN_SIZES))
-    ours = checkpoint.load_weights(str(out / "vqgan"), type(finished_run.VQGAN_SIZES))
+    theirs = weightsdir.load(str(run[0] / "vqgan"), type(finished_run.VQGAN_SIZES))
+    ours = weightsdir.load(str(out / "vqgan"), type(finished_run.VQGAN_SIZES))
     assert ours[0] == theirs[0] and all(torch.equal(ours[1][name], t) for name, t in theirs[1].items())
 
 
@@ -72,7 +72,7 @@ def test_a_large_text_encoder_is_named_and_not_copied(run, tmp_path):
     folder, config, tensors = run
     t5 = models.T5Encoder(config.t5)
     t5.init_weights(config.t5.seed)
-    checkpoint.save_weights(str(tmp_path / "t5"), t5.state_dict(), config.t5)
+    weightsdir.save(str(tmp_path / "t5"), t5.state_dict(), config.t5)
     config = replace(config, t5_weights=str(tmp_path / "t5"))
     found = checkpoint.restore(config.train.workdir)
     num_bytes = sum(p.numel() * 4 for p in t5.parameters())

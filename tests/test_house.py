@@ -14,8 +14,8 @@ TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py",
 MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
 CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 DATA = ("records", "order", "images", "preprocess", "text", "streams", "scenes")
-OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "metrics",
-          "backend", "state", "train", "pretrained")  # fmt: skip
+OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
+          "metrics", "backend", "state", "train", "pretrained")  # fmt: skip
 XLA = ("sharding", "xla", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
@@ -29,9 +29,9 @@ ALLOWED = {name: set() for name in LEAVES} | {
     "inference": {"decoding", "eager", "masking", "models"},
     "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "tokens"},
     "train_step": {"eager", "inference", "objectives", "optim", "models"},
-    "state": {"checkpoint", "config", "models", "objectives", "optim", "storage", "train_step", "weights"},
+    "state": {"config", "models", "objectives", "optim", "storage", "train_step", "weights", "weightsdir"},
     "tensorfile": {"storage"},
-    "weights": {"checkpoint", "config", "models", "storage", "tensorfile"},
+    "weights": {"config", "models", "storage", "tensorfile", "weightsdir"},
 }
 # These are given the networks: from `models` they take only the types and pure functions on what goes in and out.
 GIVEN = ("inference", "objectives", "train_step")

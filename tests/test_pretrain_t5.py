@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from itit import checkpoint
+from itit import checkpoint, weightsdir
 from itit import config as config_lib
 from itit.backend import Local
 from itit.config import Config, T5Config, TrainConfig
@@ -92,7 +92,7 @@ def test_killed_run_ends_with_the_same_weights_and_itit_takes_them(tmp_path):
     assert checkpoint.latest_step(str(tmp_path / "killed")) == 5
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     assert pretrain_t5.train(settings, run_config(tmp_path / "killed"), values) == 0
-    ends = [checkpoint.load_weights(str(tmp_path / name), T5Config) for name in ("whole", "killed")]
+    ends = [weightsdir.load(str(tmp_path / name), T5Config) for name in ("whole", "killed")]
     assert ends[0][0] == ends[1][0] and ends[0][0].dim == 64
     for name, tensor in ends[0][1].items():
         assert torch.equal(tensor, ends[1][1][name]), name

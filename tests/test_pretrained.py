@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import itit
-from itit import checkpoint, samples, weights
+from itit import checkpoint, samples, weights, weightsdir
 from itit.backend import Local
 from itit.config import replace
 from itit.data import scenes
@@ -193,7 +193,7 @@ def test_parts_that_moved_are_given_and_others_refused(run, tmp_path):
     assert model.record["step"] == finished_run.STEP
     other = weights.load_t5(str(tmp_path / "t5"))
     other.init_weights(seed=99)
-    checkpoint.save_weights(str(tmp_path / "other"), other.state_dict(), other.config)
+    weightsdir.save(str(tmp_path / "other"), other.state_dict(), other.config)
     assert "other/model.safetensors: damaged or replaced" in said(
         ITIT.from_pretrained, str(copy), t5=str(tmp_path / "other")
     )

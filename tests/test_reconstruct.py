@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import checkpoint
+from itit import weightsdir
 from itit.config import VqganConfig
 from itit.data import records
 from itit.models import VQGAN
@@ -119,7 +119,7 @@ def test_the_command(tmp_path):
     model = VQGAN(CONFIG)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    checkpoint.save_weights(str(tmp_path / "vqgan"), model.state_dict(), CONFIG)
+    weightsdir.save(str(tmp_path / "vqgan"), model.state_dict(), CONFIG)
     pictures = draw(7)
     write_pictures(tmp_path / "in", pictures)
     command = [sys.executable, "-m", "tools.reconstruct", f"--vqgan={tmp_path}/vqgan", f"--input={tmp_path}/in",

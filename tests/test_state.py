@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from itit import checkpoint, shards
+from itit import checkpoint, shards, weightsdir
 from itit.backend import Local
 from itit.config import T5Config, VqganConfig
 from itit.models import VQGAN, T5Encoder
@@ -21,7 +21,7 @@ VQGAN_SIZES = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 
 
 def save_vqgan(folder):
     vqgan = VQGAN(VQGAN_SIZES)
-    checkpoint.save_weights(str(folder), vqgan.state_dict(), VQGAN_SIZES)
+    weightsdir.save(str(folder), vqgan.state_dict(), VQGAN_SIZES)
     return vqgan
 
 
@@ -29,7 +29,7 @@ def test_the_sizes_of_given_t5_weights_are_taken(tmp_path):
     sizes = T5Config(size="nano", dim=48, head_dim=8, ff_dim=32, num_layers=1, num_heads=2, vocab_size=48)
     t5 = T5Encoder(sizes)
     t5.init_weights(3)
-    checkpoint.save_weights(str(tmp_path), t5.state_dict(), sizes)
+    weightsdir.save(str(tmp_path), t5.state_dict(), sizes)
     config = settle(small.small(t5_weights=str(tmp_path)))
     assert dataclasses.replace(config.t5, weights="") == sizes and config.model.text_feature_dim == 48
     state = make_state(config, BACKEND)

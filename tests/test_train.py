@@ -19,7 +19,7 @@ from absl import flags as absl_flags
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from itit import checkpoint, flags, train
+from itit import checkpoint, flags, train, weightsdir
 from itit.config import Config, T5Config, VqganConfig, replace
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
@@ -86,7 +86,7 @@ def data(tmp_path_factory):
     (folder / "words.model").write_bytes(train_sentencepiece.train(captions * 5, 100))
     vqgan = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
                         codebook_size=40)  # fmt: skip
-    checkpoint.save_weights(str(folder / "vqgan"), VQGAN(vqgan).state_dict(), vqgan)
+    weightsdir.save(str(folder / "vqgan"), VQGAN(vqgan).state_dict(), vqgan)
     return folder
 
 
@@ -252,7 +252,7 @@ def test_bad_input_ends_in_one_line(data, tmp_path):
     (tmp_path / "torn" / "config.json").write_text(json.dumps(torn))
     t5 = T5Encoder(small.small().t5)
     shallow = T5Config(size="nano", dim=64, head_dim=16, ff_dim=128, num_layers=1, num_heads=4, vocab_size=128)
-    checkpoint.save_weights(str(tmp_path / "t5"), t5.state_dict(), shallow)
+    weightsdir.save(str(tmp_path / "t5"), t5.state_dict(), shallow)
     cases = [
         (base | {"learning_rat": 1}, ["learning_rat", "learning_rate"]),
         (base | {"t2i2t": "off"}, ["--t2i2t=off", "t2i2t_batch"]),

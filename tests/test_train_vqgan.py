@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import checkpoint, metrics
+from itit import checkpoint, metrics, weightsdir
 from itit.config import TrainConfig, VqganConfig
 from itit.data import records
 from itit.models.vqgan import VQGAN
@@ -64,7 +64,7 @@ def test_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, recipe):
         assert torch.equal(tensor, ends[1][name]), name
     parts = {name.partition("/")[0] for name in ends[0]}
     assert parts == {"model", "codes", "optimizer"} | ({"discriminator_optimizer", "ema"} if recipe is FULL else set())
-    weights = checkpoint.load_weights(str(tmp_path / "whole"), VqganConfig)[1]
+    weights = weightsdir.load(str(tmp_path / "whole"), VqganConfig)[1]
     source = "ema" if recipe is FULL else "model"
     assert torch.equal(weights["decoder.conv_out.weight"], ends[0][f"{source}/vqgan.decoder.conv_out.weight"])
     with pytest.raises(ValueError, match="--seed=4: the run in .* began with 3"):
@@ -84,7 +84,7 @@ def test_held_out_pictures_are_shown_and_scored(tmp_path, capsys):
     run = TrainConfig(workdir=str(tmp_path / "out"), backend="cpu", num_samples=3, log_every=2, sample_every=2,
                       checkpoint_every=4)  # fmt: skip
     assert train_vqgan.train(CONFIG, recipe, data, run, {}) == 0
-    config, weights = checkpoint.load_weights(str(tmp_path / "out"), VqganConfig)
+    config, weights = weightsdir.load(str(tmp_path / "out"), VqganConfig)
     model = VQGAN(config)
     model.load_state_dict(weights)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_tools_end_to_end(tmp_path):
     data, output = str(tmp_path / "raw-*"), str(tmp_path / "vqgan")
     done = command("tools.train_vqgan", f"--data={data}", f"--output={output}", *FLAGS)
     assert done.returncode == 0 and "PSNR" in done.stdout, done.stderr
-    config, weights = checkpoint.load_weights(output, VqganConfig)
+    config, weights = weightsdir.load(output, VqganConfig)
     assert config == CONFIG
     assert Image.open(f"{output}/reconstructions.png").size == (8 * 16, 2 * 16)
     model = VQGAN(config)
@@ -127,7 +127,7 @@ def test_tools_end_to_end(tmp_path):
 
 
 def save_random_vqgan(folder):
-    checkpoint.save_weights(str(folder), VQGAN(CONFIG).state_dict(), CONFIG)
+    weightsdir.save(str(folder), VQGAN(CONFIG).state_dict(), CONFIG)
     return str(folder)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from itit import checkpoint, models, tensorfile, weights
+from itit import models, tensorfile, weights, weightsdir
 from itit.config import T5Config, VqganConfig, to_json
 from itit.models import VQGAN, t5
 from tests import small
@@ -17,7 +17,7 @@ SIZES = T5Config(size="nano", dim=24, head_dim=8, ff_dim=32, num_layers=2, num_h
 def save_t5(folder, dtype=torch.float32, config=SIZES):
     encoder = t5.T5Encoder(SIZES)
     encoder.init_weights(int(torch.randint(2**31, ())))
-    checkpoint.save_weights(str(folder), encoder.to(dtype).state_dict(), config)
+    weightsdir.save(str(folder), encoder.to(dtype).state_dict(), config)
     return encoder
 
 
@@ -43,11 +43,11 @@ def test_a_text_encoder_comes_back_frozen_in_its_own_dtype(tmp_path, dtype):
 def test_an_image_tokenizer_comes_back_frozen(tmp_path):
     config = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=20)
     saved = VQGAN(config).eval()
-    checkpoint.save_weights(str(tmp_path), saved.state_dict(), config)
+    weightsdir.save(str(tmp_path), saved.state_dict(), config)
     found, pixels = weights.load_vqgan(str(tmp_path)), torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
     assert torch.equal(found.tokenize(pixels), saved.tokenize(pixels)) and not found.training
     assert not any(p.requires_grad for p in found.parameters())
-    hashes = checkpoint.weight_hashes(str(tmp_path))
+    hashes = weightsdir.hashes_of(str(tmp_path))
     weights.load_vqgan(str(tmp_path), hashes["model.safetensors"])
     with pytest.raises(ValueError, match="recorded is abc"):
         weights.load_vqgan(str(tmp_path), "abc")
@@ -64,7 +64,7 @@ def test_an_image_tokenizer_comes_back_frozen(tmp_path):
 def test_text_encoders_that_do_not_fit_are_refused(tmp_path, config, tensors, part):
     save_t5(tmp_path, config=config)
     if tensors:
-        checkpoint.save_weights(str(tmp_path), tensors, config)
+        weightsdir.save(str(tmp_path), tensors, config)
     with pytest.raises(ValueError, match=f"^{tmp_path}") as error:
         t5.load(str(tmp_path))
     assert part in str(error.value) and "\n" not in str(error.value)
@@ -73,7 +73,7 @@ def test_text_encoders_that_do_not_fit_are_refused(tmp_path, config, tensors, pa
 @pytest.mark.parametrize("values", [{}, {"class_token": True, "empty_text": "learned", "text_decoder_norm": "post"}])
 def test_itit_comes_back_from_its_folder_and_from_the_file_alone(tmp_path, values):
     saved, hashes = save_itit(tmp_path / "model.safetensors", **values)
-    checkpoint.write_hashes(str(tmp_path), {"model.safetensors": hashes})
+    weightsdir.write_hashes(str(tmp_path), {"model.safetensors": hashes})
     (tmp_path / "moved.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
     for path in (tmp_path, tmp_path / "model.safetensors", tmp_path / "moved.safetensors"):
         found = models.load(str(path))
@@ -103,7 +103,7 @@ def test_what_is_no_export_is_refused(tmp_path):
     with pytest.raises(ValueError, match="its tensors do not fit its record: size mismatch for"):
         models.load(str(tmp_path))
     _, hashes = save_itit(file, config)
-    checkpoint.write_hashes(str(tmp_path), {"model.safetensors": hashes})
+    weightsdir.write_hashes(str(tmp_path), {"model.safetensors": hashes})
     data = bytearray(file.read_bytes())
     data[-3] ^= 4
     file.write_bytes(data)

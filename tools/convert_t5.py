@@ -12,7 +12,7 @@ import torch
 import tqdm
 from absl import flags
 
-from itit import checkpoint, storage
+from itit import storage, weightsdir
 from itit.config import T5Config
 from itit.data.text import Detokenizer
 from itit.flags import run_main
@@ -162,7 +162,7 @@ def convert(folder, output, dtype):
             hashes[name] = {"bytes": storage.size(path), "sha256": storage.sha256(path)}
         with tqdm.tqdm(total=total, desc="converting", unit=" parameters", unit_scale=True, leave=False) as bar:
             tensors = converted(source, wanted, layout, bar)
-            checkpoint.stream_weights(staging, layout, tensors, config, vocabulary, hashes)
+            weightsdir.stream(staging, layout, tensors, config, vocabulary, hashes)
         source.close()
     print(f"{output}: T5 encoder, {total / 1e6:.1f} M parameters as {dtype}, from {len(used)} files")
     return config

@@ -17,7 +17,7 @@ import os
 import torch
 from absl import flags
 
-from itit import checkpoint, storage
+from itit import storage, weightsdir
 from itit.flags import run_main
 from itit.tensorfile import TensorFile
 from tools import pickled
@@ -57,7 +57,7 @@ def read(path):
 
 def norm_groups_beside(path):
     """What a config.json beside the weights says of norms, as diffusers writes it. Raises ValueError, naming it."""
-    config_path = storage.join(os.path.dirname(path), checkpoint.CONFIG)
+    config_path = storage.join(os.path.dirname(path), weightsdir.CONFIG)
     if not storage.exists(config_path):
         return layouts.NORM_GROUPS
     with storage.open(config_path) as file:
@@ -91,7 +91,7 @@ def convert(path, output, layout_name, pixel_range, image_size):
     shapes = {key: (torch.float32, tensor.shape) for key, tensor in weights.items()}
     source = {os.path.basename(path): {"bytes": storage.size(path), "sha256": storage.sha256(path)}, "layout": name}
     with new_folder(output) as staging:
-        checkpoint.stream_weights(staging, shapes, weights.values(), config, source=source)
+        weightsdir.stream(staging, shapes, weights.values(), config, source=source)
     side, grid, size = config.image_size, config.grid, sum(tensor.numel() for tensor in weights.values())
     print(
         f"{output}: layout {name}, {config.codebook_size} codes of width {config.latent_dim}, {side} x {side} pixels "

@@ -17,7 +17,7 @@ import os
 from absl import flags
 
 import itit
-from itit import checkpoint, storage, tensorfile, weights
+from itit import checkpoint, storage, tensorfile, weights, weightsdir
 from itit import config as config_lib
 from itit import flags as flags_lib
 from itit.models import ITIT
@@ -61,9 +61,9 @@ def check_fit(config, tensors, place):
 
 def write_part(folder, name, module):
     """A frozen network as a folder in `folder`. Returns what the record says of it."""
-    checkpoint.save_weights(storage.join(folder, name), module.state_dict(), module.config)
-    hashes = checkpoint.weight_hashes(storage.join(folder, name))
-    return {"path": name, "sha256": hashes[checkpoint.WEIGHTS]}
+    weightsdir.save(storage.join(folder, name), module.state_dict(), module.config)
+    hashes = weightsdir.hashes_of(storage.join(folder, name))
+    return {"path": name, "sha256": hashes[weightsdir.WEIGHTS]}
 
 
 def write_t5(folder, config, t5, max_bytes):
@@ -72,8 +72,8 @@ def write_t5(folder, config, t5, max_bytes):
     source = config.t5.weights
     if not source or num_bytes <= max_bytes:
         return write_part(folder, "t5", t5)
-    path = storage.join(source, checkpoint.WEIGHTS)
-    sha256 = checkpoint.weight_hashes(source).get(checkpoint.WEIGHTS) or storage.sha256(path)
+    path = storage.join(source, weightsdir.WEIGHTS)
+    sha256 = weightsdir.hashes_of(source).get(weightsdir.WEIGHTS) or storage.sha256(path)
     return {"path": source if storage.is_remote(source) else os.path.abspath(source), "sha256": sha256}
 
 
@@ -84,7 +84,7 @@ def write_vocabulary(folder, config, hashes):
     with storage.open(config.data.vocabulary) as file:
         data = file.read()
     storage.write_bytes(storage.join(folder, VOCABULARY), data)
-    hashes[VOCABULARY] = checkpoint.hash_of(data)
+    hashes[VOCABULARY] = weightsdir.hash_of(data)
     return {"path": VOCABULARY, "sha256": hashes[VOCABULARY]["sha256"]}
 
 
@@ -107,14 +107,14 @@ def export(config, found, output, averaged, max_bytes, report):
         }
         record = make_record(config, step, averaged, parts)
         layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-        hashes[checkpoint.WEIGHTS] = tensorfile.write(
-            storage.join(staging, checkpoint.WEIGHTS), layout, tensors.values(), {weights.RECORD: json.dumps(record)}
+        hashes[weightsdir.WEIGHTS] = tensorfile.write(
+            storage.join(staging, weightsdir.WEIGHTS), layout, tensors.values(), {weights.RECORD: json.dumps(record)}
         )
-        card = model_card.write(config, record, hashes[checkpoint.WEIGHTS]["sha256"], tensors, report)
+        card = model_card.write(config, record, hashes[weightsdir.WEIGHTS]["sha256"], tensors, report)
         for name, text in ((SETTINGS, flags_lib.to_flagfile(config)), (CARD, card)):
             storage.write_bytes(storage.join(staging, name), text.encode())
-            hashes[name] = checkpoint.hash_of(text.encode())
-        checkpoint.write_hashes(staging, hashes)
+            hashes[name] = weightsdir.hash_of(text.encode())
+        weightsdir.write_hashes(staging, hashes)
     return record
 
 

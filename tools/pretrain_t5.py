@@ -19,7 +19,7 @@ from absl import flags
 from torch import nn
 
 from itit import backend as backends
-from itit import checkpoint, train_step
+from itit import checkpoint, train_step, weightsdir
 from itit import config as config_lib
 from itit import flags as flags_lib
 from itit.config import Config, knob
@@ -150,7 +150,7 @@ def train(settings, run, flag_values):
     if code == 0 and checkpoint.latest_step(run.workdir) == settings.num_steps:
         weights = backend.on_host(state.model.encoder.state_dict())
         if backend.hosts.leads:
-            checkpoint.save_weights(run.workdir, weights, config.t5)
+            weightsdir.save(run.workdir, weights, config.t5)
             print(f"{run.workdir}: a T5-{settings.t5_size} encoder, for --t5_weights={run.workdir}")
     return code
 

@@ -20,7 +20,7 @@ from absl import flags
 from PIL import Image
 
 from itit import backend as backends
-from itit import checkpoint, storage
+from itit import checkpoint, storage, weightsdir
 from itit import flags as flags_lib
 from itit.config import VqganConfig, knob
 from tools import loop, run_flags, vqgan_step
@@ -82,7 +82,7 @@ def finish(state, config, pictures, held_out, run, backend, batch_size):
         tensors = backend.on_host(state.model.vqgan.state_dict())
     if not backend.hosts.leads:
         return
-    checkpoint.save_weights(run.workdir, tensors, config)
+    weightsdir.save(run.workdir, tensors, config)
     with storage.writer(storage.join(run.workdir, "reconstructions.png")) as file:
         Image.fromarray(sheet(shown, drawn[: len(shown)])).save(file, "PNG")
     print(f"{run.workdir}: {ids.shape[1]} tokens a picture, PSNR {psnr(held_out, drawn):.1f} dB of {len(held_out)} "
