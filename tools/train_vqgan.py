@@ -25,7 +25,7 @@ from PIL import Image
 from itit import checkpoint, metrics, storage
 from itit import config as config_lib
 from itit import flags as flags_lib
-from itit.data import order
+from itit.data.blocks import Reader
 from itit.data.source import Source
 from itit.models.vqgan import VQGAN
 
@@ -38,6 +38,7 @@ REVIVAL_EVERY = 20
 DEAD_SHARE = 0.02  # a code below this share of the mean use is dead
 LR_WARMUP_STEPS = 20
 MAX_BYTES_IN_MEMORY = 2 << 30
+LANES = 16  # of the order of pictures that do not fit
 LOG_EVERY, CHECKPOINT_EVERY, KEEP_LAST = 20, 200, 2
 NUM_PREVIEWS = 8
 
@@ -49,14 +50,15 @@ class Pictures:
     """
 
     def __init__(self, pattern, image_size, seed):
-        settings = config_lib.replace(config_lib.Config(), image_size=image_size)
+        settings = config_lib.replace(config_lib.Config(), image_size=image_size, seed=seed)
         self._pool = concurrent.futures.ThreadPoolExecutor(8)
-        self._source = Source("data", pattern, ("picture",), settings, self._pool)
+        reader = Reader(settings.data.read_requests, settings.data.read_ahead_mib << 20)
+        self._source = Source("data", pattern, ("picture",), settings, reader, LANES)
         if self._source.broken:
             raise self._source.broken[0]
         if self._source.forms["picture"] != "image":
             raise ValueError(f"--data={pattern}: holds 'image_ids', must hold raw pictures ('image')")
-        self._seed, self._all = seed, None
+        self._all = None
         count = len(self._source)
         if count * image_size * image_size * 3 <= MAX_BYTES_IN_MEMORY:
             loaded = self._pool.map(self._load, range(count))
@@ -64,7 +66,7 @@ class Pictures:
 
     def batch(self, step, batch_size):
         """uint8 [B, S, S, 3], a function of (seed, step)."""
-        ids = order.sample_ids(self._seed, "vqgan", step, batch_size, len(self._source))
+        ids = self._source.ids(np.arange(step * batch_size, (step + 1) * batch_size))
         pictures = list(self._pool.map(self._load, ids)) if self._all is None else self._all[ids]
         return torch.from_numpy(np.stack(pictures))
 
