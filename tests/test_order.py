@@ -34,7 +34,7 @@ def test_each_id_once_an_epoch(rng):
 
 def test_a_lane_stays_in_one_window_and_goes_on_to_the_next(rng):
     """Each lane's records of an epoch come from few blocks at a time, none of which returns."""
-    for _ in range(30):
+    for _ in range(10):
         made, counts = draw(rng, window=(window := int(rng.integers(1, 4))))
         block_of = np.repeat(np.arange(len(counts)), counts)
         for lane in range(min(made._lanes, counts.sum())):
@@ -47,7 +47,7 @@ def test_a_lane_stays_in_one_window_and_goes_on_to_the_next(rng):
 
 @pytest.mark.parametrize("num_hosts", [1, 2, 4, 8, 16])
 def test_hosts_read_the_blocks_of_their_lanes(num_hosts, rng):
-    """The bound of the docstring, counted; and with 16 hosts it is a tenth more than once, where it could be 16 times."""
+    """The bound of the docstring, counted; with 16 hosts a twentieth more than once, not 16 times."""
     counts, sizes, window = rng.integers(50, 150, 2000), [64, 32], 3
     lanes = order.num_lanes(sizes)
     made, block_of = order.Order(5, "x", counts, window, lanes), np.repeat(np.arange(len(counts)), counts)
@@ -121,10 +121,10 @@ def test_each_permutation_by_its_own_key_and_size(rng):
 def test_a_mixture_keeps_shares_and_epochs(rng):
     for _ in range(20):
         lanes, weights = int(rng.integers(1, 20)), rng.integers(1, 6, 3).tolist()
-        orders = [draw(rng, lanes=lanes, name=name)[0] for name in "abc"]
+        orders = [order.Order(3, name, rng.integers(1, 9, 10), 2, lanes) for name in "abc"]
         mixture = order.Mixture(orders, weights, lanes)
         sizes = [made.num_records for made in orders]
-        positions = np.arange(4 * lanes * sum(weights) * max(sizes))
+        positions = np.arange(20 * lanes * sum(weights))
         ids = mixture.ids(positions)
         np.testing.assert_array_equal(ids[::-7], mixture.ids(positions[::-7]))
         dataset = np.searchsorted(np.cumsum(sizes), ids, "right")
@@ -133,8 +133,7 @@ def test_a_mixture_keeps_shares_and_epochs(rng):
             assert (np.stack([(turns == number).sum(1) for number in range(3)], 1) == weights).all()
         for number, start in enumerate(np.cumsum([0, *sizes[:-1]])):
             counts = np.bincount(ids[dataset == number] - start, minlength=sizes[number])
-            assert counts.max() - counts.min() <= 2  # lanes may be a slot apart where an epoch ends
-            assert counts.min() >= 1
+            assert counts.max() - counts.min() <= 1
 
 
 def test_a_mixture_of_one_is_the_dataset_and_batches_are_mixed():
