@@ -66,7 +66,7 @@ def png(pixels):
 
 def ids_of(streams, name, step):
     """Task -> the ids of its rows at a step."""
-    rows, source = streams.rows(step), streams._sources[name]
+    rows, source = streams.rows(step), streams.sources[name]
     return {task: source.ids(rows[task]) for task in STREAMS[name][1] if task in rows}
 
 
@@ -169,7 +169,7 @@ def test_blocks_are_read_once_an_epoch(tmp_path, reads, num_hosts):
             streams.batch(step)
         assert len(reads) <= 1.05 * len(set(reads))
         total += len(set(reads))
-    blocks = len(streams._sources["paired_data"]._table.size)
+    blocks = len(streams.sources["paired_data"]._table.size)
     assert blocks > 100 and blocks <= total <= blocks + 16 * 2
 
 
@@ -178,7 +178,7 @@ def test_blocks_are_read_ahead(tmp_path, reads):
     streams = Streams(make_config(paired_data=pattern, block_bytes=200, read_ahead_mib=1))
     streams.reader.hold(1 << 20)
     ids = [np.concatenate(list(ids_of(streams, "paired_data", step).values())) for step in range(5)]
-    table = streams._sources["paired_data"]._table
+    table = streams.sources["paired_data"]._table
     places = [{(table.paths[table.shard[block]], int(table.offset[block])) for block in table.block_of(some)}
               for some in ids]  # fmt: skip
     for step in (0, 1):

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+ORIENTATION = 0x0112  # EXIF
 
 
 def decode(data, image_size, max_pixels):
@@ -42,10 +43,12 @@ def decode(data, image_size, max_pixels):
 def to_square(picture, image_size):
     """A PIL picture as uint8 [S, S, 3], as `decode` does it. Raises ValueError where its data are damaged."""
     try:
-        picture = _to_rgb(ImageOps.exif_transpose(picture))
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
+        # Each of these would copy a picture that needs nothing.
+        picture = ImageOps.exif_transpose(picture) if turned else picture
+        return np.asarray(_resize(_to_rgb(picture), image_size))
     except Exception as error:
         raise ValueError(f"picture does not decode: {_one_line(error)}") from None
-    return np.asarray(_resize(picture, image_size))
 
 
 def _one_line(error):
@@ -60,13 +63,17 @@ def _to_rgb(picture):
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _resize(picture, image_size):
-    """The crop comes first, so that a very long picture is never enlarged as a whole."""
+    """The crop comes first, so that a very long picture is never enlarged as a whole. One that has the size already is
+    cut at whole pixels and stays as sharp as it is."""
     width, height = picture.size
     short = min(width, height)
+    if short == image_size:
+        left, top = (width - short) // 2, (height - short) // 2
+        return picture.crop((left, top, left + short, top + short))
     left, top = (width - short) / 2, (height - short) / 2
     box = (left, top, left + short, top + short)
     return picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box)

@@ -73,6 +73,11 @@ class Source:
     def __len__(self):
         return len(self._table)
 
+    @property
+    def mean_bytes(self):
+        """Bytes of a record, framing included."""
+        return self._table.size.sum() / len(self)
+
     def describe(self):
         """One line: how much, in which form, and in which shares."""
         count = len(self._table.paths)
@@ -92,11 +97,18 @@ class Source:
     def load(self, record_id):
         """Feature -> value of one record: checked int64 ids, uint8 [S, S, 3] pixels ("image"), or str. Raises
         BadRecord, also for a record that lacks what the others of the stream hold."""
+        features = self.features(record_id)
+        try:
+            return {form: self._value(form, features) for form in self.forms.values()}
+        except ValueError as error:
+            raise self.bad(record_id, error) from None
+
+    def features(self, record_id):
+        """Feature -> value of one record as it is stored, see `records.decode_example`. Raises BadRecord."""
         block, number = self._find(record_id)
         payload = block.payload(number)
         try:
-            features = records.decode_example(payload)
-            return {form: self._value(form, features) for form in self.forms.values()}
+            return records.decode_example(payload)
         except ValueError as error:
             raise block.bad(number, error) from None
 

@@ -52,7 +52,7 @@ class Streams:
         self.reader = Reader(config.data.read_requests, config.data.read_ahead_mib << 20)
         workers = os.cpu_count() if config.data.num_workers < 0 else config.data.num_workers
         self._map = concurrent.futures.ThreadPoolExecutor(workers, "records").map if workers else map
-        self._sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
+        self.sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
         self._eval = self._eval_source()
         self._tokenizer = self._make_tokenizer()
 
@@ -81,7 +81,7 @@ class Streams:
         """
         self._read_ahead(step)
         out = {}
-        for name, source in self._sources.items():
+        for name, source in self.sources.items():
             places = self._places(name, step)
             mine = np.concatenate(list(places.values()))
             fields = self._rows(source, mine)
@@ -96,7 +96,7 @@ class Streams:
 
     def rows(self, step):
         """Task -> int64 [B], the places in its stream that this host's rows of a step have; no other host has them."""
-        return {task: places for name in self._sources for task, places in self._places(name, step).items()}
+        return {task: places for name in self.sources for task, places in self._places(name, step).items()}
 
     def _places(self, name, step):
         sizes = self._sizes(name)
@@ -124,7 +124,7 @@ class Streams:
             for planned in range(self._planned, min(self._planned + 2, step + STEPS_AHEAD)):
                 if not self.reader.has_room():
                     return
-                for name, source in self._sources.items():
+                for name, source in self.sources.items():
                     source.ask(source.ids(np.concatenate(list(self._places(name, planned).values()))))
                 self._planned = planned + 1
 
@@ -150,7 +150,7 @@ class Streams:
     def _eval_source(self):
         data, wanted = self._config.data, STREAMS["paired_data"][0]
         if not data.eval_data:
-            paired = self._sources.get("paired_data")
+            paired = self.sources.get("paired_data")
             return paired or (self._open("paired_data", data.paired_data, wanted) if data.paired_data else None)
         return self._open("eval_data", data.eval_data, wanted)
 
@@ -168,8 +168,8 @@ class Streams:
         return source
 
     def _all_sources(self):
-        extra = [self._eval] if self._eval and self._eval not in self._sources.values() else []
-        return [*self._sources.values(), *extra]
+        extra = [self._eval] if self._eval and self._eval not in self.sources.values() else []
+        return [*self.sources.values(), *extra]
 
     def _make_tokenizer(self):
         data, model = self._config.data, self._config.model
