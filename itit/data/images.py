@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 CENTRE = (0.5, 0.5)
+ORIENTATION = 0x0112  # EXIF
 
 
 def decode(data, image_size, max_pixels, place=CENTRE, scale=1.0):
@@ -50,7 +51,9 @@ def open_picture(data, max_pixels):
 def to_rgb(picture):
     """A PIL picture decoded, upright and in RGB. Raises ValueError where its data are damaged."""
     try:
-        return _to_rgb(ImageOps.exif_transpose(picture))
+        picture.load()
+        turned = picture.getexif().get(ORIENTATION, 1) != 1  # exif_transpose copies what it need not turn
+        return _to_rgb(ImageOps.exif_transpose(picture) if turned else picture)
     except Exception as error:
         raise ValueError(f"picture does not decode: {_one_line(error)}") from None
 
@@ -72,13 +75,16 @@ def _to_rgb(picture):
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _resize(picture, image_size, place, scale):
-    """The crop comes first, so that a very long picture is never enlarged as a whole."""
+    """The crop comes first, so that a very long picture is never enlarged as a whole. A square that has the size already
+    is cut out at whole pixels and stays as sharp as it is."""
     width, height = picture.size
     side = min(width, height) * scale
     left, top = (width - side) * place[0], (height - side) * place[1]
+    if side == image_size:
+        return picture.crop((int(left), int(top), int(left) + image_size, int(top) + image_size))
     box = (left, top, min(width, left + side), min(height, top + side))
     return picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box)
