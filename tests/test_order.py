@@ -45,10 +45,10 @@ def test_a_lane_stays_in_one_window_and_goes_on_to_the_next(rng):
             assert max(alive) <= window
 
 
-@pytest.mark.parametrize("num_hosts", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("num_hosts", [1, 4, 16])
 def test_hosts_read_the_blocks_of_their_lanes(num_hosts, rng):
-    """The bound of the docstring, counted; with 16 hosts a twentieth more than once, not 16 times."""
-    counts, sizes, window = rng.integers(50, 150, 2000), [64, 32], 3
+    """The bound of the docstring, counted; with 16 hosts a tenth more than once, not 16 times."""
+    counts, sizes, window = rng.integers(10, 30, 1000), [64, 32], 3
     lanes = order.num_lanes(sizes)
     made, block_of = order.Order(5, "x", counts, window, lanes), np.repeat(np.arange(len(counts)), counts)
     read = 0
