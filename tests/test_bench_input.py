@@ -39,7 +39,8 @@ def test_the_table(streams):
     megabytes = (6 * sizes[0] + 6 * sizes[1] + 2 * sizes[2]) / 1e6
     assert found == {
         "batches/s": (10, 8), "records/s": (140, 112), "pictures/s": (120, 96), "pictures/s, bare decoding": (300, 200),
-        "MB/s of records": pytest.approx((10 * megabytes, 8 * megabytes), rel=1e-3), "input over bare decoding": (0.4, 0.6),
+        "MB/s of records": pytest.approx((10 * megabytes, 8 * megabytes), rel=1e-3),
+        "input over bare decoding": (0.4, 0.6),
     }  # fmt: skip
 
 
@@ -52,5 +53,5 @@ def test_rounds_of_ids_alone_have_nothing_to_decode(tmp_path):
 
 
 def test_both_are_measured(streams):
-    (rate, bare), = bench_input.measure(streams, streams._config, 1, 1)
+    ((rate, bare),) = bench_input.measure(streams, streams._config, 1, 1)
     assert rate > 0 and bare > 0

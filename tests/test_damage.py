@@ -28,8 +28,8 @@ def bomb(rng):
     """A header of a PNG or a GIF with up to 2 ** 32 pixels and next to nothing behind it."""
     width, height = (int(side) for side in rng.integers(8_000, 65_000, 2))
     if rng.integers(2):
-        return b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, width,
-                                                                                          height, 0) + b"\x08\x00;"  # fmt: skip
+        frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x08\x00;"
+        return b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0) + frame
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 

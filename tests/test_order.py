@@ -18,8 +18,8 @@ def rng():
 def draw(rng, **values):
     """An Order of random sizes, and the counts of its blocks."""
     counts = rng.integers(1, int(rng.integers(2, 60)), int(rng.integers(1, 40)))
-    given = dict(seed=int(rng.integers(2**31)), name="x", window=int(rng.integers(1, 7)), lanes=int(rng.integers(1, 70)))
-    return order.Order(counts=counts, **(given | values)), counts
+    seed, window, lanes = int(rng.integers(2**31)), int(rng.integers(1, 7)), int(rng.integers(1, 70))
+    return order.Order(**(dict(seed=seed, name="x", counts=counts, window=window, lanes=lanes) | values)), counts
 
 
 def test_each_id_once_an_epoch(rng):

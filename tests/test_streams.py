@@ -116,7 +116,7 @@ def digest(config, steps, num_hosts=1, ahead=None):
 
 
 def test_the_order_is_the_same_for_all_hosts_and_workers(tmp_path):
-    """Over more than two epochs of uneven shards, a mixture among them; and after a resume in mid-epoch on other hosts."""
+    """Over two epochs of uneven shards, a mixture among them; and after a resume in mid-epoch on other hosts."""
     one, two = write_ids(tmp_path, count=401, shards=5), write_ids(tmp_path, count=60, shards=1, name="texts")
     values = HASHED | dict(paired_data=one, text_data=f"{one}@2,{two}@1")
     config = make_config(**values)

@@ -1,4 +1,4 @@
-"""`python -m tools.bench_input [--hosts=1] [--batches=20] [--rounds=5] --flagfile=FILE [--flag=value]`: the input alone.
+"""`python -m tools.bench_input [--hosts=1] [--batches=20] [--rounds=5] --flagfile=FILE [--flag=value]`: input alone.
 
 Makes the batches of a training run as the run does, from disk or gs://, and throws them away; beside it, in turns,
 decodes some hundred of the same pictures from memory on as many threads, and nothing else. Prints records/s, MB/s, and

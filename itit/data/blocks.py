@@ -27,8 +27,8 @@ class Table:
       each: `map`, or that of a pool.
 
     `first`: int64 [K + 1], number of the first record of each block, and of all; `shard`: int32 [K]; `offset`, `size`:
-    int64 [K], bytes. `heads`: per shard the offsets and lengths of its first records, int64 [<= 16, 2]. `broken` lists a
-    BadRecord for each file whose framing, or whose index, is damaged: records are those before.
+    int64 [K], bytes. `heads`: per shard the offsets and lengths of its first records, int64 [<= 16, 2]. `broken` lists
+    a BadRecord for each file whose framing, or whose index, is damaged; records behind a broken framing are left out.
     """
 
     def __init__(self, paths, block_bytes, each=map):

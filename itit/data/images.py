@@ -79,8 +79,8 @@ def _to_rgb(picture):
 
 
 def _resize(picture, image_size, place, scale):
-    """The crop comes first, so that a very long picture is never enlarged as a whole. A square that has the size already
-    is cut out at whole pixels and stays as sharp as it is."""
+    """The crop comes first, so that a very long picture is never enlarged as a whole. A square that has the size
+    already is cut out at whole pixels and stays as sharp as it is."""
     width, height = picture.size
     side = min(width, height) * scale
     left, top = (width - side) * place[0], (height - side) * place[1]

@@ -9,7 +9,7 @@ Lanes: the epoch's list is cut into G stretches of equal length, and the positio
 The rows of a batch are laid out lane by lane, so that a host, whose rows are a contiguous part, reads the blocks of its
 lanes and no others. G depends on the batch and never on the number of hosts, so neither does the order. Two lanes share
 the window at which their stretches meet: with K blocks, W of them a window, H hosts, an epoch reads at most K + G W
-blocks where H divides G, and min(H K, K + G W) at the most.
+blocks where H divides G, and never more than H K.
 
 Shapes: P positions, B rows of a step, K blocks, D datasets.
 """
@@ -104,8 +104,8 @@ class Mixture:
     def __init__(self, orders, weights, lanes):
         self._orders, self._lanes, self._weights = orders, lanes, np.array(weights)
         self._first = np.cumsum([0, *(order.num_records for order in orders)])
-        evenly = sorted(((2 * i + 1) / weight, dataset) for dataset, weight in enumerate(weights) for i in range(weight))
-        self._slots = np.array([dataset for _, dataset in evenly])
+        evenly = [((2 * i + 1) / weight, dataset) for dataset, weight in enumerate(weights) for i in range(weight)]
+        self._slots = np.array([dataset for _, dataset in sorted(evenly)])
         taken = self._slots[:, None] == np.arange(len(orders))
         self._before = np.concatenate([np.zeros((1, len(orders)), np.int64), np.cumsum(taken, 0)])
 
