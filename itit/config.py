@@ -195,10 +195,10 @@ class OptimConfig:
 class DataConfig:
     """Where pictures and texts come from. Patterns name TFRecord shards, local or gs://, separated by commas.
 
-    One with @N at the end of each pattern is a mixture: "a-*@3,b-*@1" takes three of four records from the first.
+    With @N after each pattern they are a mixture: "a-*@3,b-*@1" takes three of four records from the first.
     """
 
-    paired_data: str = knob("", "Shards with a picture and a text in each record.")
+    paired_data: str = knob("", "Shards with a picture and a text in each record. A mixture: a-*@3,b-*@1.")
     image_data: str = knob("", "Shards of unpaired pictures.")
     text_data: str = knob("", "Shards of unpaired texts.")
     eval_data: str = knob("", "Paired shards that sample pictures are made from; by default paired_data.")
@@ -213,7 +213,7 @@ class DataConfig:
     shuffle_blocks: int = knob(4, "Blocks of a lane that have their records mixed. Changes the order.")
     read_ahead_mib: int = knob(256, "Blocks read before they are needed take at most about this.")
     read_requests: int = knob(16, "Reads under way at a time.")
-    num_workers: int = knob(-1, "Threads that decode records; 0: none but those of prefetch; -1: one a core.")
+    num_workers: int = knob(-1, "Threads that decode records; -1: one a core, up to 16; 0: those of prefetch alone.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from itit import flags
 from itit.data.prefetch import prefetch
-from itit.data.streams import STREAMS, Streams
+from itit.data.streams import STREAMS, Streams, num_workers
 
 NUM_PICTURES = 512  # decoded from memory in a round
 
@@ -64,9 +64,8 @@ def input_rate(streams, start_step, num_batches, depth):
 
 def measure(streams, config, num_batches, num_rounds):
     """Batches a second and bare pictures a second, or None where there are none, of each round."""
-    workers, found = config.data.num_workers, []
-    pictures = sample_pictures(streams)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if workers < 0 else max(1, workers)) as pool:
+    found, pictures = [], sample_pictures(streams)
+    with concurrent.futures.ThreadPoolExecutor(max(1, num_workers(config))) as pool:
         for number in range(num_rounds):
             rate = input_rate(streams, number * num_batches, num_batches, config.data.prefetch)
             found.append((rate, bare_rate(pictures, pool) if pictures else None))

@@ -50,7 +50,7 @@ class Streams:
         self._config, self._host_index, self._num_hosts = config, host_index, num_hosts
         self.num_bad, self._bad, self._lock, self._planned = 0, {}, threading.Lock(), 0
         self.reader = Reader(config.data.read_requests, config.data.read_ahead_mib << 20)
-        workers = os.cpu_count() if config.data.num_workers < 0 else config.data.num_workers
+        workers = num_workers(config)
         self._map = concurrent.futures.ThreadPoolExecutor(workers, "records").map if workers else map
         self.sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
         self._eval = self._eval_source()
@@ -236,6 +236,12 @@ class Streams:
         limit = self._config.data.max_bad_records
         if self.num_bad > limit:
             raise ValueError(f"{error} (damaged records so far: {self.num_bad}, above --max_bad_records={limit})")
+
+
+def num_workers(config):
+    """Threads that decode records."""
+    # Python's own share of a record's work, a tenth, is done by one thread at a time.
+    return min(16, os.cpu_count() or 1) if config.data.num_workers < 0 else config.data.num_workers
 
 
 def _load_all(source, ids):
