@@ -115,7 +115,7 @@ class Blocks:
     def read(self, block):
         self.seen.append(block)
         if self.gate:
-            assert self.gate.wait(60)
+            self.gate.wait(60)
         if block in self.fails:
             raise OSError(5, "gone", f"block {block}")
         return f"block {block}"

@@ -159,18 +159,18 @@ def reads(monkeypatch):
 @pytest.mark.parametrize("num_hosts", [1, 4])
 def test_blocks_are_read_once_an_epoch(tmp_path, reads, num_hosts):
     """But those that two lanes share, at the most; a host alone holds enough of them not to read one again."""
-    config = make_config(paired_data=write_ids(tmp_path, count=1600, shards=4), t2i_batch=16, i2t_batch=16,
-                         block_bytes=1000, shuffle_blocks=2, read_ahead_mib=0)  # fmt: skip
+    config = make_config(paired_data=write_ids(tmp_path, count=2400, shards=4), t2i_batch=16, i2t_batch=16,
+                         block_bytes=3000, shuffle_blocks=1, read_ahead_mib=0)  # fmt: skip
     total = 0
     for host in range(num_hosts):
         streams = Streams(config, host, num_hosts)
         reads.clear()
-        for step in range(50):
+        for step in range(75):
             streams.batch(step)
         assert len(reads) <= 1.05 * len(set(reads))
         total += len(set(reads))
     blocks = len(streams.sources["paired_data"]._table.size)
-    assert blocks > 100 and blocks <= total <= blocks + 16 * 2
+    assert blocks > 60 and blocks <= total <= blocks + 16
 
 
 def test_blocks_are_read_ahead(tmp_path, reads):
