@@ -47,6 +47,11 @@ def check(config):
         (t.num_samples >= 1, "num_samples", t.num_samples, "at least 1"),
         (config.data.max_bad_records >= 0, "max_bad_records", config.data.max_bad_records, "at least 0"),
         (config.data.prefetch >= 1, "prefetch", config.data.prefetch, "at least 1"),
+        (config.data.block_bytes >= 1, "block_bytes", config.data.block_bytes, "at least 1"),
+        (config.data.shuffle_blocks >= 1, "shuffle_blocks", config.data.shuffle_blocks, "at least 1"),
+        (config.data.read_ahead_mib >= 0, "read_ahead_mib", config.data.read_ahead_mib, "at least 0"),
+        (config.data.read_requests >= 1, "read_requests", config.data.read_requests, "at least 1"),
+        (config.data.num_workers >= -1, "num_workers", config.data.num_workers, "at least -1"),
     ]  # fmt: skip
     batches = {name: getattr(o, name) for name in
                ("t2i_batch", "i2t_batch", "t2i2t_batch", "i2t2i_batch", "t2t_batch", "i2i_batch")}  # fmt: skip

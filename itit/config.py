@@ -193,9 +193,12 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where pictures and texts come from. Patterns name TFRecord shards, local or gs://, separated by commas."""
+    """Where pictures and texts come from. Patterns name TFRecord shards, local or gs://, separated by commas.
 
-    paired_data: str = knob("", "Shards with a picture and a text in each record.")
+    With @N after each pattern they are a mixture: "a-*@3,b-*@1" takes three of four records from the first.
+    """
+
+    paired_data: str = knob("", "Shards with a picture and a text in each record. A mixture: a-*@3,b-*@1.")
     image_data: str = knob("", "Shards of unpaired pictures.")
     text_data: str = knob("", "Shards of unpaired texts.")
     eval_data: str = knob("", "Paired shards that sample pictures are made from; by default paired_data.")
@@ -206,6 +209,11 @@ class DataConfig:
     max_bad_records: int = knob(0, "Damaged records to skip, each counted and named, before the run stops.")
     max_image_pixels: int = knob(50_000_000, "Pictures with more pixels than this count as damaged.")
     prefetch: int = knob(2, "Batches prepared ahead of the step.")
+    block_bytes: int = knob(2 << 20, "Bytes read at once: a block of consecutive records. Changes the order.")
+    shuffle_blocks: int = knob(4, "Blocks of a lane that have their records mixed. Changes the order.")
+    read_ahead_mib: int = knob(256, "Blocks read before they are needed take at most about this.")
+    read_requests: int = knob(16, "Reads under way at a time.")
+    num_workers: int = knob(-1, "Threads that decode records; -1: one a core, up to 16; 0: those of prefetch alone.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from absl import logging
 from itit import backend as backends
 from itit import checkpoint, flags, samples, storage
 from itit.config import Config, ModelConfig, from_json, to_json
-from itit.data.streams import Streams, prefetch
+from itit.data.prefetch import prefetch
+from itit.data.streams import Streams
 from itit.data.text import Detokenizer
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
@@ -59,7 +60,7 @@ def open_streams(config, backend):
 def identity(config, streams, state):
     """What must be the same on all hosts: name -> text."""
     lines = [line for line in flags.to_flagfile(config).splitlines() if line.startswith("--")]
-    return dict(line.partition("=")[::2] for line in lines) | {"data": streams.describe()} | frozen(state)
+    return dict(line.partition("=")[::2] for line in lines) | streams.identity() | frozen(state)
 
 
 def check_pictures(batch, state):

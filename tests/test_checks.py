@@ -34,6 +34,11 @@ from itit.config import Config, replace
         {"keep_last": 0},
         {"backend": "gpu"},
         {"max_bad_records": -1},
+        {"block_bytes": 0},
+        {"shuffle_blocks": 0},
+        {"read_ahead_mib": -1},
+        {"read_requests": 0},
+        {"num_workers": -2},
     ],
     ids=str,
 )

@@ -30,6 +30,14 @@ def test_a_square_of_the_right_size_is_untouched():
     np.testing.assert_array_equal(images.decode(encode(Image.fromarray(pixels)), 32, LIMIT), pixels)
 
 
+@pytest.mark.parametrize("width,height", [(51, 32), (32, 40), (32, 33)])
+def test_the_right_short_side_is_cut_at_whole_pixels(width, height):
+    pixels = np.random.default_rng().integers(0, 256, (height, width, 3), dtype=np.uint8)
+    left, top = (width - 32) // 2, (height - 32) // 2
+    found = images.decode(encode(Image.fromarray(pixels)), 32, LIMIT)
+    np.testing.assert_array_equal(found, pixels[top : top + 32, left : left + 32])
+
+
 def test_a_picture_that_is_open_is_treated_as_its_file():
     turned = Image.Exif()
     turned[0x0112] = 6

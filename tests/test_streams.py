@@ -1,10 +1,10 @@
 """Batches from records: the right rows, whatever the hosts, and nothing damaged ever trained on."""
 
+import hashlib
 import io
 import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ from absl import logging
 from PIL import Image
 
 from itit import config as config_lib
+from itit import storage
 from itit.data import images, order, records
-from itit.data.streams import Streams, prefetch
+from itit.data.prefetch import prefetch
+from itit.data.streams import STREAMS, Streams
 from tests.common import ROOT, shared_data
 
 S, N, L, CODEBOOK, VOCAB = 16, 4, 8, 50, 60
@@ -62,18 +64,25 @@ def png(pixels):
     return out.getvalue()
 
 
+def ids_of(streams, name, step):
+    """Task -> the ids of its rows at a step."""
+    rows, source = streams.rows(step), streams.sources[name]
+    return {task: source.ids(rows[task]) for task in STREAMS[name][1] if task in rows}
+
+
 def test_rows_are_those_of_the_order(tmp_path):
     pattern = write_ids(tmp_path)
     config = make_config(paired_data=pattern, text_data=pattern, image_data=pattern, t2i2t_batch=3, t2i2t="full",
                          t2t_batch=1, i2t2i_batch=2, i2t2i="half", i2i_batch=5)  # fmt: skip
     streams = Streams(config)
-    sizes = {"paired_data": ("t2i", "i2t"), "text_data": ("t2i2t", "t2t"), "image_data": ("i2t2i", "i2i")}
     for step in np.random.default_rng().integers(0, 1000, 5).tolist():
         batch = streams.batch(step)
-        for name, tasks in sizes.items():
-            rows = [getattr(config.objective, f"{task}_batch") for task in tasks]
-            ids = np.split(order.sample_ids(7, name, step, sum(rows), 40), [rows[0]])
-            for task, expected in zip(tasks, ids, strict=True):
+        for name, lanes in {"paired_data": 2, "text_data": 1, "image_data": 1}.items():
+            tasks = STREAMS[name][1]
+            sizes = [getattr(config.objective, f"{task}_batch") for task in tasks]
+            reference = order.Order(7, name, [14, 13, 13], 4, lanes)
+            for task, places in zip(tasks, order.positions(step, sizes, lanes), strict=True):
+                expected = reference.ids(places)
                 fields = {key.split("/")[1]: value for key, value in batch.items() if key.startswith(task + "/")}
                 assert all(value.dtype == np.int64 for value in fields.values())
                 if name != "image_data":
@@ -89,6 +98,45 @@ def test_rows_are_those_of_the_order(tmp_path):
     ]
 
 
+HASHED = dict(block_bytes=600, shuffle_blocks=2, t2i_batch=16, i2t_batch=8, t2t_batch=8, read_ahead_mib=1)
+
+
+def digest(config, steps, num_hosts=1, ahead=None):
+    """Hash of the numbers of all rows of these steps, in order, with the hosts' rows laid side by side."""
+    hosts = [Streams(config, host, num_hosts) for host in range(num_hosts)]
+    ahead = [prefetch(host, steps[0], ahead) for host in hosts] if ahead else None
+    total = hashlib.sha256()
+    for step in steps:
+        parts = [next(host) for host in ahead] if ahead else [host.batch(step) for host in hosts]
+        for key in ("t2i/text_ids", "i2t/text_ids", "t2t/text_ids"):
+            total.update(numbers(np.concatenate([part[key] for part in parts])).tobytes())
+    for host in ahead or ():
+        host.close()
+    return total.hexdigest()
+
+
+def test_the_order_is_the_same_for_all_hosts_and_workers(tmp_path):
+    """Over two epochs of uneven shards, a mixture among them; and after a resume in mid-epoch on other hosts."""
+    one, two = write_ids(tmp_path, count=401, shards=5), write_ids(tmp_path, count=60, shards=1, name="texts")
+    values = HASHED | dict(paired_data=one, text_data=f"{one}@2,{two}@1")
+    config = make_config(**values)
+    streams = Streams(config)
+    steps, cut = list(range(40)), int(np.random.default_rng().integers(1, 39))
+    expected = hashlib.sha256()
+    for step in steps:
+        for name, task in (("paired_data", "t2i"), ("paired_data", "i2t"), ("text_data", "t2t")):
+            ids = ids_of(streams, name, step)[task]
+            expected.update(np.where(ids < 401, ids, ids - 401).tobytes())
+    expected = expected.hexdigest()
+    for num_hosts in (1, 2, 4, 8):
+        assert digest(config, steps, num_hosts) == expected
+    for workers in (0, 1, 4):
+        assert digest(make_config(**values, num_workers=workers), steps, ahead=3) == expected
+    first, second = digest(config, steps[:cut], 8), digest(config, steps[cut:], 2, ahead=2)
+    assert first == digest(config, steps[:cut]) and second == digest(config, steps[cut:])
+    assert digest(make_config(**values, seed=8), steps) != expected
+
+
 @pytest.mark.parametrize("num_hosts", [2, 4])
 def test_hosts_share_the_global_batch(tmp_path, num_hosts):
     config = make_config(paired_data=write_ids(tmp_path), i2t_batch=8)
@@ -98,6 +146,49 @@ def test_hosts_share_the_global_batch(tmp_path, num_hosts):
         np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), value)
     with pytest.raises(ValueError, match="--t2i_batch=4: must be a multiple of the number of hosts, 3"):
         Streams(config, 0, 3)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """What is read from storage, (path, offset) of each."""
+    found, read_range = [], storage.read_range
+    monkeypatch.setattr(storage, "read_range", lambda *place: found.append(place[:2]) or read_range(*place))
+    return found
+
+
+@pytest.mark.parametrize("num_hosts", [1, 4])
+def test_blocks_are_read_once_an_epoch(tmp_path, reads, num_hosts):
+    """But those that two lanes share, at the most; a host alone holds enough of them not to read one again."""
+    config = make_config(paired_data=write_ids(tmp_path, count=2400, shards=4), t2i_batch=16, i2t_batch=16,
+                         block_bytes=3000, shuffle_blocks=1, read_ahead_mib=0)  # fmt: skip
+    total = 0
+    for host in range(num_hosts):
+        streams = Streams(config, host, num_hosts)
+        reads.clear()
+        for step in range(75):
+            streams.batch(step)
+        assert len(reads) <= 1.05 * len(set(reads))
+        total += len(set(reads))
+    blocks = len(streams.sources["paired_data"]._table.size)
+    assert blocks > 60 and blocks <= total <= blocks + 16
+
+
+def test_blocks_are_read_ahead(tmp_path, reads):
+    pattern = write_ids(tmp_path, count=1600, shards=4)
+    streams = Streams(make_config(paired_data=pattern, block_bytes=200, read_ahead_mib=1))
+    streams.reader.hold(1 << 20)
+    ids = [np.concatenate(list(ids_of(streams, "paired_data", step).values())) for step in range(5)]
+    table = streams.sources["paired_data"]._table
+    places = [{(table.paths[table.shard[block]], int(table.offset[block])) for block in table.block_of(some)}
+              for some in ids]  # fmt: skip
+    for step in (0, 1):
+        streams.batch(step)
+        for asked in list(streams.reader._blocks.values()):
+            asked.result()
+        assert places[2 * step + 1] | places[2 * step + 2] <= set(reads)
+    reads.clear()
+    streams.batch(2)
+    assert not places[2] & set(reads)
 
 
 def test_an_epoch_is_each_pair_once(tmp_path):
@@ -160,12 +251,12 @@ def test_a_damaged_row_becomes_the_next_in_order(tmp_path):
     bad = set(np.random.default_rng().choice(30, 8, replace=False).tolist())
     items = [ids_record(number, **({"image_ids": [1]} if number in bad else {})) for number in range(30)]
     streams = Streams(make_config(paired_data=write(tmp_path / "a", items), max_bad_records=8))
-    sequence = order.ids_at(7, "paired_data", np.arange(120), 30)
+    sequence = order.Order(7, "paired_data", [30], 4, 2).ids(np.arange(300))
     for step in range(10):
         batch = streams.batch(step)
         found = np.concatenate([numbers(batch[f"{task}/text_ids"]) for task in ("t2i", "i2t")])
-        places = range(step * 6, step * 6 + 6)
-        assert found.tolist() == [next(n for n in sequence[place:] if n not in bad) for place in places]
+        places = np.concatenate(order.positions(step, [4, 2], 2))
+        assert found.tolist() == [next(n for n in sequence[place::2] if n not in bad) for place in places]
 
 
 def test_a_broken_framing_counts_once(tmp_path):
@@ -245,7 +336,7 @@ def test_raw_pictures_and_texts(tmp_path):
     config, pictures = raw_config(tmp_path, texts)
     streams = Streams(config)
     batch = streams.batch(1)
-    ids = order.sample_ids(7, "paired_data", 1, 6, 12)
+    ids = np.concatenate(list(ids_of(streams, "paired_data", 1).values()))
     pieces = sentencepiece.SentencePieceProcessor(model_file=config.data.vocabulary)
     for row, record_id in enumerate(ids):
         task, row = ("t2i", row) if row < 4 else ("i2t", row - 4)
@@ -309,28 +400,3 @@ assert batch["t2i/text_ids"].shape == (4, {L})
 assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "tensorflow_text", "torch")]
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_prefetch_yields_the_same_batches_and_raises_errors(tmp_path):
-    config = make_config(paired_data=write_ids(tmp_path))
-    streams, ahead = Streams(config), prefetch(Streams(config), 5, 2)
-    for step in range(5, 9):
-        for key, value in next(ahead).items():
-            np.testing.assert_array_equal(value, streams.batch(step)[key])
-    ahead.close()
-
-    class Failing:
-        def batch(self, step):
-            time.sleep(0.1)
-            if step == 2:
-                raise ValueError("the third")
-            return step
-
-    ahead = prefetch(Failing(), 0, 2)
-    assert next(ahead) == 0 and ahead.wait_seconds > 0.05
-    time.sleep(0.3)
-    assert next(ahead) == 1 and ahead.wait_seconds < 0.05
-    for _ in range(2):
-        with pytest.raises(ValueError, match="the third"):
-            next(ahead)
-    ahead.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import time
 
@@ -37,6 +38,12 @@ def host(hosts, values, changes=()):
     config = replace(Config(), **values).resolve()
     rows = train.Streams(config, hosts.index, hosts.count).rows(0)
     return train.run(config), backend.num_read, {task: places.tolist() for task, places in rows.items()}
+
+
+def elsewhere(hosts, folders, values):
+    """The same, each host in a folder of its own."""
+    os.chdir(folders[hosts.index])
+    return host(hosts, values)
 
 
 def pieces_of(folder):
@@ -128,6 +135,11 @@ def test_hosts_that_do_not_belong_together_are_refused_at_the_start(data, tmp_pa
     values = settings(data, **SIZES, workdir=str(tmp_path / "run"))
     for error in processes.run(host, 2, values, {1: {"seed": 7}}, timeout=120):
         assert str(error) == "--seed: host 0 has 0, host 1 has 7"
+    write_ids(tmp_path / "ids.tfrecord", 48)
+    relative = values | {f"{stream}_data": "ids.tfrecord" for stream in ("paired", "image", "text")}
+    for error in processes.run(elsewhere, 2, [data, tmp_path], relative, timeout=120):
+        same = r"\(paired_data: 48 records in 1 shard, image_ids and text_ids\)"
+        assert re.fullmatch(rf"data of --paired_data: host 0 has .+ {same}, host 1 has .+ {same}", str(error))
     monkeypatch.setattr(train.Streams, "rows", lambda streams, step: {"t2i": np.arange(2)})
     for error in processes.run(host, 2, values, timeout=120):
         assert str(error) == "--t2i_batch: several of the 2 hosts feed the same rows"

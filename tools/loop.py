@@ -5,7 +5,7 @@ import sys
 import time
 
 from itit import checkpoint
-from itit.data.streams import prefetch
+from itit.data.prefetch import prefetch
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
 from itit.state import fill_state

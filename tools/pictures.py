@@ -10,6 +10,7 @@ import tqdm
 
 from itit import config as config_lib
 from itit.data import order
+from itit.data.blocks import Reader
 from itit.data.source import Source
 
 MAX_BYTES_IN_MEMORY = 2 << 30
@@ -36,8 +37,10 @@ class Pictures:
             raise ValueError(f"--batch_size={batch_size}: must be a multiple of {num_hosts} hosts")
         self._pool = concurrent.futures.ThreadPoolExecutor(8)
         side = crop_from or image_size
-        settings = config_lib.replace(config_lib.Config(), image_size=side)
-        self._source = Source(flag, pattern, ("picture",), settings, self._pool)
+        settings = config_lib.replace(config_lib.Config(), image_size=side, seed=seed)
+        reader = Reader(settings.data.read_requests, settings.data.read_ahead_mib << 20)
+        self._lanes = order.num_lanes([batch_size])
+        self._source = Source(flag, pattern, ("picture",), settings, reader, self._lanes, num_hosts)
         if self._source.broken:
             raise self._source.broken[0]
         if self._source.forms["picture"] != "image":
@@ -55,7 +58,7 @@ class Pictures:
 
     def batch(self, step):
         """{"images": uint8 [rows of this host, S, S, 3]}, a function of (seed, step)."""
-        return {"images": self._rows(order.positions(step, self._batch_size)[self._mine])}
+        return {"images": self._rows(order.positions(step, [self._batch_size], self._lanes)[0][self._mine])}
 
     def sample(self, count):
         """uint8 [count, S, S, 3], the first of the order, the same on every host."""
@@ -66,7 +69,7 @@ class Pictures:
         return self._at(np.arange(min(count, len(self))))
 
     def _rows(self, places):
-        pictures = self._at(order.ids_at(self._seed, "vqgan", places, len(self)))
+        pictures = self._at(self._source.ids(places))
         if self._flip:
             flips = order.coins(self._seed, "vqgan", places)
             pictures = np.where(flips[:, None, None, None], pictures[:, :, ::-1], pictures)

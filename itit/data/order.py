@@ -1,41 +1,134 @@
 """Which record stands where: a stream is an endless sequence of ids, a pure function of (seed, name, position).
 
-Each epoch is a permutation of its own. It is computed for any position directly, by a Feistel network over the ids with
-cycle walking (Black and Rogaway 2002), so that nothing as long as the stream is ever stored or repeated on resume.
+A dataset is cut into blocks of consecutive records, each read at once. An epoch's list takes the blocks in an order of
+its own, joins a few of them at a time to a window, and permutes the records of each window. Permutations are computed
+for any place directly, by a Feistel network with cycle walking (Black and Rogaway 2002), so that any step is reached
+without those before it; as long as the blocks, and no longer, is a table of where each begins in the epoch's list.
 
-Shapes: B rows of a step.
+Lanes: the epoch's list is cut into G stretches of equal length, and the positions of a stream take from them in turn.
+The rows of a batch are laid out lane by lane, so that a host, whose rows are a contiguous part, reads the blocks of its
+lanes and no others. G depends on the batch and never on the number of hosts, so neither does the order. Two lanes share
+the window at which their stretches meet: with K blocks, W of them a window, H hosts, an epoch reads at most K + G W
+blocks where H divides G, and never more than H K.
+
+Shapes: P positions, B rows of a step, K blocks, D datasets.
 """
 
 import hashlib
+import math
 
 import numpy as np
 
 NUM_ROUNDS = 8
+MAX_LANES = 64
 
 
-def positions(step, batch_size):
-    """int64 [B], the places in the stream that a step takes: batch after batch, epochs joined end to end."""
-    return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+def num_lanes(batch_sizes):
+    """G: the largest number up to MAX_LANES that divides all batch sizes, and so has each host in lanes of its own
+    where the number of hosts divides it, too."""
+    common = math.gcd(*batch_sizes)
+    return max(lanes for lanes in range(1, MAX_LANES + 1) if common % lanes == 0)
 
 
-def ids_at(seed, stream_name, positions, num_records):
-    """int64 [B], the ids in [0, num_records) at any positions; each id once in every epoch of num_records positions."""
-    positions = np.asarray(positions, np.int64)
-    epochs, places = np.divmod(positions, num_records)
-    ids = np.empty_like(positions)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        ids[here] = _permute(_key(seed, stream_name, f"epoch {epoch}"), places[here].astype(np.uint64), num_records)
-    return ids
+def positions(step, batch_sizes, lanes):
+    """Per batch size int64 [B], the places in the stream that the rows of a step have, lane after lane.
+
+    All sizes together take the places from step * sum(batch_sizes) on; each must be a multiple of `lanes`.
+    """
+    ends = step * sum(batch_sizes) + np.cumsum(batch_sizes, dtype=np.int64)
+    return [np.arange(end - size, end).reshape(-1, lanes).T.ravel()
+            for end, size in zip(ends, batch_sizes, strict=True)]  # fmt: skip
 
 
-def sample_ids(seed, stream_name, step, batch_size, num_records):
-    """int64 [B], the ids of one step, the same on every host. An epoch may end inside a batch."""
-    return ids_at(seed, stream_name, positions(step, batch_size), num_records)
+class Order:
+    """The order of one dataset.
+
+    Args:
+      seed, name: what the order is drawn from.
+      counts: int [K], the records of each block; ids number all records through.
+      window: how many blocks have their records mixed.
+      lanes: G.
+    """
+
+    def __init__(self, seed, name, counts, window, lanes):
+        self._seed, self._name, self._window, self._lanes = seed, name, window, lanes
+        self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])  # id of each block's first record
+        self.num_records, self._tables = int(self._first[-1]), {}
+
+    def ids(self, positions):
+        """int64 [P], the ids at any positions; each id once in every epoch of num_records positions."""
+        positions = np.asarray(positions, np.int64)
+        epochs, places = np.divmod(positions, self.num_records)
+        ids = np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            ids[here] = self._ids(epoch, self._in_list(places[here]))
+        return ids
+
+    def _in_list(self, places):
+        rows, lanes = np.divmod(places, self._lanes)
+        length, longer = divmod(self.num_records, self._lanes)  # the first `longer` lanes have one record more
+        return lanes * length + np.minimum(lanes, longer) + rows
+
+    def _ids(self, epoch, places):
+        blocks, starts = self._table(epoch)
+        windows = (np.searchsorted(starts, places, "right") - 1) // self._window
+        low = starts[windows * self._window]
+        high = starts[np.minimum((windows + 1) * self._window, len(blocks))]
+        keys = _mix(_key(self._seed, self._name, epoch, "records") ^ windows.astype(np.uint64))
+        mixed = low + _permute(keys, places - low, high - low)
+        turns = np.searchsorted(starts, mixed, "right") - 1
+        return self._first[blocks[turns]] + mixed - starts[turns]
+
+    def _table(self, epoch):
+        """The blocks in the epoch's order, int64 [K], and where each begins in its list, int64 [K + 1]."""
+        found = self._tables.get(epoch)
+        if found is None:
+            count = len(self._first) - 1
+            blocks = _permute(_key(self._seed, self._name, epoch, "blocks"), np.arange(count), count)
+            found = blocks, np.concatenate([[0], np.cumsum(np.diff(self._first)[blocks])])
+            newest = list(self._tables.items())[-1:]  # batches lie in two epochs at the most
+            self._tables = dict([*newest, (epoch, found)])
+        return found
+
+
+class Mixture:
+    """Several datasets in one stream, in fixed shares: every lane turns through them, each lane from another slot on.
+
+    Args:
+      orders: D of `Order`, all with `lanes`.
+      weights: D whole numbers above 0; of sum(weights) records in a lane, that many come from each dataset.
+      lanes: G.
+    """
+
+    def __init__(self, orders, weights, lanes):
+        self._orders, self._lanes, self._weights = orders, lanes, np.array(weights)
+        self._first = np.cumsum([0, *(order.num_records for order in orders)])
+        evenly = [((2 * i + 1) / weight, dataset) for dataset, weight in enumerate(weights) for i in range(weight)]
+        self._slots = np.array([dataset for _, dataset in sorted(evenly)])
+        taken = self._slots[:, None] == np.arange(len(orders))
+        self._before = np.concatenate([np.zeros((1, len(orders)), np.int64), np.cumsum(taken, 0)])
+
+    def ids(self, positions):
+        """int64 [P], the ids at any positions, the datasets numbered through; each dataset goes by its own epochs."""
+        rows, lanes = np.divmod(np.asarray(positions, np.int64), self._lanes)
+        datasets = self._slots[(rows + lanes) % len(self._slots)]
+        places = self._rank(rows + lanes, datasets) - self._rank(lanes, datasets)
+        places = places * self._lanes + lanes
+        ids = np.empty_like(places)
+        for dataset, order in enumerate(self._orders):
+            here = datasets == dataset
+            ids[here] = self._first[dataset] + order.ids(places[here])
+        return ids
+
+    def _rank(self, turns, datasets):
+        """How many of the slots before each turn are of a dataset."""
+        rounds, slots = np.divmod(turns, len(self._slots))
+        return rounds * self._weights[datasets] + self._before[slots, datasets]
 
 
 def coins(seed, stream_name, positions):
-    """bool [B], fair coin tosses, one a position."""
+    """bool [P], fair coin tosses, one a position."""
     return _mix(np.asarray(positions, np.uint64) ^ _key(seed, stream_name, "coins")) >> np.uint64(63) == 1
 
 
@@ -51,17 +144,24 @@ def _mix(values):
     return values ^ (values >> np.uint64(31))
 
 
-def _permute(key, values, size):
-    """A permutation of [0, size) applied to uint64 values. The network works on the next even number of bits, so values
-    that leave the range go round again until they are back in it: 4 times at the most on average."""
-    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
-    low = (np.uint64(1) << half) - np.uint64(1)
-    round_keys = _mix(key + np.arange(NUM_ROUNDS, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    out, outside = values.copy(), np.arange(len(values))
-    while len(outside):
-        left, right = out[outside] >> half, out[outside] & low
-        for round_key in round_keys:
+def _permute(keys, values, sizes):
+    """Permutations of [0, size), each chosen by its key, applied to int64 [P] values; keys and sizes one or P each.
+
+    The network works on the next even number of bits, so values that leave the range go round again until they are back
+    in it: 4 times at the most on average.
+    """
+    out = np.array(values, np.uint64)
+    keys, sizes = np.broadcast_to(keys, out.shape), np.broadcast_to(np.asarray(sizes, np.uint64), out.shape)
+    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]
+    half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    left_over = np.arange(len(out))
+    while len(left_over):
+        key, shift = keys[left_over], half[left_over]
+        low = (np.uint64(1) << shift) - np.uint64(1)
+        left, right = out[left_over] >> shift, out[left_over] & low
+        for number in range(NUM_ROUNDS):
+            round_key = _mix(key + np.uint64(number * 0x9E3779B97F4A7C15 % 2**64))
             left, right = right, left ^ (_mix(right ^ round_key) & low)
-        out[outside] = left << half | right
-        outside = outside[out[outside] >= size]
+        out[left_over] = left << shift | right
+        left_over = left_over[out[left_over] >= sizes[left_over]]
     return out.astype(np.int64)

@@ -5,6 +5,7 @@ Shapes: B texts, L text tokens.
 
 import contextlib
 import os
+import threading
 
 import numpy as np
 
@@ -37,13 +38,13 @@ class TextTokenizer:
       vocabulary_path: SentencePiece model (.model).
       num_text_tokens: L.
 
-    `num_cut` counts the texts so far that were longer than L.
+    May be called from several threads. `num_cut` counts the texts so far that were longer than L.
     """
 
     def __init__(self, vocabulary_path, num_text_tokens):
         with storage.open(vocabulary_path) as file:
             self._pieces = tensorflow_text.SentencepieceTokenizer(file.read(), out_type=tf.int32)
-        self._num_text_tokens = num_text_tokens
+        self._num_text_tokens, self._lock = num_text_tokens, threading.Lock()
         self.num_cut = 0
 
     def __call__(self, texts):
@@ -51,9 +52,10 @@ class TextTokenizer:
         ids = np.full((len(texts), self._num_text_tokens), PAD, np.int64)
         ragged = self._pieces.tokenize(tf.constant(texts, tf.string))
         values, splits = ragged.values.numpy(), ragged.row_splits.numpy()
+        with self._lock:
+            self.num_cut += int((np.diff(splits) >= self._num_text_tokens).sum())
         for row, start, end in zip(ids, splits[:-1], splits[1:], strict=True):
             kept = min(end - start, self._num_text_tokens - 1)
-            self.num_cut += int(kept < end - start)
             row[:kept] = values[start : start + kept]
             row[kept] = EOS
         return ids

@@ -36,10 +36,14 @@ def masked_crc(data):
 
 
 class RecordWriter:
-    """Writes one TFRecord file; a context manager. The file appears when the block ends well, else not at all."""
+    """Writes one TFRecord file; a context manager. The file appears when the block ends well, else not at all.
+
+    `spans` lists (offset, payload length) of what is written so far; `size` is the bytes of it.
+    """
 
     def __init__(self, path):
         self._context = storage.writer(path)
+        self.spans, self.size = [], 0
 
     def __enter__(self):
         self._file = self._context.__enter__()
@@ -55,6 +59,8 @@ class RecordWriter:
         length = struct.pack("<Q", len(payload))
         self._file.write(length + struct.pack("<I", masked_crc(length)))
         self._file.write(payload + struct.pack("<I", masked_crc(payload)))
+        self.spans.append((self.size, len(payload)))
+        self.size += HEADER + len(payload) + FOOTER
 
 
 def scan(path):
@@ -90,15 +96,38 @@ def index(path):
 
 def read(path, offset, length):
     """The payload of the record at `offset`, as `index` lists it. Raises BadRecord if anything is damaged."""
-    data = storage.read_range(path, offset, HEADER + length + FOOTER)
+    return payload(path, offset, length, storage.read_range(path, offset, HEADER + length + FOOTER))
+
+
+def payload(path, offset, length, data):
+    """The payload in `data`, the bytes of the record at `offset`. Raises BadRecord if anything is damaged."""
     if _length(path, offset, data[:HEADER]) != length:
         raise BadRecord(path, offset, f"its length is not {length}")
-    payload = data[HEADER : HEADER + length]
-    if len(data) != HEADER + length + FOOTER:
+    content = data[HEADER : HEADER + length]
+    if len(data) < HEADER + length + FOOTER:
         raise BadRecord(path, offset, "the file ends inside this record")
-    if struct.unpack("<I", data[-FOOTER:])[0] != masked_crc(payload):
+    if struct.unpack_from("<I", data, HEADER + length)[0] != masked_crc(content):
         raise BadRecord(path, offset, "the checksum of the payload is wrong")
-    return payload
+    return content
+
+
+def walk(path, offset, data):
+    """Where the records lie in `data`, the bytes of a file from `offset` to where a record should end.
+
+    Returns:
+      int64 [R, 2] as `scan`, and None or the BadRecord at which the framing breaks.
+    """
+    spans, place = [], 0
+    while place < len(data):
+        try:
+            length = _length(path, offset + place, data[place : place + HEADER])
+            if place + HEADER + length + FOOTER > len(data):
+                raise BadRecord(path, offset + place, "the file ends inside this record, or has changed")
+        except BadRecord as error:
+            return np.array(spans, np.int64).reshape(-1, 2), error
+        spans.append((offset + place, length))
+        place += HEADER + length + FOOTER
+    return np.array(spans, np.int64).reshape(-1, 2), None
 
 
 def _length(path, offset, header):

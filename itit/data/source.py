@@ -3,79 +3,150 @@
 Shapes: N image tokens, L text tokens, R records.
 """
 
+import re
+
+import google_crc32c
 import numpy as np
 
 from itit import storage
-from itit.data import images, records
+from itit.data import blocks, images, order, records
 from itit.data.text import EOS, PAD
 
 # What a stream may be asked for, and its two forms in a record: ready ids come first.
 FORMS = {"picture": ("image_ids", "image"), "text": ("text_ids", "text")}
+MAX_WEIGHT = 1000
+
+
+def datasets(pattern):
+    """Patterns of shards and their weights: "a-*, b-*" is one dataset, "a-*@3, b-*@1" two of which the first gives
+    three of four records. Raises ValueError for a weight that is none, and where only some have one."""
+    parts = [part.strip() for part in pattern.split(",")]
+    if not any("@" in part for part in parts):
+        return [(pattern, 1)]
+    found = []
+    for part in parts:
+        name, _, weight = part.rpartition("@")
+        if not name or not re.fullmatch("[1-9][0-9]*", weight) or int(weight) > MAX_WEIGHT:
+            raise ValueError(f"{part!r}: must end in @ and a whole number from 1 to {MAX_WEIGHT}, its weight, as the "
+                             "others of the stream do")  # fmt: skip
+        found.append((name, int(weight)))
+    return found
 
 
 class Source:
-    """The records of one stream, numbered 0 .. R - 1 in the order of the sorted shards.
+    """The records of one stream, numbered 0 .. R - 1 in the order of the datasets and their sorted shards.
 
     Args:
       name: of the flag that holds the pattern, for messages.
-      pattern: of the shards.
+      pattern: of the shards, see `datasets`.
       wanted: "picture", "text" or both.
       config: the whole Config.
-      pool: executor that indexes the shards.
+      reader: `blocks.Reader`.
+      lanes: of the order, see order.py.
+      num_hosts: that share the lanes.
 
     `forms` maps each wanted thing to the feature that holds it; `broken` lists a BadRecord for each file whose framing
     breaks. Raises ValueError for an empty stream, a missing feature, or a mix of ready ids and raw data.
     """
 
-    def __init__(self, name, pattern, wanted, config, pool):
-        self.name, self._config = name, config
-        self._paths = storage.glob(pattern)
-        scans = list(pool.map(records.scan, self._paths))
-        self.broken = [broken for _, broken in scans if broken]
-        self._shards = np.repeat(np.arange(len(scans)), [len(spans) for spans, _ in scans])
-        self._spans = np.concatenate([spans for spans, _ in scans])
-        if not len(self._spans):
-            cause = f"; {self.broken[0]}" if self.broken else ""
-            raise ValueError(f"--{name}={pattern}: no records in {len(self._paths)} files{cause}")
-        self.forms = self._find_forms(wanted, pool)
+    def __init__(self, name, pattern, wanted, config, reader, lanes=1, num_hosts=1):
+        self.name, self.lanes, self._config, self._reader = name, lanes, config, reader
+        parts = datasets(pattern)
+        shards = [storage.glob(part) for part, _ in parts]
+        paths = sum(shards, [])
+        twice = next((path for path in paths if paths.count(path) > 1), None) if len(parts) > 1 else None
+        if twice:
+            raise ValueError(f"--{name}={pattern}: {twice} is in two of its datasets")
+        self._table = blocks.Table(paths, config.data.block_bytes, reader.map)
+        self.broken = self._table.broken
+        ends = np.searchsorted(self._table.shard, np.cumsum([len(part) for part in shards])[:-1])
+        counts = np.split(np.diff(self._table.first), ends)  # of records, by block
+        self._parts = [(part, weight, count) for (part, weight), count in zip(parts, counts, strict=True)]
+        for (part, _, count), files in zip(self._parts, shards, strict=True):
+            if not len(count):
+                cause = f"; {self.broken[0]}" if self.broken else ""
+                raise ValueError(f"--{name}={part}: no records in {len(files)} files{cause}")
+        self.forms, self.fingerprint = self._look(wanted)
+        self._order = self._make_order(lanes)
+        self._hold(lanes, num_hosts)
 
     def __len__(self):
-        return len(self._spans)
+        return len(self._table)
+
+    @property
+    def mean_bytes(self):
+        """Bytes of a record, framing included."""
+        return self._table.size.sum() / len(self)
 
     def describe(self):
-        """One line: how much, and in which form."""
-        shards = f"{len(self._paths)} shard" + ("s" if len(self._paths) > 1 else "")
-        return f"{self.name}: {len(self)} records in {shards}, {' and '.join(self.forms.values())}"
+        """One line: how much, in which form, and in which shares."""
+        count = len(self._table.paths)
+        shards = f"{count} shard" + ("s" if count > 1 else "")
+        line = f"{self.name}: {len(self)} records in {shards}, {' and '.join(self.forms.values())}"
+        shares = [f"{weight} from {part} ({counts.sum()})" for part, weight, counts in self._parts]
+        return line if len(shares) == 1 else f"{line}, in turn {', '.join(shares)}"
+
+    def ids(self, positions):
+        """int64 [P], the records at these positions of the stream."""
+        return self._order.ids(positions)
+
+    def ask(self, ids):
+        """Begins to read the blocks of these records."""
+        self._reader.ask(self._table, np.unique(self._table.block_of(ids)).tolist())
 
     def load(self, record_id):
         """Feature -> value of one record: checked int64 ids, uint8 [S, S, 3] pixels ("image"), or str. Raises
         BadRecord, also for a record that lacks what the others of the stream hold."""
-        features = self._features(record_id)
+        features = self.features(record_id)
         try:
             return {form: self._value(form, features) for form in self.forms.values()}
         except ValueError as error:
             raise self.bad(record_id, error) from None
 
-    def bad(self, record_id, cause):
-        """The BadRecord that says that `cause` is wrong with this record."""
-        return records.BadRecord(self._paths[self._shards[record_id]], int(self._spans[record_id, 0]), cause)
-
-    def _features(self, record_id):
-        payload = records.read(self._paths[self._shards[record_id]], *self._spans[record_id].tolist())
+    def features(self, record_id):
+        """Feature -> value of one record as it is stored, see `records.decode_example`. Raises BadRecord."""
+        block, number = self._find(record_id)
+        payload = block.payload(number)
         try:
             return records.decode_example(payload)
         except ValueError as error:
-            raise self.bad(record_id, error) from None
+            raise block.bad(number, error) from None
 
-    def _find_forms(self, wanted, pool):
-        """Looks at the first sound record of each shard: whoever wrote a shard wrote all of it alike."""
-        shards = np.unique(self._shards)
-        found = [names for names in pool.map(self._first_names, shards) if names is not None]
-        if not found:
-            raise ValueError(f"--{self.name}: all {len(self)} records are damaged")
+    def bad(self, record_id, cause):
+        """The BadRecord that says that `cause` is wrong with this record."""
+        block, number = self._find(record_id)
+        return block.bad(number, cause)
+
+    def _find(self, record_id):
+        """The block of a record, and its number in it."""
+        block = int(self._table.block_of(record_id))
+        return self._reader.get(self._table, block), int(record_id - self._table.first[block])
+
+    def _make_order(self, lanes):
+        seed, window = self._config.train.seed, self._config.data.shuffle_blocks
+        names = [self.name, *(f"{self.name} {number}" for number in range(1, len(self._parts)))]
+        orders = [order.Order(seed, name, counts, window, lanes)
+                  for name, (_, _, counts) in zip(names, self._parts, strict=True)]  # fmt: skip
+        return order.Mixture(orders, [weight for _, weight, _ in self._parts], lanes)
+
+    def _hold(self, lanes, num_hosts):
+        """Room for the windows of this host's lanes, and a quarter more: one that goes on to its next window throws out
+        what was used least lately, and of 65 records hardly ever a quarter of the window's time passes between two."""
+        window = self._config.data.shuffle_blocks * self._config.data.block_bytes * len(self._parts)
+        mine = -(-lanes // num_hosts) + (lanes % num_hosts > 0)
+        self._reader.hold(min(int(1.25 * window * mine), int(self._table.size.sum())))
+
+    def _look(self, wanted):
+        """The forms, and a fingerprint of names, places and first records: whoever wrote a shard wrote all of it alike.
+
+        A shard whose first records are damaged is passed over.
+        """
+        heads = [head for head in self._reader.map(self._head, range(len(self._table.paths))) if head is not None]
+        if not heads:
+            raise ValueError(f"--{self.name}: all {len(self)} records are damaged, or all that its shards begin with")
         forms = {}
         for thing in wanted:
-            kinds = {next((form for form in FORMS[thing] if form in names), None) for names in found}
+            kinds = {next((form for form in FORMS[thing] if form in names), None) for names, _ in heads}
             if kinds == set(FORMS[thing]):
                 raise ValueError(
                     f"--{self.name}: some shards hold {FORMS[thing][0]!r}, others only {FORMS[thing][1]!r}: "
@@ -84,13 +155,20 @@ class Source:
             if kinds == {None}:
                 raise ValueError(f"--{self.name}: its records hold neither {FORMS[thing][0]!r} nor {FORMS[thing][1]!r}")
             forms[thing] = (kinds - {None}).pop()
-        return forms
+        table = self._table
+        digest = google_crc32c.Checksum(repr((table.paths, [crc for _, crc in heads])).encode())
+        for values in (table.first, table.shard, table.offset, table.size):
+            digest.update(values.tobytes())
+        return forms, digest.hexdigest().decode()
 
-    def _first_names(self, shard):
-        for record_id in np.flatnonzero(self._shards == shard):
+    def _head(self, shard):
+        """The names of the features of a shard's first sound record, and its checksum."""
+        path = self._table.paths[shard]
+        for offset, length in self._table.heads[shard].tolist():
             try:
-                return set(self._features(record_id))
-            except records.BadRecord:
+                payload = records.read(path, offset, length)
+                return set(records.decode_example(payload)), google_crc32c.value(payload)
+            except ValueError:  # BadRecord is one
                 continue
         return None
 

@@ -1,22 +1,22 @@
 """Paired, picture-only and text-only records to the batch of a step.
 
 A batch is a pure function of (config, step): the order comes from `order.py`, a damaged record is replaced by the next
-in that order, and every host takes its rows of the same global batch.
+of its lane, and every host takes its rows of the same global batch. Blocks of records are read ahead of their step by
+`blocks.py`; pictures are decoded by workers.
 
 Shapes: B batch (rows of this host), N image tokens, L text tokens, S side of a picture.
 """
 
 import concurrent.futures
-import contextlib
 import os
-import queue
 import threading
-import time
 
 import numpy as np
 from absl import logging
 
+from itit import storage
 from itit.data import order
+from itit.data.blocks import Reader
 from itit.data.records import BadRecord
 from itit.data.source import Source
 from itit.data.text import EOS, Detokenizer
@@ -28,7 +28,8 @@ STREAMS = {
     "text_data": (("text",), ("t2i2t", "t2t")),
 }
 FIELDS = {"image": "images", "image_ids": "image_ids", "text": "text_ids", "text_ids": "text_ids"}
-NUM_WORKERS = min(8, os.cpu_count() or 1)
+STEPS_AHEAD = 64  # whose blocks may be read
+CHUNK = 8  # records that a worker takes at once
 
 
 class Streams:
@@ -38,6 +39,7 @@ class Streams:
       config: resolved Config.
       host_index, num_hosts: which equal share of each task's rows `batch` returns.
 
+    Batches of several steps may be made at once, on threads of the caller; in order, their blocks are read ahead.
     `num_bad` counts damaged records, `num_cut` texts that were longer than L.
 
     Raises ValueError, one line, for missing, empty or mixed data, a vocabulary that does not fit, and (then or later)
@@ -46,9 +48,11 @@ class Streams:
 
     def __init__(self, config, host_index=0, num_hosts=1):
         self._config, self._host_index, self._num_hosts = config, host_index, num_hosts
-        self.num_bad, self._bad, self._lock = 0, {}, threading.Lock()
-        self._pool = concurrent.futures.ThreadPoolExecutor(NUM_WORKERS, "records")
-        self._sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
+        self.num_bad, self._bad, self._lock, self._planned = 0, {}, threading.Lock(), 0
+        self.reader = Reader(config.data.read_requests, config.data.read_ahead_mib << 20)
+        workers = num_workers(config)
+        self._map = concurrent.futures.ThreadPoolExecutor(workers, "records").map if workers else map
+        self.sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
         self._eval = self._eval_source()
         self._tokenizer = self._make_tokenizer()
 
@@ -60,6 +64,13 @@ class Streams:
         """One line a stream: records, shards, what they hold."""
         return "\n".join(source.describe() for source in self._all_sources())
 
+    def identity(self):
+        """What must be the same on all hosts: name -> text."""
+        vocabulary = self._config.data.vocabulary
+        found = {f"data of --{source.name}": f"{source.fingerprint} ({source.describe()})"
+                 for source in self._all_sources()}  # fmt: skip
+        return found | ({"data of --vocabulary": storage.sha256(vocabulary)} if vocabulary else {})
+
     def batch(self, step):
         """This host's rows of one step.
 
@@ -68,8 +79,9 @@ class Streams:
           t2i2t, t2t (texts), i2t2i, i2i (pictures). Fields: "image_ids" int64 [B, N] or "images" uint8 [B, S, S, 3],
           whichever the records hold, and "text_ids" int64 [B, L].
         """
+        self._read_ahead(step)
         out = {}
-        for name, source in self._sources.items():
+        for name, source in self.sources.items():
             places = self._places(name, step)
             mine = np.concatenate(list(places.values()))
             fields = self._rows(source, mine)
@@ -84,12 +96,11 @@ class Streams:
 
     def rows(self, step):
         """Task -> int64 [B], the places in its stream that this host's rows of a step have; no other host has them."""
-        return {task: places for name in self._sources for task, places in self._places(name, step).items()}
+        return {task: places for name in self.sources for task, places in self._places(name, step).items()}
 
     def _places(self, name, step):
         sizes = self._sizes(name)
-        places = order.positions(step, sum(sizes.values()))
-        parts = np.split(places, np.cumsum(list(sizes.values()))[:-1])
+        parts = order.positions(step, list(sizes.values()), self._lanes(name))
         mine = [np.array_split(part, self._num_hosts)[self._host_index] for part in parts]
         return dict(zip(sizes, mine, strict=True))
 
@@ -102,7 +113,24 @@ class Streams:
             raise ValueError(
                 "samples need pairs: give --eval_data or --paired_data, or turn them off by --sample_every=0"
             )
-        return self._rows(self._eval, order.positions(0, num_rows))
+        return self._rows(self._eval, np.arange(num_rows))
+
+    def _read_ahead(self, step):
+        """Asks for the blocks of later steps, twice as fast as steps go by, until there is no room."""
+        with self._lock:
+            if not step < self._planned <= step + STEPS_AHEAD:
+                self.reader.forget()
+                self._planned = step + 1
+            for planned in range(self._planned, min(self._planned + 2, step + STEPS_AHEAD)):
+                if not self.reader.has_room():
+                    return
+                for name, source in self.sources.items():
+                    source.ask(source.ids(np.concatenate(list(self._places(name, planned).values()))))
+                self._planned = planned + 1
+
+    def _lanes(self, name):
+        sizes = self._sizes(name)
+        return order.num_lanes(list(sizes.values())) if sizes else 1
 
     def _sizes(self, name):
         """Task -> rows of a global batch, for the tasks of a stream that are on."""
@@ -122,13 +150,14 @@ class Streams:
     def _eval_source(self):
         data, wanted = self._config.data, STREAMS["paired_data"][0]
         if not data.eval_data:
-            paired = self._sources.get("paired_data")
+            paired = self.sources.get("paired_data")
             return paired or (self._open("paired_data", data.paired_data, wanted) if data.paired_data else None)
         return self._open("eval_data", data.eval_data, wanted)
 
     def _open(self, name, pattern, wanted):
         try:
-            source = Source(name, pattern, wanted, self._config, self._pool)
+            lanes = self._lanes(name) if name in STREAMS else 1
+            source = Source(name, pattern, wanted, self._config, self.reader, lanes, self._num_hosts)
         except ValueError as error:
             raise ValueError(str(error) if f"--{name}" in str(error) else f"--{name}: {error}") from None
         if self._config.data.random_flip and source.forms.get("picture") == "image_ids":
@@ -139,8 +168,8 @@ class Streams:
         return source
 
     def _all_sources(self):
-        extra = [self._eval] if self._eval and self._eval not in self._sources.values() else []
-        return [*self._sources.values(), *extra]
+        extra = [self._eval] if self._eval and self._eval not in self.sources.values() else []
+        return [*self.sources.values(), *extra]
 
     def _make_tokenizer(self):
         data, model = self._config.data, self._config.model
@@ -157,21 +186,17 @@ class Streams:
         return TextTokenizer(data.vocabulary, model.num_text_tokens)
 
     def _rows(self, source, places):
-        """Field -> array of the records at these places, damaged ones replaced by the next in the stream's order."""
-        # Samples are read while the prefetching thread reads the next batch.
-        with self._lock:
-            return self._locked_rows(source, places)
-
-    def _locked_rows(self, source, places):
+        """Field -> array of the records at these places, damaged ones replaced by the next of their lane."""
         rows, places, pending = [None] * len(places), places.copy(), np.arange(len(places))
         while len(pending):
             ids = self._next_good(source, places, pending)
             loaded = self._load(source, ids)
-            for row, record_id, value in zip(pending, ids, loaded, strict=True):
-                rows[row] = None if isinstance(value, BadRecord) else value
-                if rows[row] is None and record_id not in self._bad[source.name]:
-                    self._bad[source.name].add(record_id)
-                    self._count(value)
+            with self._lock:
+                for row, record_id, value in zip(pending, ids, loaded, strict=True):
+                    rows[row] = None if isinstance(value, BadRecord) else value
+                    if rows[row] is None and record_id not in self._bad[source.name]:
+                        self._bad[source.name].add(record_id)
+                        self._count(value)
             pending = np.array([row for row in pending if rows[row] is None], np.int64)
         return {FIELDS[form]: np.stack([row[form] for row in rows]) for form in source.forms.values()}
 
@@ -181,16 +206,17 @@ class Streams:
         if len(bad) == len(source):
             raise ValueError(f"--{source.name}: all {len(source)} records are damaged")
         while True:
-            ids = order.ids_at(self._config.train.seed, source.name, places[pending], len(source)).tolist()
+            ids = source.ids(places[pending]).tolist()
             moved = [row for row, record_id in zip(pending, ids, strict=True) if record_id in bad]
             if not moved:
+                source.ask(ids)
                 return ids
-            places[moved] += 1
+            places[moved] += source.lanes
 
     def _load(self, source, ids):
         """For each id a dict of features, texts as ids, or its BadRecord."""
-        chunks = [chunk.tolist() for chunk in np.array_split(ids, NUM_WORKERS) if len(chunk)]
-        values = [value for chunk in self._pool.map(lambda ids: _load_all(source, ids), chunks) for value in chunk]
+        chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+        values = [value for chunk in self._map(lambda ids: _load_all(source, ids), chunks) for value in chunk]
         if source.forms.get("text") != "text":
             return values
         texts = [value for value in values if not isinstance(value, BadRecord)]
@@ -212,6 +238,12 @@ class Streams:
             raise ValueError(f"{error} (damaged records so far: {self.num_bad}, above --max_bad_records={limit})")
 
 
+def num_workers(config):
+    """Threads that decode records."""
+    # Python's own share of a record's work, a tenth, is done by one thread at a time.
+    return min(16, os.cpu_count() or 1) if config.data.num_workers < 0 else config.data.num_workers
+
+
 def _load_all(source, ids):
     out = []
     for record_id in ids:
@@ -231,50 +263,3 @@ def _check_vocabulary(path, model):
         raise ValueError(f"--vocab_size={model.vocab_size}: must be at least the {pieces} pieces of {path}")
     if model.bos_id < pieces:
         raise ValueError(f"--bos_id={model.bos_id}: is a piece of {path}, must be at least {pieces}")
-
-
-def prefetch(streams, start_step, depth):
-    """Endless iterator over batches from `start_step` on, with up to `depth` prepared ahead on a thread.
-
-    An error of that thread is raised by the `next` whose batch it hit. `wait_seconds` is how long the last `next`
-    waited; `close()` ends the thread.
-    """
-    return _Prefetch(streams, start_step, depth)
-
-
-class _Prefetch:
-    def __init__(self, streams, start_step, depth):
-        self.wait_seconds = 0.0
-        self._queue, self._closed = queue.Queue(depth), threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(streams, start_step), name="prefetch", daemon=True)
-        self._thread.start()
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        start = time.perf_counter()
-        value = self._queue.get()
-        self.wait_seconds = time.perf_counter() - start
-        if isinstance(value, Exception):
-            self._queue.put(value)
-            raise value
-        return value
-
-    def close(self):
-        """Ends the thread, after the batch that it is at."""
-        self._closed.set()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._queue.get(timeout=0.05)
-
-    def _work(self, streams, step):
-        while not self._closed.is_set():
-            try:
-                value = streams.batch(step)
-            except Exception as error:
-                value = error
-            self._queue.put(value)
-            if isinstance(value, Exception):
-                return
-            step += 1

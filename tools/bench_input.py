@@ -1,0 +1,119 @@
+"""`python -m tools.bench_input [--hosts=1] [--batches=20] [--rounds=5] --flagfile=FILE [--flag=value]`: input alone.
+
+Makes the batches of a training run as the run does, from disk or gs://, and throws them away; beside it, in turns,
+decodes some hundred of the same pictures from memory on as many threads, and nothing else. Prints records/s, MB/s, and
+the first over the second: what is left of bare decoding after reading, checking, cutting, tokenizing and stacking.
+
+Bare decoding is `Image.open(...).convert("RGB")`: no resizing, no cutting out. Give it a machine that does nothing
+else; the best round counts where others work on it, too.
+"""
+
+import concurrent.futures
+import io
+import os
+import statistics
+import time
+
+from absl import flags as absl_flags
+from PIL import Image
+
+from itit import flags
+from itit.data.prefetch import prefetch
+from itit.data.streams import STREAMS, Streams, num_workers
+
+NUM_PICTURES = 512  # decoded from memory in a round
+
+
+def sample_pictures(streams):
+    """Encoded pictures of the run's first steps, in the proportion in which its streams have them."""
+    found, step = [], 0
+    while len(found) < NUM_PICTURES:
+        before, rows = len(found), streams.rows(step)
+        for name, source in streams.sources.items():
+            if source.forms.get("picture") == "image":
+                places = [place for task in STREAMS[name][1] for place in rows.get(task, ())]
+                found += [source.features(record_id)["image"][0] for record_id in source.ids(places).tolist()]
+        if len(found) == before:
+            break
+        step += 1
+    return found[:NUM_PICTURES]
+
+
+def decode(data):
+    return Image.open(io.BytesIO(data)).convert("RGB").size
+
+
+def bare_rate(pictures, pool):
+    """Pictures a second."""
+    start = time.perf_counter()
+    list(pool.map(decode, pictures))
+    return len(pictures) / (time.perf_counter() - start)
+
+
+def input_rate(streams, start_step, num_batches, depth):
+    """Batches a second, from the moment when the first one is there."""
+    batches = prefetch(streams, start_step, depth)
+    next(batches)
+    start = time.perf_counter()
+    for _ in range(num_batches):
+        next(batches)
+    rate = num_batches / (time.perf_counter() - start)
+    batches.close()
+    return rate
+
+
+def measure(streams, config, num_batches, num_rounds):
+    """Batches a second and bare pictures a second, or None where there are none, of each round."""
+    found, pictures = [], sample_pictures(streams)
+    with concurrent.futures.ThreadPoolExecutor(max(1, num_workers(config))) as pool:
+        for number in range(num_rounds):
+            rate = input_rate(streams, number * num_batches, num_batches, config.data.prefetch)
+            found.append((rate, bare_rate(pictures, pool) if pictures else None))
+    return found
+
+
+def table(streams, found):
+    """The lines to print."""
+    rows = {name: sum(len(streams.rows(0).get(task, ())) for task in STREAMS[name][1]) for name in streams.sources}
+    pictures = sum(rows[name] for name, source in streams.sources.items() if source.forms.get("picture") == "image")
+    megabytes = sum(rows[name] * source.mean_bytes for name, source in streams.sources.items()) / 1e6
+    rates, bare = zip(*found, strict=True)
+    lines = [f"{'':34}{'best':>10}{'median':>10}"]
+
+    def line(label, values):
+        lines.append(f"{label:34}{max(values):>10.4g}{statistics.median(values):>10.4g}")
+
+    line("batches/s", rates)
+    line("records/s", [rate * sum(rows.values()) for rate in rates])
+    line("MB/s of records", [rate * megabytes for rate in rates])
+    if pictures:
+        line("pictures/s", [rate * pictures for rate in rates])
+        line("pictures/s, bare decoding", bare)
+        best = max(rates) * pictures / max(bare)
+        middle = statistics.median(rate * pictures / one for rate, one in found)
+        lines.append(f"{'input over bare decoding':34}{best:>10.2f}{middle:>10.2f}")
+    return lines
+
+
+def define_flags():
+    flags.define()
+    absl_flags.DEFINE_integer("hosts", 1, "Hosts that share the batches; this is the first.", lower_bound=1)
+    absl_flags.DEFINE_integer("batches", 20, "Batches timed in a round.", lower_bound=1)
+    absl_flags.DEFINE_integer("rounds", 5, "Rounds of both.", lower_bound=1)
+
+
+def main(_):
+    given, config = absl_flags.FLAGS, flags.from_flags()
+    start = time.perf_counter()
+    streams = Streams(config, 0, given.hosts)
+    print(f"{streams.describe()}\nopened in {time.perf_counter() - start:.1f} s; host 1 of {given.hosts}, "
+          f"{os.cpu_count()} cores, {given.rounds} rounds of {given.batches} batches", flush=True)  # fmt: skip
+    found = measure(streams, config, given.batches, given.rounds)
+    print("\n".join(table(streams, found)))
+    megabytes = streams.reader.num_bytes / 1e6
+    print(f"read: {streams.reader.num_reads} blocks, {megabytes:.1f} MB")
+
+
+if __name__ == "__main__":
+    define_flags()
+    flags.run_main(main)
