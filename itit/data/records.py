@@ -36,10 +36,14 @@ def masked_crc(data):
 
 
 class RecordWriter:
-    """Writes one TFRecord file; a context manager. The file appears when the block ends well, else not at all."""
+    """Writes one TFRecord file; a context manager. The file appears when the block ends well, else not at all.
+
+    `spans` lists (offset, payload length) of what is written so far; `size` is the bytes of it.
+    """
 
     def __init__(self, path):
         self._context = storage.writer(path)
+        self.spans, self.size = [], 0
 
     def __enter__(self):
         self._file = self._context.__enter__()
@@ -55,6 +59,8 @@ class RecordWriter:
         length = struct.pack("<Q", len(payload))
         self._file.write(length + struct.pack("<I", masked_crc(length)))
         self._file.write(payload + struct.pack("<I", masked_crc(payload)))
+        self.spans.append((self.size, len(payload)))
+        self.size += HEADER + len(payload) + FOOTER
 
 
 def scan(path):
