@@ -9,18 +9,21 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+CENTRE = (0.5, 0.5)
 
 
-def decode(data, image_size, max_pixels):
+def decode(data, image_size, max_pixels, place=CENTRE, scale=1.0):
     """A JPEG, PNG, WebP, GIF or BMP as a square of RGB pixels.
 
-    Any mode becomes RGB (transparent parts white), the picture is turned as its EXIF tag says, its short side resized
-    to S (bicubic, antialiased) and its centre cut out.
+    Any mode becomes RGB (transparent parts white), the picture is turned as its EXIF tag says, a square is cut out, by
+    default the whole short side in the centre, and resized to S (bicubic, antialiased).
 
     Args:
       data: the encoded picture.
       image_size: S.
       max_pixels: width times height above this is refused, by the header alone, before anything is allocated.
+      place: where the square lies in the room that it has, from left (0) to right (1) and from top to bottom.
+      scale: side of the square over the picture's short side, above 0 and at most 1.
 
     Returns:
       uint8 [S, S, 3].
@@ -28,6 +31,11 @@ def decode(data, image_size, max_pixels):
     Raises:
       ValueError: with the cause.
     """
+    return to_square(open_picture(data, max_pixels), image_size, place, scale)
+
+
+def open_picture(data, max_pixels):
+    """The PIL picture of encoded data, its pixels not decoded yet. Raises ValueError as `decode` does."""
     # Pillow raises errors of a dozen unrelated types for damaged files.
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -36,16 +44,20 @@ def decode(data, image_size, max_pixels):
     width, height = picture.size
     if width * height > max_pixels:
         raise ValueError(f"picture of {width} x {height} pixels, above --max_image_pixels={max_pixels}")
-    return to_square(picture, image_size)
+    return picture
 
 
-def to_square(picture, image_size):
-    """A PIL picture as uint8 [S, S, 3], as `decode` does it. Raises ValueError where its data are damaged."""
+def to_rgb(picture):
+    """A PIL picture decoded, upright and in RGB. Raises ValueError where its data are damaged."""
     try:
-        picture = _to_rgb(ImageOps.exif_transpose(picture))
+        return _to_rgb(ImageOps.exif_transpose(picture))
     except Exception as error:
         raise ValueError(f"picture does not decode: {_one_line(error)}") from None
-    return np.asarray(_resize(picture, image_size))
+
+
+def to_square(picture, image_size, place=CENTRE, scale=1.0):
+    """A PIL picture as uint8 [S, S, 3], as `decode` does it. Raises ValueError where its data are damaged."""
+    return np.asarray(_resize(to_rgb(picture), image_size, place, scale))
 
 
 def _one_line(error):
@@ -63,10 +75,10 @@ def _to_rgb(picture):
     return picture.convert("RGB")
 
 
-def _resize(picture, image_size):
+def _resize(picture, image_size, place, scale):
     """The crop comes first, so that a very long picture is never enlarged as a whole."""
     width, height = picture.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
+    side = min(width, height) * scale
+    left, top = (width - side) * place[0], (height - side) * place[1]
+    box = (left, top, left + side, top + side)
     return picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box)
