@@ -80,5 +80,5 @@ def _resize(picture, image_size, place, scale):
     width, height = picture.size
     side = min(width, height) * scale
     left, top = (width - side) * place[0], (height - side) * place[1]
-    box = (left, top, left + side, top + side)
+    box = (left, top, min(width, left + side), min(height, top + side))
     return picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box)
