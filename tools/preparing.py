@@ -44,7 +44,7 @@ class Settings(PictureSettings):
     paired_sample: int = knob(0, "Pictures with their texts that stay pairs; 0: all, or none with --unpaired_halves.")
     seed: int = knob(0, "Seed of the sample and the halves.")
     max_bad_records: int = knob(0, "Damaged items to leave out, each counted and named, before it stops.")
-    num_workers: int = knob(0, "Processes beside the one that writes; 0: none.")
+    num_workers: int = knob(0, "Processes that read and encode; 1: the one that writes does it; 0: one a processor.")
 
     def check(self):
         """Raises ValueError naming the flag."""
@@ -171,7 +171,8 @@ def _write(source, settings, plan, asked):
         num_bad = sum(len(writer.damaged) for writer in writers.values())
         bar = stack.enter_context(tqdm.tqdm(total=plan.num_items, desc="preparing", unit=" items"))
         tasks = _tasks(source, settings, plan, writers)
-        for position, done in workers.ordered(functools.partial(encode, settings), tasks, settings.num_workers):
+        results = workers.ordered(functools.partial(encode, settings), tasks, settings.num_workers)
+        for position, done in stack.enter_context(contextlib.closing(results)):
             for place, split, keys, examples in done:
                 if keys is None:
                     num_bad += 1

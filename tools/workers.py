@@ -16,11 +16,12 @@ def ordered(function, tasks, num_workers):
     Args:
       function: of a module, not of a main: the processes import it.
       tasks: any iterable; it is read no further than the processes need.
-      num_workers: processes; 0 computes here.
+      num_workers: processes; 1 computes in this one, 0 takes one a processor.
 
     An error of a task is raised at its turn. Raises ValueError where a process was killed.
     """
-    if not num_workers:
+    num_workers = num_workers or os.cpu_count() or 1
+    if num_workers == 1:
         yield from map(function, tasks)
         return
     # Fresh processes: those of a fork would share the connections to gs://.

@@ -34,8 +34,8 @@ class Coco:
                 elif captions or self.images:
                     yield Item(str(number), place, files.get(name), tuple(captions))
         if not taken:
-            raise ValueError(f"--captions={self.captions}: holds no picture of --karpathy_splits={self.karpathy_splits} "
-                             f"and --image_list={self.image_list}")  # fmt: skip
+            asked = f"--karpathy_splits={self.karpathy_splits} and --image_list={self.image_list}"
+            raise ValueError(f"--captions={self.captions}: holds no picture of {asked}")
 
     def _files(self):
         """Name -> Blob of all files in the folders."""
@@ -61,10 +61,7 @@ class Coco:
             data = file.read()
         try:
             found = json.loads(data)
-            if "annotations" in found:
-                pictures = _official(found)
-            else:
-                pictures = _karpathy(found)
+            pictures = _official(found) if "annotations" in found else _karpathy(found)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: neither captions of COCO nor Karpathy's: {error!r}") from None
         splits = {split for _, _, split, _ in pictures}

@@ -12,11 +12,13 @@ try:
 except ModuleNotFoundError:
     zstandard = None
 
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile) + ((zstandard.ZstdError,) if zstandard else ())
 PIECE = 1024  # packed bytes at a time: a frame that unpacks to a million times its size stays small
 
 
 def numbered(path):
-    """Yields (number from 1, line as bytes without its end), or a BadItem for the line: too long, or damaged packing."""
+    """Yields (number from 1, line as bytes without its end); in the place of one that is too long, and where the packed
+    file is damaged, a BadItem."""
     number = 0
     try:
         with storage.open(path) as raw:
@@ -29,7 +31,7 @@ def numbered(path):
                 yield number, BadItem(f"{path}:{number}", f"line above the limit of {MAX_TEXT} bytes")
                 while line and not line.endswith(b"\n"):
                     line = file.readline(MAX_TEXT)
-    except (EOFError, zlib.error, gzip.BadGzipFile, *([zstandard.ZstdError] if zstandard else [])) as error:
+    except DAMAGE as error:
         yield number + 1, BadItem(f"{path}:{number + 1}", f"the packed file is damaged here: {error}")
 
 
