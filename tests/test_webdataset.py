@@ -64,7 +64,8 @@ def test_hostile_members_are_refused_and_touch_nothing(tmp_path):
     with pytest.raises(ValueError, match="not JSON"):
         found[1].load_texts()
     causes = ["'../out.jpg' leads out", "'/tmp/abs.jpg' leads out", "leads out", "leads out", "no plain file",
-              "no plain file", "no plain file", "above the limit", "two members .jpg", "neither picture nor text"]  # fmt: skip
+              "no plain file", "no plain file", "above the limit", "two members .jpg",
+              "neither picture nor text"]  # fmt: skip
     assert len(bad) == len(causes) and all(cause in line for cause, line in zip(causes, bad, strict=True)), bad
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
