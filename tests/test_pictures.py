@@ -18,8 +18,10 @@ def encoded(width, height, form="PNG", **options):
     return data.getvalue()
 
 
-@pytest.mark.parametrize("size, side, want", [((90, 60), 30, (45, 30)), ((61, 200), 30, (30, 98)), ((40, 40), 40, (40, 40)),
-                                              ((90, 60), 0, (90, 60)), ((20, 30), 64, (20, 30))])  # fmt: skip
+@pytest.mark.parametrize("size, side, want", [
+    ((90, 60), 30, (45, 30)), ((61, 200), 30, (30, 98)), ((40, 40), 40, (40, 40)), ((90, 60), 0, (90, 60)),
+    ((20, 30), 64, (20, 30)),
+])  # fmt: skip
 def test_resized_once_by_the_short_side_and_never_enlarged(size, side, want):
     data = encoded(*size)
     found = Image.open(io.BytesIO(store(data, PictureSettings(short_side=side, image_quality=90))))
@@ -58,8 +60,8 @@ def test_turned_by_its_tag_and_in_rgb():
 
 def test_pixels_are_bounded_before_they_are_decoded():
     file = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(file, "PNG")
-    with pytest.raises(ValueError, match="20000 x 20000 pixels, above --max_image_pixels"):
+    Image.new("1", (9_000, 8_000)).save(file, "PNG")
+    with pytest.raises(ValueError, match="9000 x 8000 pixels, above --max_image_pixels"):
         store(file.getvalue(), PictureSettings())
     with pytest.raises(ValueError, match="is not stored"):
         store(encoded(17_000, 1), PictureSettings(short_side=0, image_format="webp"))
