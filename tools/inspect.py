@@ -64,7 +64,8 @@ def describe(group, reports, unit):
     """Lines on the reports of a group of shards."""
     num_records, megabytes = sum(len(r.offsets) for r in reports), sum(r.num_bytes for r in reports) / 1e6
     features = ", ".join(sorted({name for report in reports for name in report.features}))
-    lines = [f"{group}: {num_records} sound records in {len(reports)} shards, {megabytes:.1f} MB: {features}"]
+    shards = f"{len(reports)} shard" + ("s" if len(reports) > 1 else "")
+    lines = [f"{group}: {num_records} sound records in {shards}, {megabytes:.1f} MB: {features}"]
     lengths, short = collections.Counter(), collections.Counter()
     for report in reports:
         lengths += report.lengths

@@ -34,9 +34,9 @@ def prepare(name):
     settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), SOURCES[name]()))
     found = preparing.run(name, source, settings)
     for split, values in found["splits"].items():
-        features = " and ".join(list(values["schema"])[1:])
-        print(f"{split}: {values['records']} records of {features}, {values['bytes'] / 1e6:.1f} MB in "
-              f"{len(values['shards'])} shards")  # fmt: skip
+        features, count = " and ".join(list(values["schema"])[1:]), len(values["shards"])
+        shards = f"{count} shard" + ("s" if count > 1 else "")
+        print(f"{split}: {values['records']} records of {features}, {values['bytes'] / 1e6:.1f} MB in {shards}")
     if found["damaged"]:
         print(f"{found['damaged']} damaged items left out: {settings.output}/{preparing.DAMAGED}")
 
