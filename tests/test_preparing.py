@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from itit import storage
 from itit.data import records, shard_index
 from tests.common import ROOT
+from tests.test_storage import root  # noqa: F401 (a fixture)
 from tools import preparing, splitting
 from tools.preparing import Settings
 from tools.sources.folder import Folder
 from tools.sources.table import Jsonl
+from tools.sources.text import Text
 
 
 def write_folder(root, count, texts=True):
@@ -203,3 +206,28 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
     (tmp_path / "in" / "000.png").rename(tmp_path / "in" / "new.png")
     with pytest.raises(ValueError, match="the ids listed was"):
         preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
+
+
+def test_on_disks_and_object_stores(tmp_path, root):  # noqa: F811
+    """Broken off by a damaged line, then called again."""
+    rng = np.random.default_rng()
+    lines = [b"text %d of many" % n for n in rng.permutation(900).tolist()]
+    lines[850] = b"\xff"
+    (tmp_path / "texts.txt").write_bytes(b"\n".join(lines))
+    source, found = Text(str(tmp_path / "texts.txt")), {}
+    for name, limits in (("whole", [1]), ("parts", [0, 1])):
+        for limit in limits:
+            settings = settings_of(storage.join(root, name), shard_bytes=5000, max_bad_records=limit)
+            if not limit:
+                with pytest.raises(ValueError, match="texts.txt:851: the text is not UTF-8"):
+                    preparing.run("text", source, settings)
+                assert ".begun.json" in storage.list_dir(settings.output)
+            else:
+                preparing.run("text", source, settings)
+        found[name] = {}
+        for file in storage.list_dir(settings.output):
+            with storage.open(storage.join(settings.output, file)) as opened:
+                found[name][file] = opened.read()
+    assert found["parts"] == found["whole"] and "texts-00007.tfrecord" in found["whole"]
+    path = storage.join(root, "parts", "texts-00003.tfrecord")
+    np.testing.assert_array_equal(shard_index.read(path), records.index(path))
