@@ -23,15 +23,15 @@ from tools.sources.table import Jsonl
 from tools.sources.text import Text
 
 
-def write_folder(root, count, texts=True):
+def write_folder(place, count, texts=True):
     """Pictures of any size with a text of their own. Returns their names."""
-    root.mkdir()
+    place.mkdir()
     rng, names = np.random.default_rng(), [f"{n:03d}.png" for n in range(count)]
     for name in names:
         pixels = rng.integers(0, 256, (*rng.integers(20, 60, 2), 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / name)
+        Image.fromarray(pixels).save(place / name)
         if texts:
-            (root / name).with_suffix(".txt").write_text(f"the text of {name}")
+            (place / name).with_suffix(".txt").write_text(f"the text of {name}")
     return names
 
 
