@@ -102,7 +102,7 @@ def read_dataset(path):
 def make_plan(source, settings):
     """The first pass. Raises ValueError for an id that is there twice and for a sample larger than all."""
     hashes, draws, total, count = array.array("Q"), array.array("Q"), 0, 0
-    for item in tqdm.tqdm(source.items(), "listing", unit=" items", leave=False):
+    for item in tqdm.tqdm(source.items(), "listing", unit=" items", leave=False, delay=1):
         count += 1
         if isinstance(item, BadItem):
             continue
