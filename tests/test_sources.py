@@ -158,6 +158,8 @@ def test_jsonl_rows(tmp_path):
         assert message.startswith(f"{tmp_path}/a.jsonl:{number}: ") and cause in message
     found, _ = split(table.Jsonl(f"{tmp_path}/a.jsonl", id_column="id").items())
     assert [item.key for item in found] == ["7", "8", "9", "10"]
+    lines_as_ids = split(table.Jsonl(f"{tmp_path}/a.jsonl", line_ids=True).items())[0]
+    assert [item.key for item in lines_as_ids] == [f"a.jsonl:{n}" for n in (1, 2, 3, 4)]
     assert [item.unit for item in found] == ["p/1.jpg", "p/2.jpg", "", "p/3.jpg"]
 
 

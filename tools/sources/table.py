@@ -26,6 +26,7 @@ class Table:
     text_column: str = knob("caption", "Column of the text; empty: pictures alone.")
     image_column: str = knob("image", "Column of the picture's path or URL; empty: texts alone.")
     id_column: str = knob("", "Column of a unique id; empty: the picture as it is written, or FILE:LINE.")
+    line_ids: bool = knob(False, "Ids are FILE:LINE, for files that name a picture in several rows.")
     image_root: str = knob("", "Folder that the pictures are in; empty: that of the file.")
     url_names: str = knob("path", "What the file of a downloaded URL is called in image_root: HOST/PATH as wget -x "
                           "does, the last part of the path, or a hash of the URL in hex.",
@@ -58,7 +59,7 @@ class Table:
         texts = tuple(text for text in texts if text.strip())
         if not name and not texts:
             raise ValueError("neither picture nor text")
-        key = str(row[self.id_column]) if self.id_column else name or os.path.basename(place)
+        key = str(row[self.id_column]) if self.id_column else not self.line_ids and name or os.path.basename(place)
         return Item(key, place, Blob(_inside(root, self._file_of(name))) if name else None, texts, unit=name)
 
     def _file_of(self, name):
