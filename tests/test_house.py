@@ -13,7 +13,19 @@ from tests.common import ROOT
 TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py", "README.md"}
 MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
 CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
-DATA = ("records", "order", "blocks", "source", "images", "preprocess", "text", "streams", "prefetch", "scenes")
+DATA = (
+    "records",
+    "shard_index",
+    "order",
+    "blocks",
+    "source",
+    "images",
+    "preprocess",
+    "text",
+    "streams",
+    "prefetch",
+    "scenes",
+)
 OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
           "metrics", "backend", "state", "train", "pretrained")  # fmt: skip
 XLA = ("sharding", "xla", "capture", "tracing")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from itit import storage
-from itit.data import records
+from itit.data import records, shard_index
 from tools import splits
 
 
@@ -16,6 +16,7 @@ def read_shards(folder, name):
     sizes, numbers = [], []
     for path in sorted(map(str, folder.glob(f"{name}-*.tfrecord"))):
         spans = records.index(path).tolist()
+        assert shard_index.read(path).tolist() == spans
         sizes.append((path.rpartition("/")[2], len(spans)))
         numbers += [int(records.decode_example(records.read(path, *span))["number"][0]) for span in spans]
     return sizes, numbers

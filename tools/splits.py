@@ -8,7 +8,7 @@ import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
 from itit import storage
-from itit.data import records
+from itit.data import records, shard_index
 
 RECORDS_A_SHARD = 5000
 TILE, TEXT_LINES, LINE_HEIGHT, GAP = 160, 7, 15, 10  # of the contact sheet, in pixels
@@ -31,7 +31,8 @@ def new_folder(output):
 
 
 def write_split(folder, name, examples, total):
-    """Writes `total` examples (dicts of features) into folder/NAME-0000i-of-0000k.tfrecord, with a progress bar."""
+    """Writes `total` examples (dicts of features) into folder/NAME-0000i-of-0000k.tfrecord, each with its index, with a
+    progress bar."""
     num_shards = max(1, -(-total // RECORDS_A_SHARD))
     examples = iter(tqdm.tqdm(examples, name, total, unit=" records", leave=False))
     for shard in range(num_shards):
@@ -39,6 +40,7 @@ def write_split(folder, name, examples, total):
         with records.RecordWriter(path) as writer:
             for _ in range(total * shard // num_shards, total * (shard + 1) // num_shards):
                 writer.write(records.encode_example(next(examples)))
+        shard_index.write(path, writer.spans)
     examples.close()
 
 

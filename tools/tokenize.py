@@ -1,9 +1,11 @@
 """`python -m tools.tokenize --input=SHARDS --output=DIR/PREFIX --vqgan=DIR --vocabulary=FILE`: ready ids from raw data.
 
 Writes the same records in the same order, with `image_ids` for `image` (--vqgan) and `text_ids` for `text`
-(--vocabulary); shard i of k becomes PREFIX-0000i-of-0000k.tfrecord. A finished shard is skipped on a rerun, an
-unfinished one is never visible. PREFIX-settings.json holds what the shards were made with; a rerun must be given the
-same.
+(--vocabulary); shard i of k becomes PREFIX-0000i-of-0000k.tfrecord, with its index. A finished shard is skipped on a
+rerun, an unfinished one is never visible. PREFIX-settings.json holds what the shards were made with; a rerun must be
+given the same.
+
+With --num_crops or --flip a record becomes several, one a view of its picture; their ids are KEY#0, KEY#1, ...
 
 Run it with -m: as a script it would stand in for Python's own module `tokenize`.
 
@@ -20,43 +22,64 @@ from absl import flags
 
 from itit import config as config_lib
 from itit import storage
-from itit.data import images, records
+from itit.backend import connect
+from itit.data import records, shard_index
 from itit.flags import run_main
 from itit.weights import load_vqgan
+from tools.views import views
 
 BATCH_SIZE = 64
 
 
 class ImageTokenizer:
-    """Encoded pictures -> ids, by the tokenizer in `folder`. Raises ValueError where it cannot be loaded."""
+    """Encoded pictures -> ids of their views (see views.py), by the tokenizer in `folder` on a backend.
 
-    def __init__(self, folder):
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = load_vqgan(folder).to(self._device)
+    Raises ValueError where it cannot be loaded.
+    """
 
-    def decode(self, data):
-        """bytes of a picture -> uint8 [S, S, 3]."""
-        return images.decode(data, self._model.config.image_size, config_lib.DataConfig().max_image_pixels)
+    def __init__(self, folder, backend, num_crops=1, flip=False):
+        if backend.hosts.count > 1:
+            raise ValueError(f"{backend.hosts.count} hosts: ids are made on one at a time")
+        self._backend, self._model = backend, backend.adopt(load_vqgan(folder).requires_grad_(False))
+        self._crops, self._flip = num_crops, flip
 
-    @torch.no_grad()
+    def decode(self, data, key):
+        """bytes of a picture -> its views, list of uint8 [S, S, 3]."""
+        limit = config_lib.DataConfig.max_image_pixels
+        return views(data, key, self._model.config.image_size, limit, self._crops, self._flip)
+
     def __call__(self, pixels):
-        """list of B uint8 [S, S, 3] -> int64 [B, N]."""
-        return self._model.tokenize(torch.from_numpy(np.stack(pixels)).to(self._device)).cpu().numpy()
+        """list of any number of uint8 [S, S, 3] -> int64 [.., N]."""
+        return np.concatenate([self._batch(pixels[i : i + BATCH_SIZE]) for i in range(0, len(pixels), BATCH_SIZE)])
+
+    def _batch(self, pixels):
+        rows = np.stack(pixels)
+        if self._backend.device.type == "xla":  # compiles anew for every number of rows
+            rows = np.pad(rows, [(0, BATCH_SIZE - len(rows)), (0, 0), (0, 0), (0, 0)])
+        batch = self._backend.to_device({"images": rows}, whole=True)
+        return self._backend.sampler(image_ids, self._model, batch["images"]).cpu().numpy()[: len(pixels)]
 
 
-def make_tokenizers(vqgan, vocabulary, num_text_tokens):
-    """{feature to read: (feature to write, decoder of its bytes, tokenizer of a list of decoded values)}."""
+@torch.no_grad()
+def image_ids(model, pixels):
+    """uint8 [B, S, S, 3] -> int64 [B, N]."""
+    return model.tokenize(pixels)
+
+
+def make_tokenizers(vqgan, vocabulary, num_text_tokens, num_crops=1, flip=False, backend="auto"):
+    """{feature to read: (feature to write, decoder of its bytes and the id to a list, tokenizer of such a list)}."""
     if not vqgan and not vocabulary:
         raise ValueError("--vqgan and --vocabulary are both missing: give one or both")
     tokenizers = {}
-    if vqgan:
-        image_tokenizer = ImageTokenizer(vqgan)
+    if vqgan:  # first, because torch_xla must be imported before TensorFlow
+        device = connect(config_lib.TrainConfig(backend=backend))
+        image_tokenizer = ImageTokenizer(vqgan, device, num_crops, flip)
         tokenizers["image"] = ("image_ids", image_tokenizer.decode, image_tokenizer)
     if vocabulary:
         # TensorFlow is slow to load and not on every machine; pictures do without.
         from itit.data.preprocess import TextTokenizer
 
-        tokenizers["text"] = ("text_ids", bytes.decode, TextTokenizer(vocabulary, num_text_tokens))
+        tokenizers["text"] = ("text_ids", lambda data, key: [data.decode()], TextTokenizer(vocabulary, num_text_tokens))
     return tokenizers
 
 
@@ -71,42 +94,61 @@ def convert(source, target, tokenizers, keep, bar):
             for name, (written, _, tokenizer) in tokenizers.items():
                 rows = [(features, values[name]) for features, values in batch if name in values]
                 if rows:
-                    for (features, _), ids in zip(rows, tokenizer([value for _, value in rows]), strict=True):
-                        features[written] = ids
+                    ids = iter(tokenizer([value for _, values in rows for value in values]))
+                    for features, values in rows:
+                        features[written] = [next(ids) for _ in values]
                         if not keep:
                             del features[name]
             for features, _ in batch:
-                writer.write(records.encode_example(features))
+                for example in _variants(features):
+                    writer.write(records.encode_example(example))
             bar.update(len(batch))
+    shard_index.write(target, writer.spans)
+
+
+def _variants(features):
+    """Yields the records that one becomes: one a view, if its picture has several."""
+    ids = {name: features.pop(name) for name in ("image_ids", "text_ids") if isinstance(features.get(name), list)}
+    count = max(map(len, ids.values()))
+    for number in range(count):
+        variant = {name: rows[number % len(rows)] for name, rows in ids.items()}
+        yield features | variant | ({"key": features["key"] + b"#%d" % number} if count > 1 else {})
 
 
 def _read(path, offset, length, tokenizers):
-    """(features of a record as they are, {feature to tokenize: decoded value})."""
+    """(features of a record as they are, {feature to tokenize: list of decoded values})."""
     payload = records.read(path, offset, length)
     try:
         features = records.decode_example(payload)
         for name, value in features.items():
             if isinstance(value, list) and len(value) != 1:
                 raise ValueError(f"{name!r} must be one string of bytes")
-        values = {name: decode(features[name][0]) for name, (_, decode, _) in tokenizers.items() if name in features}
+        # A feature is read as a list of byte strings and written as one string.
+        features = {name: value[0] if isinstance(value, list) else value for name, value in features.items()}
+        key = features.get("key")
+        values = {name: decode(features[name], key) for name, (_, decode, _) in tokenizers.items() if name in features}
+        if not isinstance(key, bytes) and any(len(found) > 1 for found in values.values()):
+            raise ValueError("no 'key' to name its views by")
     except ValueError as error:
         raise records.BadRecord(path, offset, error) from None
     if not values:
         raise records.BadRecord(path, offset, f"holds no {' or '.join(map(repr, tokenizers))}")
-    # A feature is read as a list of byte strings and written as one string.
-    return {name: value[0] if isinstance(value, list) else value for name, value in features.items()}, values
+    return features, values
 
 
-def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep):
+def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep, num_crops=1, flip=False, backend="auto"):
     """Converts every shard that is not yet there.
 
     Raises ValueError where `output` was begun with other settings.
     """
+    if keep and (num_crops > 1 or flip):
+        raise ValueError("--keep: not with --num_crops or --flip, whose ids are of parts of the picture")
     sources = storage.glob(pattern)
     settings = {
         "input": sources, "keep": keep, "num_text_tokens": num_text_tokens,
         "vqgan": vqgan and _checksum(storage.join(vqgan, "model.safetensors")),
         "vocabulary": vocabulary and _checksum(vocabulary),
+        "num_crops": num_crops, "flip": flip,
     }  # fmt: skip
     _settle(output + "-settings.json", settings)
     targets = [f"{output}-{i:05d}-of-{len(sources):05d}.tfrecord" for i in range(len(sources))]
@@ -115,7 +157,7 @@ def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep):
         print(f"{len(sources) - len(todo)} of {len(sources)} shards are already there")
     if not todo:
         return
-    tokenizers = make_tokenizers(vqgan, vocabulary, num_text_tokens)
+    tokenizers = make_tokenizers(vqgan, vocabulary, num_text_tokens, num_crops, flip, backend)
     total = sum(len(records.scan(source)[0]) for source, _ in todo)
     with tqdm.tqdm(total=total, desc="tokenizing", unit=" records") as bar:
         for source, target in todo:
@@ -139,9 +181,10 @@ def _settle(path, settings):
         return
     with storage.open(path) as file:
         found = json.loads(file.read())
+    before = {"num_crops": 1, "flip": False} | found  # those that have not always been there
     for name, value in settings.items():
-        if found.get(name) != value:
-            raise ValueError(f"{path}: --{name} was {found.get(name)!r}, is now {value!r}; name another --output")
+        if before.get(name) != value:
+            raise ValueError(f"{path}: --{name} was {before.get(name)!r}, is now {value!r}; name another --output")
 
 
 def define_flags():
@@ -151,11 +194,19 @@ def define_flags():
     flags.DEFINE_string("vocabulary", "", "SentencePiece model (.model); empty: texts stay as they are.")
     flags.DEFINE_integer("num_text_tokens", 64, "Text tokens with EOS; longer texts are cut.", lower_bound=2)
     flags.DEFINE_boolean("keep", False, "Keep `image` and `text` beside their ids.")
+    flags.DEFINE_integer(
+        "num_crops", 1, "Crops of each picture: the centre, as in training, and others.", lower_bound=1
+    )
+    flags.DEFINE_boolean("flip", False, "Each crop also mirrored (wrong where texts say left or right).")
+    flags.DEFINE_enum(
+        "backend", "auto", ["auto", "cpu", "cuda", "xla"], "Where the image tokenizer runs, as in training."
+    )
 
 
 def main(_):
     flag = flags.FLAGS
-    run(flag.input, flag.output, flag.vqgan, flag.vocabulary, flag.num_text_tokens, flag.keep)
+    run(flag.input, flag.output, flag.vqgan, flag.vocabulary, flag.num_text_tokens, flag.keep,
+        num_crops=flag.num_crops, flip=flag.flip, backend=flag.backend)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -64,15 +64,13 @@ def read(shard):
 
 def _parse(path, data):
     """Bytes of the shard, and int64 [R], the lengths."""
-    if len(data) < HEAD.size + CHECKSUM.size or not data.startswith(MAGIC):
+    if len(data) < HEAD.size + CHECKSUM.size or len(data) % 4 or not data.startswith(MAGIC):
         raise BadRecord(path, 0, "not an index of records")
     (checksum,) = CHECKSUM.unpack(data[-CHECKSUM.size :])
     if google_crc32c.value(data[: -CHECKSUM.size]) != checksum:
         raise BadRecord(path, 0, "the checksum of the index is wrong: remove it, and the shard is read without it")
     _, shard_size, count = HEAD.unpack(data[: HEAD.size])
-    lengths = np.frombuffer(data[HEAD.size : -CHECKSUM.size], "<u4" if len(data) % 4 == 0 else np.uint8).astype(
-        np.int64
-    )
+    lengths = np.frombuffer(data[HEAD.size : -CHECKSUM.size], "<u4").astype(np.int64)
     if len(lengths) != count or (lengths > MAX_LENGTH).any() or (lengths + HEADER + FOOTER).sum() != shard_size:
         raise BadRecord(path, 0, "its lengths do not add up")
     return shard_size, lengths

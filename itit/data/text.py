@@ -54,3 +54,7 @@ class Tokenizer(Detokenizer):
             ids = [*ids[: num_text_tokens - 1], EOS]
             row[: len(ids)] = ids
         return rows
+
+    def count(self, text):
+        """Pieces of a text, EOS included."""
+        return len(self._pieces.encode(text)) + 1

@@ -1,0 +1,49 @@
+"""`python -m tools.prepare SOURCE --output=DIR ...`: one's own pictures and texts as TFRecord shards for training.
+
+SOURCE is coco, folder, jsonl, csv, tsv, webdataset or text; `python -m tools.prepare SOURCE --help` lists its flags.
+DIR gets `paired-*.tfrecord` (pictures with a text), `images-*.tfrecord`, `texts-*.tfrecord`, whichever there are, an
+index beside each shard, and, at the end, `dataset.json`: counts, bytes, schema, a fingerprint of the ids, settings.
+Killed and called again, it goes on where it was.
+"""
+
+import difflib
+import sys
+
+from itit import flags as flags_lib
+from itit.flags import run_main
+from tools import preparing
+from tools.sources import coco, folder, table, text, webdataset
+
+SOURCES = {"coco": coco.Coco, "folder": folder.Folder, "jsonl": table.Jsonl, "csv": table.Csv, "tsv": table.Tsv,
+           "webdataset": webdataset.Webdataset, "text": text.Text}  # fmt: skip
+
+
+def define_flags(name):
+    """The flags of a source; of an unknown one none."""
+    if name in SOURCES:
+        flags_lib.define(preparing.Settings())
+        flags_lib.define(SOURCES[name]())
+
+
+def prepare(name):
+    """Runs by the parsed flags. Raises ValueError, one line."""
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"source {name!r}: choose one of {', '.join(SOURCES)}{hint}")
+    settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), SOURCES[name]()))
+    found = preparing.run(name, source, settings)
+    for split, values in found["splits"].items():
+        features, count = " and ".join(list(values["schema"])[1:]), len(values["shards"])
+        shards = f"{count} shard" + ("s" if count > 1 else "")
+        print(f"{split}: {values['records']} records of {features}, {values['bytes'] / 1e6:.1f} MB in {shards}")
+    if found["damaged"]:
+        print(f"{found['damaged']} damaged items left out: {settings.output}/{preparing.DAMAGED}")
+
+
+if __name__ == "__main__":
+    word = flags_lib.take_word()
+    define_flags(word)
+    if word not in SOURCES and "--help" not in sys.argv:
+        del sys.argv[1:]  # they cannot be read, and the source's name is what is wrong
+    run_main(lambda _: prepare(word))

@@ -1,0 +1,243 @@
+"""A source (see tools/sources) to shards, indexes and dataset.json. The same call goes on where an earlier one ended.
+
+A first pass over the source looks at ids alone: none twice, how many, which are the sample. A second one reads, in
+several processes, and writes in the order of the source. What a shard holds depends on the source and the settings
+only, so that a run that was killed and called again ends with the same bytes.
+
+Of a folder that is not finished, `.begun.json` tells what it was begun with. dataset.json is written last.
+"""
+
+import array
+import contextlib
+import dataclasses
+import functools
+import json
+import sys
+
+import numpy as np
+import PIL
+import tqdm
+
+from itit import storage
+from itit.config import knob
+from itit.data import records
+from tools import splitting, workers
+from tools.shard_writer import MODULUS, ShardWriter, fingerprint
+from tools.sources.item import MAX_PICTURE, BadItem
+from tools.stored_pictures import PictureSettings, store
+
+DATASET, BEGUN, DAMAGED = "dataset.json", ".begun.json", "damaged.txt"
+SCHEMA = {"key": "UTF-8, unique", "image": "encoded picture", "text": "UTF-8"}
+PICTURES_A_TASK, TEXTS_A_TASK = 4, 256
+NAMED = 20  # damaged items that are shown; all are in damaged.txt
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(PictureSettings):
+    """What any source is prepared with."""
+
+    output: str = knob("", "Folder for the shards, local or gs://.")
+    shard_bytes: int = knob(256 * 2**20, "Bytes that a shard has at most.")
+    unpaired_halves: bool = knob(
+        False, "Take pairs apart: one half gives its pictures, the other its texts (P sec. 4.1)."
+    )
+    paired_sample: int = knob(0, "Pictures with their texts that stay pairs; 0: all, or none with --unpaired_halves.")
+    seed: int = knob(0, "Seed of the sample and the halves.")
+    max_bad_records: int = knob(0, "Damaged items to leave out, each counted and named, before it stops.")
+    num_workers: int = knob(0, "Processes that read and encode; 1: the one that writes does it; 0: one a processor.")
+
+    def check(self):
+        """Raises ValueError naming the flag."""
+        super().check()
+        if not self.output:
+            raise ValueError("--output is empty: name a folder for the shards")
+        least = {"shard_bytes": 1, "paired_sample": 0, "max_bad_records": 0, "num_workers": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"--{name}={getattr(self, name)}: must be at least {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the first pass found: things listed, fingerprint of their ids, limit of the sample (see splitting.py)."""
+
+    num_items: int
+    fingerprint: str
+    limit: int | None
+
+
+def run(name, source, settings):
+    """Writes the dataset, or what is missing of it. Returns what dataset.json holds.
+
+    Raises ValueError, one line, for bad settings, an id that is there twice, a folder that was begun otherwise, and
+    more than max_bad_records damaged items.
+    """
+    settings.check()
+    asked, finished = _asked(name, source, settings), storage.join(settings.output, DATASET)
+    if storage.exists(finished):
+        found = read_dataset(finished)
+        _compare(finished, found["settings"], asked)
+        print(f"{settings.output}: already finished")
+    else:
+        plan = make_plan(source, settings)
+        _begin(settings.output, asked | {"items": plan.num_items, "ids": plan.fingerprint})
+        found = _write(source, settings, plan, asked)
+    _clean(settings.output, lambda name: name == BEGUN or name.endswith(".done"))
+    return found
+
+
+def read_dataset(path):
+    """dataset.json as a dict. Raises ValueError where it is none."""
+    with storage.open(path) as file:
+        data = file.read()
+    try:
+        found = json.loads(data)
+        if not all(split in splitting.SPLITS for split in found["splits"]) or not isinstance(found["settings"], dict):
+            raise ValueError("its splits or settings are missing")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not what tools.prepare writes: {error!r}") from None
+    return found
+
+
+def make_plan(source, settings):
+    """The first pass. Raises ValueError for an id that is there twice and for a sample larger than all."""
+    hashes, draws, total, count = array.array("Q"), array.array("Q"), 0, 0
+    for item in tqdm.tqdm(source.items(), "listing", unit=" items", leave=False, delay=1):
+        count += 1
+        if isinstance(item, BadItem):
+            continue
+        number = fingerprint([item.key])
+        total = (total + number) % MODULUS
+        hashes.append(number >> 64)
+        if settings.paired_sample and item.image and item.texts:
+            draws.append(splitting.draw(settings.seed, "sample", item.unit or item.key))
+    _refuse_twins(source, np.frombuffer(hashes, np.uint64))
+    limit = splitting.sample_limit(draws, settings.paired_sample) if settings.paired_sample else None
+    return Plan(count, f"{total:032x}", limit)
+
+
+def _refuse_twins(source, hashes):
+    """Hashes find the candidates without holding all ids; the ids themselves decide."""
+    ordered = np.sort(hashes)
+    twins, seen = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()), {}
+    if not twins:
+        return
+    for item in source.items():
+        if not isinstance(item, BadItem) and fingerprint([item.key]) >> 64 in twins:
+            if item.key in seen:
+                raise ValueError(f"the id {item.key!r} is there twice: {seen[item.key]} and {item.place}")
+            seen[item.key] = item.place
+
+
+def _asked(name, source, settings):
+    """All that the bytes of the result depend on."""
+    free = ("output", "num_workers", "max_bad_records")
+    values = {key: value for key, value in dataclasses.asdict(settings).items() if key not in free}
+    return {"source": name, "pillow": PIL.__version__} | dataclasses.asdict(source) | values
+
+
+def _begin(output, asked):
+    """Writes down what a folder is begun with, or compares it. Raises ValueError where it holds other shards."""
+    path = storage.join(output, BEGUN)
+    if storage.exists(path):
+        with storage.open(path) as file:
+            _compare(path, json.loads(file.read()), asked)
+        _clean(output, lambda name: ".tmp-" in name)
+        return
+    if any(name.endswith(".tfrecord") for name in storage.list_dir(output)):
+        raise ValueError(f"--output={output}: holds shards of something else; name another folder")
+    storage.make_dirs(output)
+    storage.write_bytes(path, json.dumps(asked, indent=1).encode())
+
+
+def _compare(path, found, asked):
+    for name, value in asked.items():
+        if found.get(name) != value:
+            what = {"items": "the items listed", "ids": "the ids listed", "pillow": "Pillow"}.get(name, f"--{name}")
+            raise ValueError(f"{path}: {what} was {found.get(name)!r}, is now {value!r}; name another --output")
+
+
+def _clean(output, is_rest):
+    for name in storage.list_dir(output):
+        if name.startswith(".") and is_rest(name):
+            storage.remove_tree(storage.join(output, name))
+
+
+def _write(source, settings, plan, asked):
+    """The second pass."""
+    with contextlib.ExitStack() as stack:
+        writers = {split: stack.enter_context(ShardWriter(settings.output, split, settings.shard_bytes))
+                   for split in splitting.SPLITS}  # fmt: skip
+        num_bad = sum(len(writer.damaged) for writer in writers.values())
+        bar = stack.enter_context(tqdm.tqdm(total=plan.num_items, desc="preparing", unit=" items"))
+        tasks = _tasks(source, settings, plan, writers)
+        results = workers.ordered(functools.partial(encode, settings), tasks, settings.num_workers)
+        for position, done in stack.enter_context(contextlib.closing(results)):
+            for place, split, keys, examples in done:
+                if keys is None:
+                    num_bad += 1
+                    _complain(examples, num_bad, settings.max_bad_records)
+                    writers[split].add_damaged(place, examples)
+                else:
+                    writers[split].add(place, keys, examples)
+            bar.update(position - bar.n)
+    damaged = sorted(entry for writer in writers.values() for entry in writer.damaged)
+    used = {split: writer.summary() for split, writer in writers.items() if writer.shards}
+    if not used:
+        raise ValueError(f"no usable items: {len(damaged)} of {plan.num_items} are damaged")
+    for split in used:
+        used[split]["schema"] = {name: SCHEMA[name] for name in ("key", *splitting.SPLITS[split])}
+    if damaged:
+        text = "".join(f"{cause}\n" for _, cause in damaged)
+        storage.write_bytes(storage.join(settings.output, DAMAGED), text.encode("utf-8", "backslashreplace"))
+    found = {"splits": used, "damaged": len(damaged), "settings": asked}
+    storage.write_bytes(storage.join(settings.output, DATASET), json.dumps(found, indent=1).encode())
+    return found
+
+
+def _complain(cause, num_bad, limit):
+    if num_bad > limit:
+        raise ValueError(f"{cause} (damaged items so far: {num_bad}, above --max_bad_records={limit})")
+    if num_bad <= NAMED:
+        tqdm.tqdm.write(f"damaged: {cause}", file=sys.stderr)
+    if num_bad == NAMED:
+        tqdm.tqdm.write(f"damaged: further ones will be in {DAMAGED}", file=sys.stderr)
+
+
+def _tasks(source, settings, plan, writers):
+    """Yields (position after it, list of (position, split, Item or BadItem)): what is not yet in finished shards."""
+    task, weight = [], 0
+    for position, item in enumerate(source.items()):
+        bad = isinstance(item, BadItem)
+        split = "paired" if bad else splitting.split_of(item, settings.seed, plan.limit, settings.unpaired_halves)
+        if split and position >= writers[split].position:
+            task.append((position, split, item))
+            weight += 1 / TEXTS_A_TASK if bad or not item.image else 1 / PICTURES_A_TASK
+        if weight >= 1:
+            yield position + 1, task
+            task, weight = [], 0
+    yield plan.num_items, task
+
+
+def encode(settings, task):
+    """In a worker: (position after it, list of (position, split, ids, records)); of what is damaged no ids, but the
+    message."""
+    position, entries = task
+    return position, [(place, split, *_encode(settings, split, item)) for place, split, item in entries]
+
+
+def _encode(settings, split, item):
+    if isinstance(item, BadItem):
+        return None, str(item)
+    try:
+        shared, texts = {}, [None]
+        if "image" in splitting.SPLITS[split]:
+            shared["image"] = store(item.image.read(MAX_PICTURE), settings)
+        if "text" in splitting.SPLITS[split]:
+            texts = item.load_texts()
+        keys = [item.key] if len(texts) == 1 else [f"{item.key}/{number}" for number in range(len(texts))]
+        features = (shared | {"key": key} | ({} if text is None else {"text": text})
+                    for key, text in zip(keys, texts, strict=True))  # fmt: skip
+        return keys, [records.encode_example(values) for values in features]
+    except ValueError as error:
+        return None, str(BadItem(item.place, error))

@@ -1,0 +1,105 @@
+"""What a source lists: pictures with their texts, as places to read from. Listing is cheap; workers do the reading."""
+
+import dataclasses
+import json
+
+from itit import storage
+
+MAX_TEXT = 2**20  # bytes of a text, of a line, and of the JSON beside a picture
+MAX_PICTURE = 64 * 2**20  # bytes of an encoded picture
+
+
+class BadItem(ValueError):
+    """What cannot be used. The message is `place: cause`."""
+
+    def __init__(self, place, cause):
+        super().__init__(f"{place}: {cause}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """`length` bytes of a file from `offset` on, or the whole file where `length` is None."""
+
+    path: str
+    offset: int = 0
+    length: int | None = None
+    field: str = ""  # the bytes are JSON, of which `text` gives this field
+
+    def read(self, limit):
+        """The bytes. Raises ValueError where they are more than `limit` or the file is not there."""
+        if self.length is not None and self.length > limit:
+            raise ValueError(f"{self.length} bytes, above the limit of {limit}")
+        try:
+            if self.length is not None:
+                data = storage.read_range(self.path, self.offset, self.length)
+            else:
+                with storage.open(self.path) as file:
+                    data = file.read(limit + 1)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise ValueError(f"no file {self.path}") from None
+        if len(data) > limit:
+            raise ValueError(f"{self.path}: above the limit of {limit} bytes")
+        if self.length is not None and len(data) != self.length:
+            raise ValueError(f"{self.path} ends inside it")
+        return data
+
+    def text(self):
+        """The bytes as text. Raises ValueError where they are none."""
+        data = self.read(MAX_TEXT)
+        if not self.field:
+            return utf8(data)
+        return string_of(parse_object(data), self.field)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A picture with its texts, or one of the two.
+
+    Args:
+      key: id, unique in its source.
+      place: where it is listed, for messages.
+      image: Blob of the encoded picture, or None.
+      texts: of str or Blob; empty where there is only a picture.
+      unit: items of the same unit are never split between unpaired pictures and unpaired texts; by default the key.
+    """
+
+    key: str
+    place: str
+    image: Blob | None = None
+    texts: tuple = ()
+    unit: str = ""
+
+    def load_texts(self):
+        """list of str, blanks trimmed to one. Raises ValueError for an empty text and for what is no text."""
+        texts = [" ".join(utf8(text.text() if isinstance(text, Blob) else text).split()) for text in self.texts]
+        if not all(texts):
+            raise ValueError("empty text")
+        return texts
+
+
+def utf8(text):
+    """bytes or str -> str that UTF-8 can hold, without its byte order mark. Raises ValueError."""
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        text.encode()
+    except UnicodeError:
+        raise ValueError("the text is not UTF-8") from None
+    return text.removeprefix("\ufeff")
+
+
+def parse_object(data):
+    """bytes of JSON -> dict. Raises ValueError."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {str(error) or type(error).__name__}") from None
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+def string_of(found, name):
+    """A field of a dict that must be there and be a text. Raises ValueError."""
+    if not isinstance(found.get(name), str):
+        raise ValueError(f"no text under {name!r}; there are {', '.join(map(repr, found)) or 'no fields'}")
+    return found[name]
