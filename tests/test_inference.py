@@ -82,7 +82,7 @@ def test_generate_does_not_see_the_other_samples():
         ids = inference.generate(model, alone, empty, Rows(noise, row, BATCH), config.decode)
         assert torch.equal(ids, together[row : row + 1])
         assert torch.equal(inference.caption_greedy(model, ids, empty), captions[row : row + 1])
-        assert torch.equal(decoding.best(inference.caption_beam(model, ids, empty, config.decode)), beams[row : row + 1])
+        assert torch.equal(inference.caption_beam(model, ids, empty, config.decode).texts[:, 0], beams[row : row + 1])
 
 
 def test_generate_goes_on_from_known_tokens():
