@@ -41,6 +41,16 @@ class ITIT:
     def __init__(self, state, tokenizer, config, record, backend):
         self.state, self.tokenizer, self.config, self.record, self.backend = state, tokenizer, config, record, backend
 
+    @property
+    def fingerprint(self):
+        """Checksum of ITIT's own weights."""
+        return self.state.model.fingerprint
+
+    @property
+    def picture_size(self):
+        """S."""
+        return self._need("vqgan").config.image_size
+
     @classmethod
     def from_pretrained(cls, path, device=None, dtype=None, t5=None, vqgan=None, vocabulary=None, backend=None):
         """Loads a model with its text encoder, image tokenizer and vocabulary.
@@ -66,6 +76,7 @@ class ITIT:
         )  # fmt: skip
         tokenizer = _read_vocabulary(*parts["vocabulary"]) if parts["vocabulary"] else None
         dtype, backend = dtype or record["compute_dtype"], backend or _local(device)
+        record |= {"compute_dtype": dtype}
         return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
 
     @classmethod
@@ -189,7 +200,7 @@ class ITIT:
         return self._need("vocabulary").encode(prompts, self.config.model.num_text_tokens)
 
     def _pixels(self, images):
-        return np.stack(_squares(images, self._need("vqgan").config.image_size))
+        return np.stack(_squares(images, self.picture_size))
 
     def _place(self, rows):
         return self.backend.to_device({"rows": rows}, whole=True)["rows"]
@@ -226,6 +237,7 @@ class ITIT:
 def _make_state(networks, config, dtype, backend):
     """A State that generates: (ITIT, T5, VQGAN or None) on the devices."""
     model, t5, vqgan = networks
+    model.fingerprint = fingerprint(model)  # on the host: nothing is gathered from devices
     set_compute_dtype(model, DTYPES[dtype])
     model, t5, vqgan = backend.adopt(model), backend.adopt(t5.to(DTYPES[dtype])), vqgan and backend.adopt(vqgan)
     nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, backend.device))

@@ -10,8 +10,6 @@ Run it with -m: as a script it would stand in for Python's own module `tokenize`
 Shapes: B records of a batch, S picture side, N image tokens, L text tokens.
 """
 
-import json
-
 import google_crc32c
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from itit import storage
 from itit.data import images, records
 from itit.flags import run_main
 from itit.weights import load_vqgan
+from tools.splits import settle
 
 BATCH_SIZE = 64
 
@@ -108,7 +107,7 @@ def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep):
         "vqgan": vqgan and _checksum(storage.join(vqgan, "model.safetensors")),
         "vocabulary": vocabulary and _checksum(vocabulary),
     }  # fmt: skip
-    _settle(output + "-settings.json", settings)
+    settle(output + "-settings.json", settings)
     targets = [f"{output}-{i:05d}-of-{len(sources):05d}.tfrecord" for i in range(len(sources))]
     todo = [(source, target) for source, target in zip(sources, targets, strict=True) if not storage.exists(target)]
     if len(todo) < len(sources):
@@ -129,19 +128,6 @@ def _checksum(path):
         raise ValueError(f"{path}: no such file")
     with storage.open(path) as file:
         return google_crc32c.value(file.read())
-
-
-def _settle(path, settings):
-    """Writes the settings down, or compares them with those that are there."""
-    if not storage.exists(path):
-        storage.make_dirs(path.rpartition("/")[0] or ".")
-        storage.write_bytes(path, json.dumps(settings, indent=1).encode())
-        return
-    with storage.open(path) as file:
-        found = json.loads(file.read())
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise ValueError(f"{path}: --{name} was {found.get(name)!r}, is now {value!r}; name another --output")
 
 
 def define_flags():
