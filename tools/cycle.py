@@ -1,4 +1,4 @@
-"""`python -m tools.cycle --model=DIR --prompt="a small red circle" --num_turns=6 --output=DIR`: text -> picture -> text.
+"""`python -m tools.cycle --model=DIR --prompt="a red circle" --num_turns=6 --output=DIR`: text -> picture -> text ...
 
 Starts from texts (--prompt, --prompts) or from pictures (--pictures; see tools.generate and tools.caption for both) and
 goes on for --num_turns, each from the one before; pictures go on as codes, as in training. Written: cycle.png, a row
