@@ -16,7 +16,7 @@ from itit.data import images, records
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d+_)?(\d+)")  # COCO_val2014_000000000042.jpg, 000000000042.jpg
-_ONE_OF_SEVERAL = re.compile(r"(.+)/\d+")  # key of a record that shares its picture with others
+_CAPTION = re.compile(r"(\d+)/\d+")  # key of one of the captions of a picture of COCO
 
 
 class Prompt(NamedTuple):
@@ -168,11 +168,11 @@ def _examples(path):
 
 
 def _id_of(features):
-    """The record's "key" without the number of its caption: an int where it is one, or None."""
+    """The record's "key", or None; an int where it is a number, also one with the number of a caption behind it."""
     value = features.get("key")
     if not isinstance(value, list) or len(value) != 1:
         return None
     key = value[0].decode(errors="replace")
-    several = _ONE_OF_SEVERAL.fullmatch(key)
-    key = several[1] if several else key
+    caption = _CAPTION.fullmatch(key)
+    key = caption[1] if caption else key
     return int(key) if key.isdecimal() else key
