@@ -122,8 +122,8 @@ def test_other_settings_are_refused(run, tmp_path):
     output, drawing = str(tmp_path / "out"), Drawing(num_decode_steps=2)
     generation.export_pictures(model, prompts_of(texts), output, drawing, 4)
 
-    def again(prompts=prompts_of(texts), drawing=drawing, size=4):
-        generation.export_pictures(model, prompts, output, drawing, size)
+    def again(texts=texts, drawing=drawing, size=4):
+        generation.export_pictures(model, prompts_of(texts), output, drawing, size)
 
     again()
     with pytest.raises(ValueError, match="--seed was 0, is now 1; name another --output"):
@@ -131,7 +131,7 @@ def test_other_settings_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match="--batch_size was 4, is now 3"):
         again(size=3)
     with pytest.raises(ValueError, match="--prompts was"):
-        again(prompts_of(["a", *texts[1:]]))
+        again(["a", *texts[1:]])
     with pytest.raises(ValueError, match="no prompts"):
         again([])
     with pytest.raises(ValueError, match="--batch_size=0: must be at least 1"):
