@@ -87,7 +87,7 @@ def measure(runs, num_rounds):
 
 
 def table(unit, runs, seconds, batch):
-    """Lines of a Markdown table. `unit`: "captions" or "pictures". The first run is what the others are held against."""
+    """Lines of a Markdown table. `unit`: "captions" or "pictures". What the first run takes is 1."""
     first = next(iter(seconds.values()))
     lines = [f"| | parameters | {unit}/s | time, of the first |", "|---|---|---|---|"]
     for name, (_, modules) in runs.items():
