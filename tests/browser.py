@@ -89,8 +89,10 @@ class Browser:
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def _middle(self, name):
-        return self.evaluate(f"(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); "
-                             f"return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.getElementById({name!r}))")  # fmt: skip
+        return self.evaluate(
+            "(e => { e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); "
+            f"return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.getElementById({name!r}))"
+        )
 
     def screenshot(self, path):
         """The page as PNG."""
