@@ -145,7 +145,8 @@ class Export:
                             write(file)
                 bar.update(len(self.batches[k]))
         there = set(storage.list_dir(place))
-        return all(there.issuperset(names(k)) for k in range(len(self.batches)))
+        whole = all(there.issuperset(names(k)) for k in range(len(self.batches)))
+        return self.hosts.gather(whole)[0]  # the one that writes has written all of its own
 
 
 def identity(model):
