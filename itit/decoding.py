@@ -54,7 +54,9 @@ class Choice(NamedTuple):
     anneal: str
 
 
-def parallel_decode(logits_fns, image_ids, noise, *, mask_token_id, choice_temperature, anneal="linear", run=None):
+def parallel_decode(
+    logits_fns, image_ids, noise, *, mask_token_id, choice_temperature, anneal="linear", run=None, watch=None
+):
     """Fills every masked token, the most confident first.
 
     Each step samples all masked tokens, then masks again those whose log-probability plus Gumbel noise is lowest. The
@@ -64,6 +66,7 @@ def parallel_decode(logits_fns, image_ids, noise, *, mask_token_id, choice_tempe
       logits_fns: for each step (int64 [B, N], step) -> float32 [B, N, C].
       image_ids: int64 [B, N]; `mask_token_id` marks the unknown. Known tokens never change.
       run: how the steps are run (default: as they stand).
+      watch: called with what each step leaves, int64 [B, N], `mask_token_id` where unknown.
 
     Returns:
       int64 [B, N] with no `mask_token_id` left.
@@ -73,6 +76,8 @@ def parallel_decode(logits_fns, image_ids, noise, *, mask_token_id, choice_tempe
     canvas = run(_new_canvas, image_ids, mask_token_id)
     for step, logits_fn in enumerate(logits_fns):
         canvas = run(decode_step, logits_fn, canvas, noise, run.number(step), choice)
+        if watch is not None:
+            watch(canvas.image_ids)
     return canvas.image_ids
 
 
@@ -170,7 +175,23 @@ def length_penalty(length, alpha):
     return ((5 + length) / 6) ** alpha
 
 
-def beam_decode(step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, bos_id, suppressed, device, run=None):
+class Candidates(NamedTuple):
+    """Texts of each sample, best first: int64 [B, R, L], EOS PAD ... at their ends. `scores` [B, R]: log-probability
+    over `length_penalty`, -inf where there is none."""
+
+    texts: torch.Tensor
+    scores: torch.Tensor
+
+
+def best(candidates):
+    """int64 [B, L]."""
+    return candidates.texts[:, 0]
+
+
+def beam_decode(
+    step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, bos_id, suppressed, device, early_exit=False,
+    run=None,
+):  # fmt: skip
     """Beam search: scores divided by GIT's `length_penalty`, texts finished and samples ended by Hugging Face's rule.
 
     Each step looks at the 2 `beam_size` best candidates. One that ends is a finished text if it is among the
@@ -181,16 +202,19 @@ def beam_decode(step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, 
       step_fn: (int64 [B R], position int64 [1], cache) -> float32 [B R, V]; rows of one sample lie together.
       reorder_fn: (cache, int64 [B R]) -> cache: row i goes on from row `rows[i]`.
       cache: what step_fn keeps between tokens, of B rows.
+      early_exit: stop computing when every sample is done (reads from the device).
       run: how the steps are run (default: as they stand).
 
     Returns:
-      int64 [B, L], the best text of each sample, EOS PAD ... at its end.
+      Candidates.
     """
     run = run or Eager()
     beams, cache = run(_new_beams, reorder_fn, cache, batch, beam_size, length, bos_id, device)
     for position in range(length):
+        if early_exit and bool(beams.finished.done.all()):
+            break
         beams, cache = run(beam_step, step_fn, reorder_fn, beams, cache, run.number(position), alpha, tuple(suppressed))
-    return run(_best_text, beams, alpha)
+    return run(_candidates, beams, alpha)
 
 
 class Finished(NamedTuple):
@@ -261,9 +285,10 @@ def beam_step(step_fn, reorder_fn, beams, cache, position, alpha, suppressed):
     return Beams(scores, token.flatten(), texts, finished), reorder_fn(cache, rows.flatten())
 
 
-def _best_text(beams, alpha):
+def _candidates(beams, alpha):
     length = beams.texts.shape[2]
-    return beams.finished.add(beams.texts, beams.scores / length_penalty(length + 1, alpha)).texts[:, 0]
+    found = beams.finished.add(beams.texts, beams.scores / length_penalty(length + 1, alpha))
+    return Candidates(found.texts, found.scores)
 
 
 def _rows_at(texts, index):

@@ -74,7 +74,9 @@ class ImageLogits(NamedTuple):
         return decoding.guide(logits[:, 0], logits[:, 1], scale)
 
 
-def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, guided=True, image_ids=None, run=None):
+def generate(
+    model, text, empty, noise, config, *, dropped=0, num_steps=None, guided=True, image_ids=None, run=None, watch=None
+):
     """Text to image tokens by guided parallel decoding.
 
     Args:
@@ -85,6 +87,7 @@ def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, gu
       guided: with guidance, which runs every row twice.
       image_ids: int64 [B, N] to start from, masked tokens marked; default all masked.
       run: how the steps are run (see eager.py).
+      watch: sees what each step leaves (see `decoding.parallel_decode`).
 
     Returns:
       int64 [B, N].
@@ -102,7 +105,7 @@ def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, gu
         ]
         return decoding.parallel_decode(
             logits_fns, image_ids, noise, mask_token_id=model.mask_token_id,
-            choice_temperature=config.choice_temperature, anneal=config.choice_anneal, run=run,
+            choice_temperature=config.choice_temperature, anneal=config.choice_anneal, run=run, watch=watch,
         )  # fmt: skip
 
 
@@ -154,7 +157,7 @@ def _reorder(cache, rows):
 
 
 def caption_beam(model, image_ids, empty, config, run=None):
-    """Image tokens int64 [B, N] to text int64 [B, L] by beam search, with the beams and penalty of a DecodeConfig."""
+    """Image tokens int64 [B, N] to `decoding.Candidates`, with the beams and the length penalty of a DecodeConfig."""
     run = run or Eager()
     with inference_mode(model, run):
         cache = run(_start_caption, model, image_ids, empty)
@@ -162,4 +165,5 @@ def caption_beam(model, image_ids, empty, config, run=None):
             TextLogits(model), _reorder, cache, image_ids.shape[0], model.config.num_text_tokens,
             beam_size=config.beam_size, alpha=config.length_penalty, bos_id=model.config.bos_id,
             suppressed=suppressed_ids(model), device=image_ids.device, run=run,
+            early_exit=image_ids.device.type == "cpu",
         )  # fmt: skip

@@ -22,16 +22,28 @@ def _hash(*words):
 
 
 class Noise:
-    """The draws of one part (microbatch) of one step."""
+    """The draws of one part (microbatch) of one step.
 
-    def __init__(self, seed, step, device, part=0):
+    Args:
+      rows: numbers, one a row of what is drawn: each row is then a function of its number, whatever is beside it.
+    """
+
+    def __init__(self, seed, step, device, part=0, rows=None):
         self.key = (seed, step, part)
-        self.device = torch.device(device)
+        self.device, self.rows = torch.device(device), rows
 
     def __call__(self, name, shape):
         """Uniform float32 of this shape, in (0, 1)."""
-        generator = torch.Generator(self.device).manual_seed(_hash(*self.key, name))
-        return torch.rand(shape, generator=generator, device=self.device).clamp_(min=_SMALLEST)
+        drawn = torch.empty(shape, device=self.device)
+        if self.rows is None:
+            torch.rand(shape, generator=self._generator(name), out=drawn)
+        else:
+            for row, number in zip(drawn, self.rows, strict=True):
+                torch.rand(row.shape, generator=self._generator(name, number), out=row)
+        return drawn.clamp_(min=_SMALLEST)
+
+    def _generator(self, *name):
+        return torch.Generator(self.device).manual_seed(_hash(*self.key, *name))
 
     def start_dropout(self, model):
         """Dropout draws from torch's own generators; seeds them for this part of this step."""
@@ -51,17 +63,22 @@ class CounterNoise(NamedTuple):
     "lowbias32" of C. Wellons' hash-prospector), with 64 bits of key and row worked in.
 
     `key`: int32 [2] on the device, see `counter_key`. `place` puts a fresh tensor [rows, ...] where its rows belong.
+    `rows`: int32 [rows], numbers to count the rows by, as `Noise` has them; by default 0, 1, ...
     """
 
     key: torch.Tensor
     place: Callable = _everywhere
     prefix: str = ""
+    rows: torch.Tensor | None = None
 
     def __call__(self, name, shape):
         """Uniform float32 of this shape, in (0, 1)."""
         word = _hash(self.prefix + name)
         low, high = _mix(self.key[0] ^ _int32(word)), _mix(self.key[1] ^ _int32(word >> 31))
-        rows = torch.arange(shape[0], dtype=torch.int32, device=self.key.device)
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(shape[0], dtype=torch.int32, device=self.key.device)
+        assert len(rows) == shape[0]
         low, high = (self.place(_mix(rows * factor ^ k)) for factor, k in ((1, low), (0x3C6EF372, high)))  # [rows]
         ones = [1] * (len(shape) - 1)
         # Place in the row, put together from each dimension's: XLA keeps an arange as numbers in the program.

@@ -6,11 +6,13 @@
     pictures = model.generate(["a small red circle in the top left"], seed=0)
     texts = model.caption(pictures)
 
-What it loads `tools.export` writes. The networks alone: `itit.models.load(path)`.
+What it loads `tools.export` writes; `ITIT.from_run` loads the folder of a run. The networks alone:
+`itit.models.load(path)`.
 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 """
 
+import math
 import os
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 import tqdm
 from PIL import Image
 
-from itit import storage, weights, weightsdir
+from itit import runs, storage, weights, weightsdir
 from itit.backend import Local
 from itit.config import Config, DataConfig, replace
 from itit.data import images as images_lib
@@ -27,20 +29,30 @@ from itit.models import encode_text
 from itit.models.layers import set_compute_dtype
 from itit.objectives import empty_ids
 from itit.samples import Translator
-from itit.state import DTYPES
+from itit.state import DTYPES, check_frozen, fingerprint, image_ids_of, text_encoder
 from itit.train_step import State
 
 BATCH_SIZE = 16
 
 
 class ITIT:
-    """Texts to pictures and pictures to texts. `record`: what the run wrote down when it was exported, a dict."""
+    """Texts to pictures and pictures to texts. `record`: which weights these are, a dict."""
 
     def __init__(self, state, tokenizer, config, record, backend):
         self.state, self.tokenizer, self.config, self.record, self.backend = state, tokenizer, config, record, backend
 
+    @property
+    def fingerprint(self):
+        """Checksum of ITIT's own weights."""
+        return self.state.model.fingerprint
+
+    @property
+    def picture_size(self):
+        """S."""
+        return self._need("vqgan").config.image_size
+
     @classmethod
-    def from_pretrained(cls, path, device=None, dtype=None, t5=None, vqgan=None, vocabulary=None):
+    def from_pretrained(cls, path, device=None, dtype=None, t5=None, vqgan=None, vocabulary=None, backend=None):
         """Loads a model with its text encoder, image tokenizer and vocabulary.
 
         Args:
@@ -48,85 +60,171 @@ class ITIT:
           device: torch device; by default the GPU, if there is one, else the processor.
           dtype: type of matrix products, "bf16" or "fp32"; by default that of training.
           t5, vqgan, vocabulary: where these are now, if neither in the folder nor where they were when it was written.
+          backend: in the place of `device`: of `itit.backend.connect`, or XLA's.
 
         Raises ValueError, one line, where a file is absent, damaged, or not the one that the model was trained with.
         """
         file, _ = weights.exported_file(path)
         record = weights.read_record(file)
         config = Config(**weights.sections_of(record, file))
-        dtype = dtype or record["compute_dtype"]
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-        backend = Local(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        _check_dtype(dtype)
         given = {"t5": t5, "vqgan": vqgan, "vocabulary": vocabulary}
         parts = {name: _locate(name, given[name], record["parts"][name], file) for name in given}
-        text_encoder = weights.load_t5(*parts["t5"]).to(DTYPES[dtype])
-        image_tokenizer = weights.load_vqgan(*parts["vqgan"]) if parts["vqgan"] else None
-        model = weights.load_itit(path)
-        set_compute_dtype(model, DTYPES[dtype])
-        text_encoder, model = backend.adopt(text_encoder), backend.adopt(model)
-        nothing = encode_text(text_encoder, empty_ids(config.model.num_text_tokens, backend.device))
-        image_tokenizer = image_tokenizer and backend.adopt(image_tokenizer)
+        networks = (
+            weights.load_itit(path), weights.load_t5(*parts["t5"]),
+            weights.load_vqgan(*parts["vqgan"]) if parts["vqgan"] else None,
+        )  # fmt: skip
         tokenizer = _read_vocabulary(*parts["vocabulary"]) if parts["vocabulary"] else None
-        return cls(State(model, text_encoder, image_tokenizer, nothing, None, None), tokenizer, config, record, backend)
+        dtype, backend = dtype or record["compute_dtype"], backend or _local(device)
+        record |= {"compute_dtype": dtype}
+        return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
 
-    def generate(self, prompts, seed=0, num_steps=None, guidance_scale=None, batch_size=BATCH_SIZE, progress=True):
-        """One picture a prompt. The same prompts, seed and batch size give the same pictures on the same device.
+    @classmethod
+    def from_run(
+        cls, workdir, device=None, dtype=None, t5=None, vqgan=None, vocabulary=None, backend=None, step=None,
+        averaged=None,
+    ):  # fmt: skip
+        """Loads a model out of a run's folder, without an export.
+
+        Args:
+          workdir: of the run, see `from_pretrained` for what is not said here.
+          step: of the checkpoint; by default that of the newest whole one.
+          averaged: averaged weights or raw ones; by default averaged ones where the run has them.
+
+        Raises ValueError as `from_pretrained`, and where there is no such checkpoint.
+        """
+        _check_dtype(dtype)
+        moved = {"t5_weights": t5, "vqgan": vqgan, "vocabulary": vocabulary}
+        config = runs.read_config(workdir, moved)
+        step, tensors, meta = runs.restore(workdir, step)
+        place = f"{workdir}, checkpoint of step {step}"
+        tensors, averaged = runs.choose(tensors, averaged, place)
+        vqgan = weights.load_vqgan(config.data.vqgan) if config.data.vqgan else None
+        networks = runs.build(config, tensors, place), text_encoder(config), vqgan
+        parts = {"t5_weights": networks[1]} | ({"vqgan": vqgan} if vqgan else {})
+        check_frozen({name: fingerprint(part) for name, part in parts.items()}, meta, place)
+        tokenizer = Tokenizer(config.data.vocabulary) if config.data.vocabulary else None
+        dtype, backend = dtype or config.train.compute_dtype, backend or _local(device)
+        record = {"step": step, "averaged": averaged, "compute_dtype": dtype}
+        return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
+
+    def generate(
+        self, prompts, seed=0, num_steps=None, guidance_scale=None, batch_size=BATCH_SIZE, progress=True,
+        choice_temperature=None, numbers=None, watch=None,
+    ):  # fmt: skip
+        """One picture a prompt. A picture's noise is drawn from the seed and its number alone: on one device the same
+        prompt, seed and number give the same picture, but for how products of another batch size are rounded.
 
         Args:
           prompts: list of str; a text alone is a list of one. What exceeds L tokens is cut.
-          num_steps, guidance_scale: of parallel decoding; by default as trained with (see config.DecodeConfig).
+          num_steps, guidance_scale, choice_temperature: of parallel decoding; by default as trained with (see
+            config.DecodeConfig).
           progress: show a bar.
+          numbers: of the pictures, ints; by default 0, 1, ...
+          watch: called after each step with the pictures of a batch, uint8 [B, S, S, 3], grey where nothing is yet.
 
         Returns:
           list of PIL images, S x S.
         """
         prompts = _texts(prompts)
-        decode = {"num_decode_steps": num_steps, "guidance_scale": guidance_scale}
-        config = self._configured(seed, decode)
-        text_ids = torch.from_numpy(self._need("vocabulary").encode(prompts, config.model.num_text_tokens))
+        numbers = _numbers(numbers, len(prompts))
+        config = self._configured(
+            seed, num_decode_steps=num_steps, guidance_scale=guidance_scale, choice_temperature=choice_temperature
+        )
+        text_ids = self._encode(prompts)
         self._need("vqgan")
 
-        def draw(translator, ids, i):
-            return translator.pixels(translator.pictures(ids, f"prompt{i}"))
+        def draw(translator, ids, rows):
+            see = watch and (lambda image_ids: watch(translator.pixels(image_ids)))
+            return translator.pixels(translator.pictures(ids, rows=numbers[rows], watch=see))
 
         made = self._in_batches(draw, text_ids, config, batch_size, "generating" if progress else None)
         return [Image.fromarray(pixels) for pixels in made]
 
-    def caption(self, images, beams=None, batch_size=BATCH_SIZE, progress=True):
+    def caption(self, images, beams=None, batch_size=BATCH_SIZE, progress=True, candidates=False):
         """One text a picture, by beam search, which draws nothing at random.
 
         Args:
           images: list of PIL images or of paths, of any size: the centre square is used. One alone is a list of one.
           beams: by default as in the run, 4.
+          candidates: give all that the beams found.
 
         Returns:
-          list of str.
+          list of str; with `candidates` list of lists of (text, score), best first (see `decoding.Candidates`).
         """
-        config = self._configured(0, {"beam_size": beams})
-        vqgan, vocabulary = self._need("vqgan"), self._need("vocabulary")
-        pixels = torch.from_numpy(np.stack(_pixels(images, vqgan.config.image_size)))
+        config = self._configured(0, beam_size=beams)
+        pixels, _ = self._pixels(images), self._need("vocabulary")
 
         def tell(translator, pixels, _):
-            with torch.no_grad():
-                image_ids = vqgan.tokenize(pixels)
-            return vocabulary.decode(translator.captions(image_ids).cpu().numpy())
+            return self._ranked(translator.candidates(self._tokenize(pixels)))
 
-        return self._in_batches(tell, pixels, config, batch_size, "captioning" if progress else None)
+        told = self._in_batches(tell, pixels, config, batch_size, "captioning" if progress else None)
+        return told if candidates else [ranked[0][0] for ranked in told]
 
-    def _configured(self, seed, decode):
+    def cycle(self, start, num_turns, seed=0, numbers=None, watch=None, **decode):
+        """Text -> picture -> text ... (paper figures 6, 10). Pictures go on as codes, as in training.
+
+        Args:
+          start: list of str, or of pictures as `caption` takes them: B of one kind.
+          num_turns: how often one is made from the other.
+          numbers: as in `generate`.
+          watch: called with each stage as soon as it is there.
+          decode: settings of config.DecodeConfig, by name; None is as trained with.
+
+        Returns:
+          list of 1 + num_turns stages, the first as the model sees it: lists of B str, or of B PIL images.
+        """
+        if num_turns < 1:
+            raise ValueError(f"num_turns={num_turns}: must be at least 1")
+        from_text = isinstance(start, str) or all(isinstance(x, str) for x in start) and bool(start)
+        config = self._configured(seed, **decode)
+        self._need("vqgan"), self._need("vocabulary")
+        given = self._place(self._encode(_texts(start)) if from_text else self._pixels(start))
+        ids = given if from_text else self._tokenize(given)
+        translator, stages = Translator(self.state, config, self.backend, 0, len(given)), []
+        turns = translator.turns(ids, "text" if from_text else "image", num_turns, _numbers(numbers, len(given)))
+        for turn, ids in enumerate(turns):
+            if from_text == (turn % 2 == 0):
+                stages.append(self.tokenizer.decode(ids.cpu().numpy()))
+            else:
+                stages.append([Image.fromarray(pixels) for pixels in translator.pixels(ids)])
+            if watch is not None:
+                watch(stages[-1])
+        return stages
+
+    def _configured(self, seed, **decode):
         decode = {name: value for name, value in decode.items() if value is not None}
         return replace(self.config, seed=seed, **decode).resolve()
 
+    def _encode(self, prompts):
+        return self._need("vocabulary").encode(prompts, self.config.model.num_text_tokens)
+
+    def _pixels(self, images):
+        return np.stack(_squares(images, self.picture_size))
+
+    def _place(self, rows):
+        return self.backend.to_device({"rows": rows}, whole=True)["rows"]
+
+    def _tokenize(self, pixels):
+        return self.backend.sampler(image_ids_of, {"images": pixels}, self.state)
+
+    def _ranked(self, candidates):
+        """Of each row [(text, score)], best first."""
+        scores = candidates.scores.cpu().tolist()
+        texts = self._need("vocabulary").decode(candidates.texts.cpu().numpy())
+        return [[(text, score) for text, score in zip(*row, strict=True) if math.isfinite(score)]
+                for row in zip(texts, scores, strict=True)]  # fmt: skip
+
     def _in_batches(self, function, rows, config, batch_size, title):
-        """The concatenated results of function(translator, rows of a batch, its index)."""
+        """The concatenated results of function(translator, rows of a batch on the device, slice of them)."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         translator, results = Translator(self.state, config, self.backend, 0, batch_size), []
         with tqdm.tqdm(total=len(rows), desc=title, disable=title is None, leave=False) as bar:
-            for i, part in enumerate(rows.split(batch_size)):
-                results += list(function(translator, part.to(self.backend.device), i))
-                bar.update(len(part))
+            for start in range(0, len(rows), batch_size):
+                part = slice(start, start + batch_size)
+                results += list(function(translator, self._place(rows[part]), part))
+                bar.update(len(rows[part]))
         return results
 
     def _need(self, name):
@@ -134,6 +232,27 @@ class ITIT:
         if part is None:
             raise ValueError(f"this model was exported without {name}: give from_pretrained one, {name}=PATH")
         return part
+
+
+def _make_state(networks, config, dtype, backend):
+    """A State that generates: (ITIT, T5, VQGAN or None) on the devices."""
+    model, t5, vqgan = networks
+    model.fingerprint = fingerprint(model)  # on the host: nothing is gathered from devices
+    set_compute_dtype(model, DTYPES[dtype])
+    model, t5, vqgan = backend.adopt(model), backend.adopt(t5.to(DTYPES[dtype])), vqgan and backend.adopt(vqgan)
+    nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, backend.device))
+    state = State(model, t5, vqgan, nothing, None, None)
+    backend.place_state(state)
+    return state
+
+
+def _check_dtype(dtype):
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+
+
+def _local(device):
+    return Local(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _locate(name, given, recorded, file):
@@ -153,6 +272,13 @@ def _read_vocabulary(path, sha256):
     return tokenizer
 
 
+def _numbers(numbers, count):
+    numbers = list(range(count) if numbers is None else numbers)
+    if len(numbers) != count:
+        raise ValueError(f"{len(numbers)} numbers for {count} samples: give one each")
+    return numbers
+
+
 def _texts(prompts):
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     for i, prompt in enumerate(prompts):
@@ -163,7 +289,7 @@ def _texts(prompts):
     return prompts
 
 
-def _pixels(images, size):
+def _squares(images, size):
     """list of uint8 [S, S, 3]. Raises ValueError naming the picture that is none."""
     images = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
     if not images:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from itit import inference
+from itit import decoding, inference
 from itit.models import encode_text
 
 
@@ -24,37 +24,56 @@ class Translator:
         self.state, self.config, self.backend, self.step, self.batch_size = state, config, backend, step, batch_size
         self.run = backend.sampler
 
-    def pictures(self, text_ids, name="prompt"):
-        """Guided parallel decoding: int64 [B, L] -> int64 [B, N]. `name` tells its noise from that of other calls."""
-        return self._in_batches(text_ids, name, self._generate)
+    def pictures(self, text_ids, name="prompt", rows=None, watch=None):
+        """Guided parallel decoding: int64 [B, L] -> int64 [B, N].
+
+        Args:
+          name: tells the noise from that of other calls.
+          rows: list of B numbers; the noise of a picture depends on its own and on `name` alone. By default 0, 1, ...
+          watch: sees what each step leaves of each batch (see `decoding.parallel_decode`).
+        """
+        rows = list(range(len(text_ids)) if rows is None else rows)
+
+        def generate(part, start):
+            return self._generate(part, name, rows[start : start + self.batch_size], watch)
+
+        return self.run(torch.cat, self._in_batches(text_ids, generate))
 
     def captions(self, image_ids, greedy=False):
         """Beam search, or greedy: int64 [B, N] -> int64 [B, L]."""
-        return self._in_batches(image_ids, "", self._greedy if greedy else self._beam)
+        if not greedy:
+            return self.run(decoding.best, self.candidates(image_ids))
+        return self.run(torch.cat, self._in_batches(image_ids, self._greedy))
 
-    def turns(self, ids, kind, num_turns):
-        """A cycle over several turns, from ids of `kind` "text" or "image". Returns the ids of each stage, first in."""
-        stages = [ids]
+    def candidates(self, image_ids):
+        """Beam search: int64 [B, N] -> `decoding.Candidates`."""
+        parts = self._in_batches(image_ids, self._beam)
+        return decoding.Candidates(*(self.run(torch.cat, list(part)) for part in zip(*parts, strict=True)))
+
+    def turns(self, ids, kind, num_turns, rows=None):
+        """A cycle over several turns, from ids of `kind` "text" or "image". Yields the ids of each stage, first in."""
+        yield ids
         for turn in range(num_turns):
             from_text = (kind == "text") == (turn % 2 == 0)
-            stages.append(self.pictures(stages[-1], f"turn{turn}") if from_text else self.captions(stages[-1]))
-        return stages
+            ids = self.pictures(ids, f"turn{turn}", rows) if from_text else self.captions(ids)
+            yield ids
 
     def pixels(self, image_ids):
-        """int64 [B, N] -> uint8 numpy [B, S, S, 3]."""
-        return self._in_batches(image_ids, "", self._pixels).cpu().numpy()
+        """int64 [B, N] -> uint8 numpy [B, S, S, 3]. Tokens that are masked yet are grey."""
+        return self.run(torch.cat, self._in_batches(image_ids, self._pixels)).cpu().numpy()
 
-    def _in_batches(self, ids, name, function):
+    def _in_batches(self, ids, function):
+        """Results of function(rows of a batch, number of the first)."""
         parts = self.run(torch.split, ids, self.batch_size)
-        return self.run(torch.cat, [function(part, f"{name}/{i}") for i, part in enumerate(parts)])
+        return [function(part, i * self.batch_size) for i, part in enumerate(parts)]
 
-    def _generate(self, text_ids, name):
+    def _generate(self, text_ids, name, rows, watch):
         text, empty = self.run(encode_text, self.state.t5, text_ids), self.run(_empty_text, self.state)
         # Names become keys here, on the host: as prefixes they would be constants, and each a program of its own.
-        noise = self.backend.noise(self.config.train.seed, self.step, f"samples/{name}")
+        noise = self.backend.noise(self.config.train.seed, self.step, f"samples/{name}", rows)
         dropped = inference.drops(self.state.model, self.config.objective, self.config.decode)
         return inference.generate(
-            self.state.model, text, empty, noise, self.config.decode, dropped=dropped, run=self.run
+            self.state.model, text, empty, noise, self.config.decode, dropped=dropped, run=self.run, watch=watch
         )
 
     def _beam(self, image_ids, _):
@@ -75,7 +94,11 @@ def _empty_text(state):
 
 @torch.no_grad()
 def _to_pixels(vqgan, image_ids):
-    return vqgan.to_pixels(image_ids)
+    masked = image_ids >= vqgan.config.codebook_size
+    pixels = vqgan.to_pixels(image_ids.masked_fill(masked, 0))
+    side, factor = vqgan.config.grid, vqgan.config.factor
+    masked = masked.view(-1, side, 1, side, 1).expand(-1, -1, factor, -1, factor).reshape(*pixels.shape[:3], 1)
+    return pixels.masked_fill(masked, GREY)
 
 
 class Panel(NamedTuple):
@@ -85,7 +108,14 @@ class Panel(NamedTuple):
     text: str
 
 
-CELL, TEXT_HEIGHT, MARGIN = 144, 62, 8
+CELL, TEXT_HEIGHT, MARGIN, GREY = 144, 62, 8, 160
+
+
+def resized(pixels, side):
+    """uint8 [S, S, 3] as a PIL picture of another side: small ones show their pixels, large ones are averaged."""
+    picture = Image.fromarray(pixels)
+    enlarged = side >= picture.width
+    return picture.resize((side, side), Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX)
 
 
 def sheet(title, rows):
@@ -99,7 +129,7 @@ def sheet(title, rows):
         for j, panel in enumerate(row):
             x, y = MARGIN + j * (CELL + MARGIN), 28 + i * row_height
             if panel.pixels is not None:
-                page.paste(Image.fromarray(panel.pixels).resize((CELL, CELL), Image.Resampling.NEAREST), (x, y))
+                page.paste(resized(panel.pixels, CELL), (x, y))
             lines = textwrap.wrap(panel.text, 24)[:5]
             draw.text((x, y + CELL + 2), "\n".join(lines), fill="black", spacing=1)
     return np.asarray(page)
@@ -139,7 +169,7 @@ def collect(translator, batch, detokenizer, num_turns=4):
 
 def cycle_rows(translator, words, ids, kind, num_turns):
     """One row of panels a sample: each stage's picture with the text made from it beneath."""
-    stages = translator.turns(ids, kind, num_turns)
+    stages = list(translator.turns(ids, kind, num_turns))
     if kind == "text":
         stages = [None, *stages]
     if len(stages) % 2:

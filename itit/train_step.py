@@ -20,13 +20,14 @@ NEEDS_TEXT_FEATURES = ("t2i", "t2i2t")
 
 
 class State(NamedTuple):
-    """All that a step reads and changes. `t5` and `vqgan` are frozen; `vqgan` may be None where codes are ready."""
+    """All that a step reads and changes. `t5` and `vqgan` are frozen; `vqgan` may be None where codes are ready. Where
+    nothing is trained, `optimizer` and `ema` are None."""
 
     model: torch.nn.Module
     t5: torch.nn.Module
     vqgan: torch.nn.Module | None
     t5_of_nothing: Text
-    optimizer: Adafactor
+    optimizer: Adafactor | None
     ema: Ema | None
 
     def empty_text(self):
@@ -39,7 +40,8 @@ class State(NamedTuple):
     def tensors(self):
         """Every trained tensor by name, to save or to load in place."""
         tensors = {f"model/{name}": p for name, p in self.model.named_parameters()}
-        tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.state().items()}
+        if self.optimizer is not None:
+            tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.state().items()}
         if self.ema is not None:
             tensors |= {f"ema/{name}": t for name, t in self.ema.state().items()}
         return tensors

@@ -208,10 +208,12 @@ class Mesh:
             out[name] = xm.send_cpu_data_to_device([torch.as_tensor(value)], self.device, spec)[0]
         return out
 
-    def noise(self, seed, step, part=0):
-        """The draws of a part of a step, an index or a name (see noise.py)."""
+    def noise(self, seed, step, part=0, rows=None):
+        """The draws of a part of a step, an index or a name; `rows`: list of numbers, one a row (see noise.py)."""
         key = self.mark(counter_key(seed, step, part).to(self.device), (None,))
-        return CounterNoise(key, self.place)
+        if rows is not None:
+            rows = self.to_device({"rows": np.array(rows, np.int32)}, whole=True)["rows"]
+        return CounterNoise(key, self.place, rows=rows)
 
     def wait(self):
         """Returns when the devices have done all that was started."""

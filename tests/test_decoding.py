@@ -101,12 +101,17 @@ def test_decode_equals_numpy(anneal, temperature):
     def logits_of(current, step):
         return logits_fn(torch.from_numpy(current), step).double().numpy()
 
-    noise = small.Recorded()
+    noise, seen = small.Recorded(), []
     out = decoding.parallel_decode(
-        [logits_fn] * steps, ids, noise, mask_token_id=codes, choice_temperature=temperature, anneal=anneal
-    )
+        [logits_fn] * steps, ids, noise, mask_token_id=codes, choice_temperature=temperature, anneal=anneal,
+        watch=seen.append,
+    )  # fmt: skip
     expected = reference_decode(logits_of, ids, noise, steps, codes, temperature, anneal)
     assert np.array_equal(out.numpy(), expected)
+    assert len(seen) == steps and torch.equal(seen[-1], out)
+    for now, after in zip([ids, *seen], seen, strict=False):
+        known = now != codes
+        assert torch.equal(after[known], now[known]) and (after != codes).sum() > known.sum()
 
 
 def test_without_choice_noise_the_most_confident_are_committed_first():
@@ -212,7 +217,7 @@ def test_greedy_equals_python(early_exit):
 
 
 def beam_reference(speaker, sample, length, beams, alpha, suppressed):
-    """The rule of the docstring in plain Python: the best text of one sample."""
+    """The rule of the docstring in plain Python: the texts of one sample, best first, and their scores."""
 
     def penalty(num_tokens):
         return ((5 + num_tokens) / 6) ** alpha
@@ -233,15 +238,15 @@ def beam_reference(speaker, sample, length, beams, alpha, suppressed):
         live = [(score, text) for score, text in candidates if text[-1] != 1][:beams]
     else:
         finished += [(score / penalty(length + 1), text) for score, text in live]
-    best = list(max(finished)[1])
-    return best + [0] * (length - len(best))
+    kept = sorted(finished, reverse=True)[:beams]
+    return [[*text] + [0] * (length - len(text)) for _, text in kept], [score for score, _ in kept]
 
 
-def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS)):
+def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS), early_exit=False):
     return decoding.beam_decode(
         speaker.step, Speaker.reorder, speaker, batch, length, beam_size=beams, alpha=alpha, bos_id=BOS,
-        suppressed=list(suppressed), device="cpu",
-    ).tolist()  # fmt: skip
+        suppressed=list(suppressed), device="cpu", early_exit=early_exit,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("beams", "vocab", "length"), [(4, 12, 6), (2, 5, 5), (3, 7, 4), (4, 5, 6)])
@@ -251,10 +256,27 @@ def test_beam_equals_python(beams, vocab, length, alpha):
     for _ in range(8):
         speaker = Speaker(3, vocab)
         found = run_beam(speaker, 3, length, beams, alpha)
+        assert found.texts.shape == (3, beams, length)
         for sample in range(3):
-            assert found[sample] == beam_reference(speaker, sample, length, beams, alpha, (0, BOS))
-            differs += found[sample] != greedy_reference(speaker, sample, length, (0, BOS))
+            texts, scores = beam_reference(speaker, sample, length, beams, alpha, (0, BOS))
+            assert found.texts[sample, : len(texts)].tolist() == texts
+            np.testing.assert_allclose(found.scores[sample, : len(texts)], scores, rtol=1e-5, atol=1e-5)  # float32
+            assert torch.isneginf(found.scores[sample, len(texts) :]).all()
+            differs += texts[0] != greedy_reference(speaker, sample, length, (0, BOS))
+        assert torch.equal(decoding.best(found), found.texts[:, 0])
     assert differs or vocab == 5
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_beam_may_leave_when_every_sample_is_done(alpha):
+    saved = 0
+    for _ in range(10):
+        speaker, again = Speaker(3, 5), Speaker(3, 5)
+        again.seed = speaker.seed
+        whole, left = run_beam(speaker, 3, 12, 2, alpha), run_beam(again, 3, 12, 2, alpha, early_exit=True)
+        assert torch.equal(whole.texts, left.texts) and torch.equal(whole.scores, left.scores)
+        saved += speaker.calls - again.calls
+    assert speaker.calls == 12 and saved > 0
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
@@ -262,7 +284,7 @@ def test_beam_of_one_equals_greedy(alpha):
     for _ in range(10):
         speaker = Speaker(4, 8)
         found = run_beam(speaker, 4, 6, 1, alpha)
-        assert found == [greedy_reference(speaker, sample, 6, (0, BOS)) for sample in range(4)]
+        assert decoding.best(found).tolist() == [greedy_reference(speaker, i, 6, (0, BOS)) for i in range(4)]
 
 
 def test_a_beam_wide_enough_finds_the_likeliest_text():
@@ -284,7 +306,7 @@ def test_a_beam_wide_enough_finds_the_likeliest_text():
             return total
 
         best = list(max(whole + texts, key=score))
-        assert run_beam(speaker, 1, 3, 16, 0.0) == [best + [0] * (3 - len(best))]
+        assert decoding.best(run_beam(speaker, 1, 3, 16, 0.0)).tolist() == [best + [0] * (3 - len(best))]
 
 
 class Mute(transformers.GPT2LMHeadModel):
@@ -325,7 +347,7 @@ def test_beam_equals_transformers():
     )[:, 3:]  # fmt: skip
     # What stands after the end is a matter of taste.
     cut = [row[: row.index(1) + 1] if 1 in row else row for row in expected.tolist()]
-    assert found.tolist() == [row + [0] * (length - len(row)) for row in cut]
+    assert decoding.best(found).tolist() == [row + [0] * (length - len(row)) for row in cut]
 
 
 def test_suppressed_ids_are_never_chosen():

@@ -47,3 +47,23 @@ def test_every_loss_is_a_curve(tmp_path, monkeypatch):
     picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
     assert picture.shape[:2] == (550, 990)
     assert (np.ptp(picture, axis=2) > 60).any()  # coloured lines
+
+
+def test_cycles_are_drawn_stage_by_stage():
+    pixels = np.random.default_rng().integers(256, size=(16, 16, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    page = drawing.draw_cycles("title", [["a red circle", picture, "a word " * 60], [picture, "", picture]])
+    side, step = drawing.BOX, drawing.BOX + drawing.ARROW
+    assert page.shape == (drawing.TITLE + 2 * (side + drawing.GAP), 2 * drawing.GAP + 2 * step + side, 3)
+
+    def cell(row, column):
+        top, left = drawing.TITLE + row * (side + drawing.GAP), drawing.GAP + column * step
+        return page[top : top + side, left : left + side]
+
+    for row, column in ((0, 1), (1, 0), (1, 2)):
+        assert np.array_equal(cell(row, column), pixels.repeat(11, 0).repeat(11, 1))
+    for row, column in ((0, 0), (0, 2), (1, 1)):
+        ink = (cell(row, column) < 128).all(-1)
+        assert ink.any() and not ink[:, :2].any() and not ink[:2].any()
+    arrow = page[:, drawing.GAP + side : drawing.GAP + step]
+    assert ((arrow == 0x55).all(-1)).sum() > 2 * 3 * (drawing.ARROW - 20)

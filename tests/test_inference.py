@@ -76,13 +76,13 @@ def test_generate_does_not_see_the_other_samples():
     noise = small.Recorded()
     together = inference.generate(model, text, empty, noise, config.decode)
     captions = inference.caption_greedy(model, together, empty)
-    beams = inference.caption_beam(model, together, empty, config.decode)
+    beams = decoding.best(inference.caption_beam(model, together, empty, config.decode))
     for row in range(BATCH):
         alone = Text(*(x[row : row + 1] for x in text))
         ids = inference.generate(model, alone, empty, Rows(noise, row, BATCH), config.decode)
         assert torch.equal(ids, together[row : row + 1])
         assert torch.equal(inference.caption_greedy(model, ids, empty), captions[row : row + 1])
-        assert torch.equal(inference.caption_beam(model, ids, empty, config.decode), beams[row : row + 1])
+        assert torch.equal(inference.caption_beam(model, ids, empty, config.decode).texts[:, 0], beams[row : row + 1])
 
 
 def test_generate_goes_on_from_known_tokens():
@@ -168,8 +168,8 @@ def test_beam_of_one_equals_greedy_and_four_is_likelier():
         config, model, _, empty = prepare(beam_size=1)
         image_ids = torch.randint(40, (24, 16))
         greedy = inference.caption_greedy(model, image_ids, empty)
-        assert torch.equal(inference.caption_beam(model, image_ids, empty, config.decode), greedy)
-        beam = inference.caption_beam(model, image_ids, empty, wide)
+        assert torch.equal(decoding.best(inference.caption_beam(model, image_ids, empty, config.decode)), greedy)
+        beam = decoding.best(inference.caption_beam(model, image_ids, empty, wide))
         nothing_masked = masking.keep_all(torch.zeros(24, 16, dtype=torch.bool))
         scores = []
         with torch.no_grad():
@@ -191,7 +191,7 @@ def test_no_pad_bos_or_word_after_the_end(beams):
     def caption():
         if beams == 0:
             return inference.caption_greedy(model, image_ids, empty).numpy()
-        return inference.caption_beam(model, image_ids, empty, config.decode).numpy()
+        return decoding.best(inference.caption_beam(model, image_ids, empty, config.decode)).numpy()
 
     with torch.no_grad():
         model.text_decoder.head.bias[[0, 47]] = 1e4
@@ -215,14 +215,14 @@ def test_mode_random_state_and_gradients_stay(training):
     noise = Noise(1, 2, "cpu")
     first = inference.generate(model, text, empty, noise, config.decode)
     captions = inference.caption_greedy(model, first, empty)
-    beams = inference.caption_beam(model, first, empty, config.decode)
+    beams = decoding.best(inference.caption_beam(model, first, empty, config.decode))
     assert model.training == training and all(part.training == training for part in model.modules())
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.is_grad_enabled() and all(p.grad is None for p in model.parameters())
     # No dropout in it: again the same.
     assert torch.equal(inference.generate(model, text, empty, noise, config.decode), first)
     assert torch.equal(inference.caption_greedy(model, first, empty), captions)
-    assert torch.equal(inference.caption_beam(model, first, empty, config.decode), beams)
+    assert torch.equal(decoding.best(inference.caption_beam(model, first, empty, config.decode)), beams)
 
 
 def test_mode_is_restored_after_an_error():

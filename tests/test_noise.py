@@ -38,6 +38,31 @@ def test_the_numbers_are_those_written_down():
 
 
 @pytest.mark.parametrize("seed", seeds(2))
+@pytest.mark.parametrize("kind", [Noise, CounterNoise])
+def test_numbered_rows_are_functions_of_their_number(seed, kind):
+    def draw(rows, shape, name="a"):
+        if kind is Noise:
+            return Noise(seed, 3, "cpu", "part", rows)(name, (len(rows), *shape))
+        return CounterNoise(counter_key(seed, 3), rows=torch.tensor(rows, dtype=torch.int32))(name, (len(rows), *shape))
+
+    rows = [7, 0, 29_999, 3]
+    whole = draw(rows, (4, 500))
+    assert whole.shape == (4, 4, 500) and (whole > 0).all() and (whole < 1).all()
+    for i, row in enumerate(rows):
+        assert torch.equal(draw([row], (4, 500))[0], whole[i])
+    assert torch.equal(draw([3, 7], (4, 500)), whole[[3, 0]])
+    assert stats.kstest(whole.flatten().numpy(), "uniform").pvalue > 1e-5
+    others = [*whole.flatten(1), *draw(rows, (4, 500), "b").flatten(1)]
+    for a, b in itertools.combinations(others, 2):
+        assert (a == b).sum() <= 2
+
+
+def test_rows_without_numbers_are_counted():
+    noise = counter_noise(1, 2)
+    assert torch.equal(noise("a", (4, 5)), noise._replace(rows=torch.arange(4, dtype=torch.int32))("a", (4, 5)))
+
+
+@pytest.mark.parametrize("seed", seeds(2))
 def test_uniform_and_gumbel_laws(seed):
     uniform = Noise(seed, 0, "cpu")("law", (20_000,))
     assert uniform.dtype == torch.float32

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import itit
-from itit import checkpoint, samples, weights, weightsdir
+from itit import checkpoint, runs, samples, weights, weightsdir
 from itit.backend import Local
 from itit.config import replace
 from itit.data import scenes
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     drawn = [scenes.sample(rng, False) for _ in range(24)]
     pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
     config, _ = finished_run.finish(folder, pairs, 100)
-    config = export.read_config(config.train.workdir, {})
+    config = runs.read_config(config.train.workdir, {})
     found = checkpoint.restore(config.train.workdir)
     export.export(config, found, str(folder / "exported"), None, 2**30, None)
     return config, str(folder / "exported"), np.stack([picture for picture, _ in pairs[:5]])
@@ -54,12 +54,15 @@ def test_pictures_equal_the_runs_own(run):
     config, folder, _ = run
     model, seed = ITIT.from_pretrained(folder, device="cpu"), int(torch.randint(1000, ()))
     state, translator = live(config, seed)
+    translator.batch_size = 2
     ids = torch.from_numpy(Tokenizer(config.data.vocabulary).encode(PROMPTS, config.model.num_text_tokens))
     with state.averaged():
-        expected = [translator.pixels(translator.pictures(part, f"prompt{i}")) for i, part in enumerate(ids.split(2))]
+        expected = translator.pixels(translator.pictures(ids))
     found = model.generate(PROMPTS, seed=seed, batch_size=2, progress=False)
     assert all(image.size == (64, 64) and image.mode == "RGB" for image in found)
-    assert np.array_equal(np.stack(found), np.concatenate(expected))
+    assert np.array_equal(np.stack(found), expected)
+    some = model.generate([PROMPTS[3], PROMPTS[1]], seed=seed, numbers=[3, 1], progress=False)
+    assert np.array_equal(np.stack(some), expected[[3, 1]])
     again = model.generate(PROMPTS, seed=seed + 1, batch_size=2, progress=False)
     assert not np.array_equal(np.stack(found), np.stack(again))
     assert np.array_equal(np.stack(model.generate(PROMPTS[0], seed)), np.stack(model.generate(PROMPTS[:1], seed)))
@@ -102,6 +105,66 @@ def test_captions_equal_the_runs_own(run, tmp_path, monkeypatch):
     monkeypatch.setattr(model.state.vqgan, "tokenize", lambda pixels: seen.append(pixels.numpy()) or tokenize(pixels))
     assert model.caption(images, beams=4, batch_size=2, progress=False) == expected
     assert [len(part) for part in seen] == [2, 2, 1] and np.array_equal(np.concatenate(seen), pictures)
+
+
+def test_candidates_are_those_of_the_beams(run):
+    config, folder, pictures = run
+    model = ITIT.from_pretrained(folder, device="cpu")
+    images = [Image.fromarray(picture) for picture in pictures]
+    found = model.caption(images, beams=3, candidates=True, progress=False)
+    translator = samples.Translator(model.state, replace(config, beam_size=3), Local("cpu"), 0)
+    expected = translator.candidates(model.state.vqgan.tokenize(torch.from_numpy(pictures)))
+    for row, texts, scores in zip(found, expected.texts, expected.scores.tolist(), strict=True):
+        texts = model.tokenizer.decode(texts.numpy())
+        assert row == [(text, score) for text, score in zip(texts, scores, strict=True) if score > -np.inf]
+    assert [row[0][0] for row in found] == model.caption(images, beams=3, progress=False)
+
+
+def test_a_run_gives_what_its_export_gives(run):
+    config, folder, pictures = run
+    model, exported = ITIT.from_run(config.train.workdir, device="cpu"), ITIT.from_pretrained(folder, device="cpu")
+    assert model.record == {"step": finished_run.STEP, "averaged": True, "compute_dtype": "fp32"}
+    assert np.array_equal(np.stack(model.generate(PROMPTS, 5)), np.stack(exported.generate(PROMPTS, 5)))
+    raw = ITIT.from_run(config.train.workdir, device="cpu", averaged=False, step=finished_run.STEP)
+    tensors = runs.restore(config.train.workdir)[1]
+    assert {name.split("/")[0] for name in tensors} == {"model", "ema"}  # nothing of the optimizer is read
+    assert finished_run.same_weights(raw.state.model, tensors, "model")
+    assert finished_run.same_weights(model.state.model, tensors, "ema")
+    assert "no whole checkpoint of step 3" in said(ITIT.from_run, config.train.workdir, step=3)
+    assert "no such flagfile" in said(ITIT.from_run, folder)
+
+
+def test_cycles_are_the_translators(run):
+    config, folder, pictures = run
+    model, watched = ITIT.from_pretrained(folder, device="cpu"), []
+    stages = model.cycle(PROMPTS[:2], 3, seed=4, num_decode_steps=3, watch=watched.append)
+    assert watched == stages and stages[0] == PROMPTS[:2]
+    changed = replace(config, seed=4, num_decode_steps=3)
+    translator = samples.Translator(model.state, changed, Local("cpu"), 0)
+    ids = torch.from_numpy(model.tokenizer.encode(PROMPTS[:2], config.model.num_text_tokens))
+    expected = list(translator.turns(ids, "text", 3))
+    assert np.array_equal(np.stack(stages[1]), translator.pixels(expected[1]))
+    assert stages[2] == model.tokenizer.decode(expected[2].numpy())
+    assert np.array_equal(np.stack(stages[3]), translator.pixels(expected[3]))
+    (first,), (text,) = model.cycle(Image.fromarray(pictures[0]), 1)
+    ids = model.state.vqgan.tokenize(torch.from_numpy(pictures[:1]))
+    assert np.array_equal(np.asarray(first), translator.pixels(ids)[0])
+    assert text == model.caption(Image.fromarray(pictures[0]))[0]
+    some = model.cycle([Image.fromarray(pictures[1])], 2, numbers=[1], num_decode_steps=3)
+    both = model.cycle([Image.fromarray(p) for p in pictures[:2]], 2, num_decode_steps=3)
+    assert np.array_equal(np.asarray(some[2][0]), np.asarray(both[2][1]))
+    assert "num_turns=0" in said(model.cycle, "a", 0)
+    assert "1 numbers for 2 samples" in said(model.cycle, ["a", "b"], 1, numbers=[1])
+
+
+def test_the_steps_of_a_picture_can_be_watched(run):
+    config, folder, _ = run
+    model, seen = ITIT.from_pretrained(folder, device="cpu"), []
+    (picture,) = model.generate("a", num_steps=4, watch=seen.append)
+    assert [pixels.shape for pixels in seen] == [(1, 64, 64, 3)] * 4
+    grey = [(pixels == 160).all(-1).sum() for pixels in seen]
+    assert grey == sorted(grey, reverse=True) and grey[0] > grey[-1]
+    assert np.array_equal(seen[-1][0], np.asarray(picture))
 
 
 def test_bars_are_shown_where_wanted(run, capsys):

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 
@@ -14,7 +13,6 @@ from PIL import Image
 
 from itit import weightsdir
 from itit.config import VqganConfig
-from itit.data import records
 from itit.models import VQGAN
 from tests.common import ROOT
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
@@ -33,49 +31,6 @@ def write_pictures(folder, pictures):
     folder.mkdir(parents=True, exist_ok=True)
     for n, pixels in enumerate(pictures):
         Image.fromarray(pixels).save(folder / f"{n}.png")
-
-
-def write_records(path, folder):
-    with records.RecordWriter(str(path)) as writer:
-        for picture in sorted(folder.glob("*.png")):
-            writer.write(records.encode_example({"image": picture.read_bytes()}))
-
-
-def loaded(found):
-    return [reconstruct.load(name, reader, SIDE) for name, reader in found]
-
-
-def test_folders_patterns_and_records_are_found(tmp_path):
-    pictures = draw(5)
-    write_pictures(tmp_path / "a", pictures[:3])
-    write_pictures(tmp_path / "a" / "b", pictures[3:])
-    (tmp_path / "a" / "list.txt").write_text("no picture")
-    found = reconstruct.find(str(tmp_path / "a"))
-    assert [name for name, _ in found] == ["0.png", "1.png", "2.png", "b/0.png", "b/1.png"]
-    np.testing.assert_array_equal(loaded(found), pictures)
-    np.testing.assert_array_equal(loaded(reconstruct.find(f"{tmp_path}/a/[01].png")), pictures[:2])
-    write_records(tmp_path / "x.tfrecord", tmp_path / "a")
-    found = reconstruct.find(f"{tmp_path}/*.tfrecord,{tmp_path}/a/b/*.png")
-    np.testing.assert_array_equal(loaded(found), pictures[[3, 4, 0, 1, 2]])
-    assert re.fullmatch(r"x.tfrecord:\d+", found[2][0])
-
-
-def test_what_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match="no file matches"):
-        reconstruct.find(str(tmp_path / "a"))
-    (tmp_path / "a" / "list.txt").write_text("no picture")
-    with pytest.raises(ValueError, match="no pictures"):
-        reconstruct.find(str(tmp_path / "a"))
-    (tmp_path / "a" / "bad.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match="^bad.png: not a picture"):
-        loaded(reconstruct.find(str(tmp_path / "a")))
-    with records.RecordWriter(str(tmp_path / "text.tfrecord")) as writer:
-        writer.write(records.encode_example({"text": "a circle"}))
-    with pytest.raises(ValueError, match=r"^text.tfrecord:0: holds no picture \('image'\)"):
-        loaded(reconstruct.find(str(tmp_path / "text.tfrecord")))
-    with pytest.raises(ValueError, match="list.txt"):
-        reconstruct.find(str(tmp_path / "a" / "list.txt"))
 
 
 def test_pictures_are_chosen_evenly():

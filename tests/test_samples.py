@@ -37,14 +37,16 @@ def test_pictures_captions_and_pixels_are_the_pipelines():
     text, empty = encode_text(state.t5, batch["text_ids"]), state.empty_text()
     expected = [
         inference.generate(state.model, type(text)(*(x[i : i + 2] for x in text)), empty,
-                           Noise(config.train.seed, 7, "cpu", f"samples/mine/{i // 2}"), config.decode)
+                           Noise(config.train.seed, 7, "cpu", "samples/mine", list(range(5))[i : i + 2]), config.decode)
         for i in range(0, 5, 2)
     ]  # fmt: skip
     pictures = translator.pictures(batch["text_ids"], "mine")
     assert torch.equal(pictures, torch.cat(expected))
     assert not torch.equal(translator.pictures(batch["text_ids"], "other"), pictures)
     beam = inference.caption_beam(state.model, pictures, empty, config.decode)
-    assert torch.equal(translator.captions(pictures), beam)
+    assert torch.equal(translator.captions(pictures), beam.texts[:, 0])
+    found = translator.candidates(pictures)
+    assert torch.equal(found.texts, beam.texts) and torch.allclose(found.scores, beam.scores)
     greedy = inference.caption_greedy(state.model, pictures, empty)
     assert torch.equal(translator.captions(pictures, greedy=True), greedy)
     pixels = translator.pixels(pictures)
@@ -64,13 +66,38 @@ def test_pictures_are_made_with_as_many_tokens_dropped_as_in_training(ratio_min)
 
 def test_turns_alternate():
     _, _, translator, batch = prepare()
-    from_text = translator.turns(batch["text_ids"], "text", 3)
-    from_image = translator.turns(batch["image_ids"], "image", 3)
+    from_text = list(translator.turns(batch["text_ids"], "text", 3))
+    from_image = list(translator.turns(batch["image_ids"], "image", 3, rows=range(3, 8)))
     assert [x.shape[1] for x in from_text] == [8, 16, 8, 16]
     assert [x.shape[1] for x in from_image] == [16, 8, 16, 8]
     assert torch.equal(from_text[2], translator.captions(from_text[1]))
     assert torch.equal(from_image[1], translator.captions(batch["image_ids"]))
     assert torch.equal(from_text[3], translator.pictures(from_text[2], "turn2"))
+    assert torch.equal(from_image[2], translator.pictures(from_image[1], "turn1", range(3, 8)))
+
+
+def test_a_picture_depends_on_its_number_and_not_on_what_is_beside_it():
+    _, _, translator, batch = prepare(batch_size=3)
+    ids = batch["text_ids"]
+    whole = translator.pictures(ids)
+    translator.batch_size = 2
+    assert torch.equal(translator.pictures(ids), whole)
+    some = [4, 0, 3]
+    assert torch.equal(translator.pictures(ids[some], rows=some), whole[some])
+    assert not torch.equal(translator.pictures(ids[some], rows=[1, 2, 5]), whole[some])
+
+
+def test_steps_can_be_watched_and_unknown_tokens_are_grey():
+    config, state, translator, batch = prepare(batch_size=3)
+    seen = []
+    found = translator.pictures(batch["text_ids"], watch=seen.append)
+    assert torch.equal(found, translator.pictures(batch["text_ids"]))
+    assert [len(ids) for ids in seen] == [3] * config.decode.num_decode_steps + [2] * config.decode.num_decode_steps
+    first = seen[0]
+    masked = (first == state.model.mask_token_id).view(3, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2).numpy()
+    pixels, code = translator.pixels(first), state.vqgan.to_pixels(first.masked_fill(first == 40, 0)).numpy()
+    assert masked.any() and not masked.all()
+    assert (pixels[masked] == 160).all() and np.array_equal(pixels[~masked], code[~masked])
 
 
 def cells(page, rows, columns):
@@ -98,6 +125,13 @@ def test_sheet_shows_every_picture_and_its_text_beneath():
     assert (page[:28] < 128).any()
 
 
+def test_large_pictures_are_averaged_and_small_ones_enlarged():
+    pixels = np.random.default_rng().integers(256, size=(288, 288, 3), dtype=np.uint8)
+    mean = pixels.reshape(144, 2, 144, 2, 3).mean((1, 3))
+    assert np.abs(np.asarray(samples.resized(pixels, 144)) - mean).max() <= 1
+    assert np.array_equal(np.asarray(samples.resized(pixels[:16, :16], 144)), enlarged(pixels[:16, :16]))
+
+
 def test_collect_draws_the_four_sheets():
     _, _, translator, batch = prepare()
     sheets = samples.collect(translator, batch, Words(), num_turns=3)
@@ -116,7 +150,7 @@ def test_rows_of_a_cycle():
     words = Words().decode
     for kind in ("text", "image"):
         ids = batch[f"{kind}_ids"]
-        stages = translator.turns(ids, kind, 3)
+        stages = list(translator.turns(ids, kind, 3))
         rows = samples.cycle_rows(translator, words, ids, kind, 3)
         assert len(rows) == 5
         for b, row in enumerate(rows):

@@ -99,3 +99,11 @@ def test_captions_and_titles_are_written_and_long_ones_cut(tmp_path):
     left, top, right, bottom = ImageChops.difference(plain, long).getbbox()
     assert tile_end + (splits.TEXT_LINES - 1) * splits.LINE_HEIGHT < bottom <= row_end
     assert not ImageChops.difference(long, cut).getbbox(), "what no longer fits is left out"
+
+
+def test_settings_stay(tmp_path):
+    path = str(tmp_path / "new" / "settings.json")
+    splits.settle(path, {"seed": 1, "input": ["a", "b"]})
+    splits.settle(path, {"seed": 1, "input": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"settings.json: --seed was 1, is now 2; name another --output"):
+        splits.settle(path, {"seed": 2, "input": ["a", "b"]})

@@ -17,46 +17,14 @@ import os
 from absl import flags
 
 import itit
-from itit import checkpoint, storage, tensorfile, weights, weightsdir
 from itit import config as config_lib
 from itit import flags as flags_lib
-from itit.models import ITIT
-from itit.state import check_frozen, fingerprint, settle, text_encoder
+from itit import runs, storage, tensorfile, weights, weightsdir
+from itit.state import check_frozen, fingerprint, text_encoder
 from tools import model_card
 from tools.splits import new_folder
 
 VOCABULARY, SETTINGS, CARD = "vocabulary.model", "training.cfg", "README.md"
-MODEL, EMA = "model/", "ema/"
-
-
-def read_config(workdir, moved):
-    """The run's Config. `moved`: flag -> where a part is now, or ""."""
-    path = storage.join(workdir, "resolved.cfg")
-    config = flags_lib.from_flagfile(path)
-    return settle(config_lib.replace(config, **{name: value for name, value in moved.items() if value}))
-
-
-def choose(tensors, averaged, place):
-    """ITIT's weights out of a checkpoint: (name -> tensor, whether they are averaged ones).
-
-    Args:
-      averaged: the moving average, the weights themselves, or (None) the average where there is one.
-
-    Raises ValueError where an average is asked for that the run did not keep.
-    """
-    own = {n.removeprefix(MODEL): t for n, t in tensors.items() if n.startswith(MODEL)}
-    average = {n.removeprefix(EMA): t for n, t in tensors.items() if n.startswith(EMA)}
-    if averaged and not average:
-        raise ValueError(f"--ema: {place} holds no averaged weights; the run had --ema_decay=0")
-    averaged = bool(average) if averaged is None else averaged
-    return (own | average if averaged else own), averaged
-
-
-def check_fit(config, tensors, place):
-    """Raises ValueError where the weights are not of the model that the run's settings describe."""
-    weights.load_module(
-        weights.blank(ITIT, config.model), tensors, f"{place} does not fit its resolved.cfg", assign=True
-    )
 
 
 def write_part(folder, name, module):
@@ -89,11 +57,11 @@ def write_vocabulary(folder, config, hashes):
 
 
 def export(config, found, output, averaged, max_bytes, report):
-    """Writes the folder. `found`: what `checkpoint.restore` gave. Returns the record."""
+    """Writes the folder. `found`: what `runs.restore` gave. Returns the record."""
     step, tensors, meta = found
     place = f"{config.train.workdir}, checkpoint of step {step}"
-    tensors, averaged = choose(tensors, averaged, place)
-    check_fit(config, tensors, place)
+    tensors, averaged = runs.choose(tensors, averaged, place)
+    runs.build(config, tensors, place)
     t5 = text_encoder(config)
     vqgan = weights.load_vqgan(config.data.vqgan) if config.data.vqgan else None
     networks = {"t5_weights": t5} | ({"vqgan": vqgan} if vqgan else {})
@@ -148,10 +116,8 @@ def read_report(path):
 def main(_):
     flag = flags.FLAGS
     moved = {"t5_weights": flag.t5_weights, "vqgan": flag.vqgan, "vocabulary": flag.vocabulary}
-    config = read_config(flag.workdir, moved | {"workdir": flag.workdir})
-    found = checkpoint.restore(flag.workdir, step=flag.step)
-    if found is None:
-        raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
+    config = runs.read_config(flag.workdir, moved | {"workdir": flag.workdir})
+    found = runs.restore(flag.workdir, flag.step)
     beside = storage.join(flag.workdir, "report.json")
     path = flag.report or (beside if storage.exists(beside) else "")
     report = read_report(path) if path else None

@@ -7,9 +7,7 @@ report.json: PSNR, SSIM, how much of the codebook is used, and both numbers of e
 Shapes: B pictures of a batch, S side, N image tokens, C codebook.
 """
 
-import functools
 import json
-import os
 
 import numpy as np
 import torch
@@ -18,68 +16,18 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from itit import storage
-from itit.config import DataConfig
-from itit.data import images, records
 from itit.flags import run_main
 from itit.weights import load_vqgan
-from tools import likeness
+from tools import inputs, likeness
 from tools.drawing import write_png
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 COLUMNS, GAP, LINE, MIN_SIDE = 4, 8, 18, 128  # of the sheet: pairs a row, pixels
-
-
-def find(pattern):
-    """[(name, reader of the encoded picture)] of all pictures that a folder or patterns hold, in the order of names.
-
-    Raises ValueError where there is none, or for a damaged shard.
-    """
-    folder = pattern if os.path.isdir(pattern) else None
-    found = []
-    for path in storage.glob(storage.join(folder, "**", "*") if folder else pattern):
-        if path.lower().endswith(SUFFIXES):
-            name = os.path.relpath(path, folder) if folder else os.path.basename(path)
-            found.append((name, functools.partial(_file, path)))
-        elif not folder:
-            found += _records(path)
-    if not found:
-        raise ValueError(f"--input={pattern}: no pictures ({', '.join(SUFFIXES)}) and no TFRecord shards")
-    return found
-
-
-def _records(path):
-    spans, broken = records.scan(path)
-    if broken:
-        raise broken
-    name = os.path.basename(path)
-    return [(f"{name}:{offset}", functools.partial(_image, path, offset, size)) for offset, size in spans.tolist()]
-
-
-def _file(path):
-    with storage.open(path) as file:
-        return file.read()
-
-
-def _image(path, offset, length):
-    features = records.decode_example(records.read(path, offset, length))
-    value = features.get("image")
-    if not isinstance(value, list) or len(value) != 1:
-        raise ValueError("holds no picture ('image')")
-    return value[0]
 
 
 def choose(found, count):
     """At most `count` of the pictures, evenly spread."""
     count = min(count, len(found))
     return [found[i * len(found) // count] for i in range(count)]
-
-
-def load(name, reader, image_size):
-    """uint8 [S, S, 3]. Raises ValueError naming the picture."""
-    try:
-        return images.decode(reader(), image_size, DataConfig.max_image_pixels)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
 
 
 class Scores:
@@ -116,10 +64,10 @@ def run(model, found, batch_size, num_shown):
     with tqdm.tqdm(total=len(found), desc="reconstructing", unit=" pictures") as bar:
         for start in range(0, len(found), batch_size):
             batch = found[start : start + batch_size]
-            pixels = torch.from_numpy(np.stack([load(*picture, side) for picture in batch]))
+            pixels = torch.from_numpy(np.stack([inputs.load(picture, side) for picture in batch]))
             ids = model.tokenize(pixels.to(device))
             result = model.to_pixels(ids).cpu()
-            scores.add([name for name, _ in batch], pixels, result, ids)
+            scores.add([picture.name for picture in batch], pixels, result, ids)
             for n in range(len(batch)):
                 if start + n in wanted:
                     shown.append((pixels[n].numpy(), result[n].numpy(), scores.pictures[start + n]))
@@ -158,7 +106,7 @@ def define_flags():
 def main(_):
     flag = flags.FLAGS
     model = load_vqgan(flag.vqgan).to("cuda" if torch.cuda.is_available() else "cpu")
-    found = choose(find(flag.input), flag.num_pictures)
+    found = choose(inputs.find(flag.input), flag.num_pictures)
     scores, shown = run(model, found, flag.batch_size, flag.num_shown)
     report = {"vqgan": flag.vqgan, "input": flag.input, **scores.report()}
     storage.make_dirs(flag.output)

@@ -1,7 +1,8 @@
-"""What the tools that make data share: a folder that appears whole, splits as TFRecord shards, and a contact sheet."""
+"""What the tools that make many files share: a whole folder, settings that stay, splits as shards, a contact sheet."""
 
 import contextlib
 import io
+import json
 import textwrap
 
 import tqdm
@@ -28,6 +29,23 @@ def new_folder(output):
     storage.make_dirs(staging)
     yield staging
     storage.commit_dir(staging, output)
+
+
+def settle(path, settings, absent=None):
+    """Writes down the settings of work that may be interrupted, JSON, or compares them with those that are there.
+
+    `absent`: name -> value of settings that have not always been written down. Raises ValueError naming the first that
+    differs.
+    """
+    if not storage.exists(path):
+        storage.make_dirs(path.rpartition("/")[0] or ".")
+        storage.write_bytes(path, json.dumps(settings, indent=1).encode())
+        return
+    with storage.open(path) as file:
+        found = (absent or {}) | json.loads(file.read())
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ValueError(f"{path}: --{name} was {found.get(name)!r}, is now {value!r}; name another --output")
 
 
 def write_split(folder, name, examples, total):

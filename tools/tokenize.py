@@ -12,8 +12,6 @@ Run it with -m: as a script it would stand in for Python's own module `tokenize`
 Shapes: B records of a batch, S picture side, N image tokens, L text tokens.
 """
 
-import json
-
 import google_crc32c
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from itit.backend import connect
 from itit.data import records, shard_index
 from itit.flags import run_main
 from itit.weights import load_vqgan
+from tools.splits import settle
 from tools.views import views
 
 BATCH_SIZE = 64
@@ -150,7 +149,7 @@ def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep, num_crops=1, 
         "vocabulary": vocabulary and _checksum(vocabulary),
         "num_crops": num_crops, "flip": flip,
     }  # fmt: skip
-    _settle(output + "-settings.json", settings)
+    settle(output + "-settings.json", settings, {"num_crops": 1, "flip": False})
     targets = [f"{output}-{i:05d}-of-{len(sources):05d}.tfrecord" for i in range(len(sources))]
     todo = [(source, target) for source, target in zip(sources, targets, strict=True) if not storage.exists(target)]
     if len(todo) < len(sources):
@@ -171,20 +170,6 @@ def _checksum(path):
         raise ValueError(f"{path}: no such file")
     with storage.open(path) as file:
         return google_crc32c.value(file.read())
-
-
-def _settle(path, settings):
-    """Writes the settings down, or compares them with those that are there."""
-    if not storage.exists(path):
-        storage.make_dirs(path.rpartition("/")[0] or ".")
-        storage.write_bytes(path, json.dumps(settings, indent=1).encode())
-        return
-    with storage.open(path) as file:
-        found = json.loads(file.read())
-    before = {"num_crops": 1, "flip": False} | found  # those that have not always been there
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise ValueError(f"{path}: --{name} was {before.get(name)!r}, is now {value!r}; name another --output")
 
 
 def define_flags():

@@ -90,6 +90,11 @@ def test_sampled_cycles_draw_anew_by_one_program():
         pictures.append(translator.pictures(ids, name).cpu())
     assert len(mesh.sampler.graphs) == graphs
     assert torch.equal(pictures[0], pictures[2]) and not torch.equal(pictures[0], pictures[1])
+    rows, batch = list(range(len(ids))), mesh.to_device({"x": random_batch(config, 7)["i2t/text_ids"].numpy()[::-1]})
+    backwards = translator.pictures(batch["x"], "a", rows[::-1]).cpu()
+    assert torch.equal(backwards.flip(0), pictures[0])  # each draws from its own number
+    found = translator.candidates(translator.pictures(ids, "a"))
+    assert torch.equal(translator.captions(translator.pictures(ids, "a")).cpu(), found.texts.cpu()[:, 0])
 
 
 PAIRS_ONLY = dict(t2i2t="off", t2i2t_batch=0, i2t2i="off", i2t2i_batch=0)  # a choice may fall otherwise in bf16

@@ -1,0 +1,129 @@
+"""`python -m tools.bench_generate [--preset=B]`: captions/s and pictures/s, in one table beside comparable models.
+
+Random weights, on the processor, in float32. All take turns, round by round, after one round to warm up; the median of
+the rounds counts. Texts never end, so that all make as many tokens. Text features are there already. The peers
+(`tools/peers.py`) need the extra `bench`.
+"""
+
+import statistics
+import time
+
+import torch
+import tqdm
+from absl import flags
+
+from itit import config as config_lib
+from itit import inference
+from itit.backend import Local
+from itit.decoding import EOS, best
+from itit.flags import run_main
+from itit.models import ITIT, VQGAN, Text
+from tools import peers
+
+
+def itit(preset):
+    """(Config, ITIT, tokenizer) of the paper's sizes with T5 features as wide as those of the peers."""
+    config = config_lib.replace(config_lib.Config(), preset=preset, text_feature_dim=peers.TEXT_DIM).resolve()
+    model, vqgan = ITIT(config.model).eval(), VQGAN(config_lib.VqganConfig()).eval()
+    with torch.no_grad():
+        model.text_decoder.head.bias[EOS] = -1e4
+    return config, model, vqgan
+
+
+def features(batch, config):
+    """Text of random features, float32 [B, L, D]."""
+    mask = torch.ones(batch, config.model.num_text_tokens, dtype=torch.bool)
+    return Text(torch.randn(*mask.shape, config.model.text_feature_dim), mask)
+
+
+def caption_runs(config, model, vqgan, batch):
+    """Name -> (call, modules whose parameters it uses)."""
+    ids = torch.randint(config.model.codebook_size, (batch, config.model.num_image_tokens))
+    pixels = torch.randint(256, (batch, 256, 256, 3), dtype=torch.uint8)
+    empty, name = features(1, config), f"ITIT-{config.model.preset}"
+    towers = [model.encoder, model.text_decoder]
+
+    def caption(ids):
+        return best(inference.caption_beam(model, ids, empty, config.decode))
+
+    @torch.no_grad()
+    def from_pixels():
+        return caption(vqgan.tokenize(pixels))
+
+    return {f"{name}, from codes": (lambda: caption(ids), towers),
+            f"{name}, from pixels": (from_pixels, [*towers, vqgan])}  # fmt: skip
+
+
+def picture_runs(config, model, vqgan, batch):
+    """The same for pictures."""
+    text, empty, name = features(batch, config), features(1, config), f"ITIT-{config.model.preset}"
+    noise, towers = Local("cpu").noise(0, 0, rows=list(range(batch))), [model.encoder, model.image_decoder]
+    dropping = config_lib.replace(config, synth_drop_masked=True)
+
+    def draw(config=config):
+        dropped = inference.drops(model, config.objective, config.decode)
+        return inference.generate(model, text, empty, noise, config.decode, dropped=dropped)
+
+    @torch.no_grad()
+    def to_pixels():
+        return vqgan.to_pixels(draw())
+
+    return {f"{name}, to codes": (draw, towers), f"{name}, to codes, dropping": (lambda: draw(dropping), towers),
+            f"{name}, to pixels": (to_pixels, [*towers, vqgan])}  # fmt: skip
+
+
+def measure(runs, num_rounds):
+    """Name -> median seconds of a call. Every one warms up, then all take turns."""
+    seconds = {name: [] for name in runs}
+    with tqdm.tqdm(total=len(runs) * (num_rounds + 1), leave=False) as bar:
+        for _ in range(num_rounds + 1):
+            for name, (call, _) in runs.items():
+                bar.set_description(name)
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
+                bar.update()
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def table(unit, runs, seconds, batch):
+    """Lines of a Markdown table. `unit`: "captions" or "pictures". What the first run takes is 1."""
+    first = next(iter(seconds.values()))
+    lines = [f"| | parameters | {unit}/s | time, of the first |", "|---|---|---|---|"]
+    for name, (_, modules) in runs.items():
+        count = sum(p.numel() for p in {p for module in modules for p in module.parameters()})
+        rate, ratio = batch / seconds[name], seconds[name] / first
+        lines.append(f"| {name} | {count / 1e6:.0f} M | {rate:.4g} | {ratio:.2f} |")
+    return lines
+
+
+def define_flags():
+    flags.DEFINE_enum("preset", "B", tuple(peers.SIZES), "Size of ITIT and of the peers.")
+    flags.DEFINE_integer("batch", 2, "Samples at once.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 1, "Rounds timed, after the one to warm up.", lower_bound=1)
+
+
+def main(_):
+    flag = flags.FLAGS
+    config, *networks = itit(flag.preset)
+    d, length = config.decode, config.model.num_text_tokens
+    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {flag.batch} at once, "
+          f"--rounds={flag.rounds}\n")  # fmt: skip
+    captions = caption_runs(config, *networks, flag.batch)
+    call, model = peers.git(flag.preset, flag.batch, length, d.beam_size)
+    captions |= {"GIT (transformers), from pixels": (call, [model])}
+    print(f"Captions of {length} tokens, {d.beam_size} beams:\n")
+    print("\n".join(table("captions", captions, measure(captions, flag.rounds), flag.batch)), flush=True)
+    pictures = picture_runs(config, *networks, flag.batch)
+    # Guidance of scale s here is 1 + s there.
+    asked = flag.preset, flag.batch, d.num_decode_steps, 1 + d.guidance_scale
+    for name, peer in (("aMUSEd (diffusers), to codes", peers.amused), ("muse-maskgit-pytorch, to codes", peers.muse)):
+        call, model = peer(*asked)
+        pictures[name] = call, [model]
+    print(f"\nPictures of {config.model.num_image_tokens} tokens, {d.num_decode_steps} steps with guidance:\n")
+    print("\n".join(table("pictures", pictures, measure(pictures, flag.rounds), flag.batch)), flush=True)
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_main(main)
