@@ -52,6 +52,7 @@ LAZY = {
     ("itit.data.streams", "itit.data.preprocess"),
     ("tools.tokenize", "itit.data.preprocess"),
     ("itit.backend", "itit.xla"),
+    ("itit.storage", "aiohttp"),
     ("tools.step_programs", "itit.tracing"),
     # `itit.ITIT`, `itit.models.load` and `itit.models.t5.load` are names for a user; importing `itit` or the networks
     # loads no more than before.
