@@ -28,7 +28,7 @@ def test_losses_and_gradients_equal_plain_torch(data, fsdp, seed):
     plain, placed = states(mesh, config, seed, Gradients)
     for step in range(2):
         expected, found = plain_step(plain, config, step), mesh_step(mesh, placed, config, step)
-        assert expected.keys() == found.keys() and len(found) == 9
+        assert expected.keys() == found.keys() and len(found) == 10
         for name, value in expected.items():
             assert differs(found[name], value) < 1e-5, name
         whole = max(float(g.abs().max()) for g in plain.optimizer.found.values())
