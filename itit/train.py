@@ -5,7 +5,6 @@ again with the same command and goes on from its newest checkpoint, bit for bit 
 """
 
 import dataclasses
-import signal
 import sys
 import time
 
@@ -16,6 +15,7 @@ from itit import checkpoint, flags, samples, storage
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.data.streams import Streams, prefetch
 from itit.data.text import Detokenizer
+from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
 from itit.optim import learning_rate
 from itit.sharding import check_batches
@@ -74,19 +74,6 @@ def check_pictures(batch, state):
 # ---------------------------------------------------------------------------------------------- the loop
 
 
-class Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a save at the end of the step; a second one ends the process at once."""
-
-    def __init__(self):
-        self.signal = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number, _):
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
-
-
 def write_samples(state, config, backend, batch, detokenizer, metrics, step):
     """Pictures, captions and cycles to TensorBoard."""
     with state.averaged():
@@ -104,12 +91,6 @@ def can_sample(config, state):
     for flag in missing:
         logging.warning("no sample pictures: --%s is empty", flag)
     return not missing
-
-
-def told_to_stop(interrupt, backend, step, config):
-    """Whether to save and leave. Several hosts do so after the same step, which they agree on where metrics are due."""
-    due = backend.hosts.count == 1 or step % config.log_every == 0
-    return due and backend.hosts.any(interrupt.signal is not None)
 
 
 def run(config):
@@ -144,7 +125,7 @@ def run(config):
     metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
-    stop = told_to_stop(interrupt, backend, 0, t)
+    stop = interrupt.stops(backend, 0, t.log_every)
     while step < end and not stop:
         active, rate = tasks(config, step), learning_rate(step, config.optim)
         # Over-fitting repeats its masks and its noise, too, so that the loss has a floor to reach.
@@ -167,7 +148,7 @@ def run(config):
             waited, num_samples = 0.0, 0
         if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
             write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
-        stop = told_to_stop(interrupt, backend, step, t)
+        stop = interrupt.stops(backend, step, t.log_every)
         if step % t.checkpoint_every == 0 or step == end or stop:
             checkpoint.save(workdir, step, backend.owned(state.tensors()), meta, t.keep_last, backend.hosts)
     batches.close()
@@ -176,7 +157,7 @@ def run(config):
     if stop or interrupt.signal is not None:  # another host may have had the signal
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
         print(f"interrupted: {saved} in {workdir}", file=sys.stderr)
-        return 128 + (interrupt.signal or signal.SIGTERM)
+        return interrupt.exit_code()
     logging.info("done: step %d of %d", step, config.optim.num_steps)
     return 0
 

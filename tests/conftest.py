@@ -1,6 +1,7 @@
 """Read before every test: two threads, set before torch is imported; and what several files make once."""
 
 import os
+import signal
 
 import pytest
 
@@ -8,6 +9,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 pytest.register_assert_rewrite("tests.cloud")
 
 from tests.cloud import cloud, ready, repository  # noqa: E402, F401
+
+
+@pytest.fixture
+def kept_signals():
+    """Gives the signals that a training loop takes back to whoever had them."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
