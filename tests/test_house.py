@@ -15,7 +15,7 @@ MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "v
 CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 DATA = ("records", "order", "images", "preprocess", "text", "streams", "scenes")
 OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
-          "metrics", "backend", "state", "train", "pretrained")  # fmt: skip
+          "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips", "watchdog")  # fmt: skip
 XLA = ("sharding", "xla", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
