@@ -1,4 +1,4 @@
-"""Checkpoints saved while the steps go on: a save begins with copies of the numbers on the host, a thread writes them."""
+"""Checkpoints saved while the steps go on: a save begins with copies of the numbers on the host; a thread writes."""
 
 import concurrent.futures
 
