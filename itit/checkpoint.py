@@ -37,10 +37,11 @@ def whole(tensors):
     return {name: [Piece(tuple(t.shape), whole_index(t.shape), t)] for name, t in tensors.items()}
 
 
-def save(workdir, step, pieces, meta, keep_last, hosts=None):
-    """Saves a checkpoint, then removes old ones: only the newest `keep_last` up to `step` stay. All hosts call it.
+def save(workdir, step, pieces, meta, keep_last, hosts=None, keep_every=0):
+    """Saves a checkpoint, then removes old ones. All hosts call it.
 
-    Later steps go too, since `restore` has passed over them as damaged.
+    Of those up to `step` the newest `keep_last` stay, and all whose step `keep_every` divides, if it is not 0. Later
+    ones go, since `restore` has passed over them as damaged.
 
     Args:
       pieces: tensor's name -> list of `sharding.Piece`: what this host owns. Numbers are kept bit for bit; tensors
@@ -51,11 +52,12 @@ def save(workdir, step, pieces, meta, keep_last, hosts=None):
       Path of the checkpoint, which is whole now.
 
     Raises:
-      ValueError: the disk is full; names path and bytes. Another host failed; names it. Earlier checkpoints are as they
-        were.
+      ValueError: the disk is full; names path and bytes. Another host failed; names it. Another run has saved this step
+        meanwhile (on gs://). Earlier checkpoints are as they were.
     """
     hosts = hosts or Hosts()
     folder = storage.join(workdir, FOLDER, f"step_{step:08d}")
+    former = storage.version(storage.join(folder, COMMIT)) if hosts.leads else None
     token = hosts.gather(secrets.token_hex(4))[0]
     names = [f"state-{host:05d}-of-{hosts.count:05d}-{token}.safetensors" for host in range(hosts.count)]
 
@@ -67,7 +69,7 @@ def save(workdir, step, pieces, meta, keep_last, hosts=None):
     def commit():
         with _full_disk(folder, pieces):
             if hosts.leads:
-                _commit(folder, step, meta, dict(zip(names, records, strict=True)))
+                _commit(folder, step, meta, dict(zip(names, records, strict=True)), former)
 
     try:
         records = hosts.together(write)
@@ -78,7 +80,7 @@ def save(workdir, step, pieces, meta, keep_last, hosts=None):
         raise
     if hosts.leads:
         _tidy(folder)
-        _rotate(storage.join(workdir, FOLDER), step, keep_last)
+        _rotate(storage.join(workdir, FOLDER), step, keep_last, keep_every)
     return folder
 
 
@@ -144,8 +146,8 @@ def _full_disk(folder, pieces):
         raise ValueError(f"{folder}: disk full; this host needs {num_bytes} bytes, earlier checkpoints stay") from error
 
 
-def _commit(folder, step, meta, files):
-    """Makes the folder count, once every tensor is seen to be there."""
+def _commit(folder, step, meta, files, former):
+    """Makes the folder count, once every tensor is seen to be there. `former`: `storage.version` of commit.json."""
     try:
         _reader(folder, files)
     except Damaged as error:
@@ -153,7 +155,7 @@ def _commit(folder, step, meta, files):
     versions = {"itit": itit.__version__, "torch": torch.__version__, "safetensors": safetensors.__version__}
     record = {"step": step, "meta": meta, "files": files, "versions": versions}
     checked = {"crc32c": _checksum(record), "record": record}
-    storage.write_bytes(storage.join(folder, COMMIT), json.dumps(checked, indent=1).encode())
+    storage.write_bytes(storage.join(folder, COMMIT), json.dumps(checked, indent=1).encode(), former)
 
 
 def _read(folder):
@@ -204,14 +206,21 @@ def _tidy(folder):
     try:
         kept = {COMMIT, *_read(folder)["files"]}
     except Damaged:
-        storage.remove_tree(folder)
+        _remove(folder)
         return
     for name in set(storage.list_dir(folder)) - kept:
         storage.remove_tree(storage.join(folder, name))
 
 
-def _rotate(root, step, keep_last):
+def _rotate(root, step, keep_last, keep_every):
     folders = _folders(root)
     complete = [s for s, path in folders.items() if s <= step and _is_complete(path)]
-    for old in set(folders) - set(sorted(complete)[-keep_last:]):
-        storage.remove_tree(folders[old])
+    kept = set(sorted(complete)[-keep_last:]) | {s for s in complete if keep_every and s % keep_every == 0}
+    for old in set(folders) - kept:
+        _remove(folders[old])
+
+
+def _remove(folder):
+    """Removes a checkpoint, so that a call that is killed in the middle leaves an incomplete and no damaged one."""
+    storage.remove_tree(storage.join(folder, COMMIT))
+    storage.remove_tree(folder)

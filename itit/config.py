@@ -187,6 +187,9 @@ class OptimConfig:
     decay_embeddings: bool = knob(True, "Decay the token tables, too (unstated).")
     grad_clip: float = knob(3.0, "Global norm that gradients are clipped to; 0: off.")
     update_clip: float = knob(1.0, "Root mean square that each Adafactor update is clipped to; 0: off (unstated).")
+    skip_spikes: float = knob(0.0, "Skip updates whose gradient norm is above this many times its running mean; 0: "
+                              "only those of a loss or gradient that is not finite, as always.")  # fmt: skip
+    max_skipped: int = knob(10, "Updates skipped in a row before the run stops.")
     ema_decay: float = knob(0.0, "Decay of the averaged weights that generate; 0: off (P mentions none).")
     num_microbatches: int = knob(1, "Gradient accumulation: parts that each batch is split into.")
 
@@ -240,6 +243,10 @@ class TrainConfig:
     num_samples: int = knob(8, "Prompts and pictures in the samples.")
     checkpoint_every: int = knob(5000, "Steps between checkpoints.")
     keep_last: int = knob(3, "Checkpoints kept.")
+    keep_every: int = knob(0, "Checkpoints of steps that this divides are kept for ever; 0: none.")
+    watchdog_factor: float = knob(20.0, "End the process, with all stacks, where log_every steps take this many times "
+                                  "their median; 0: never.")  # fmt: skip
+    watchdog_seconds: float = knob(600.0, "Least time before the watchdog does so.")
     stop_after_steps: int = knob(0, "Save and leave after this many steps of this call; 0: run to num_steps.")
 
 

@@ -3,6 +3,7 @@
 Every host must call the same methods in the same order. One host alone needs no network.
 """
 
+import copy
 import datetime
 import json
 
@@ -25,9 +26,23 @@ class Hosts:
 
     def __init__(self, index=0, count=1, address="", port=0, timeout=TIMEOUT):
         self.index, self.count, self.leads = index, count, index == 0
-        self._turn, self._store = 0, None
+        self._server, self._turn, self._store = (address, port, timeout), 0, None
         if count > 1:
             self._store = torch.distributed.TCPStore(address, port, count, self.leads, timeout)
+
+    def channel(self, name):
+        """The same hosts once more, for another thread: on a connection of its own, where only that one speaks.
+
+        All hosts make the same ones. Host 0 stays, by `close` of the hosts themselves, until all are done there, too.
+        """
+        other = copy.copy(self)
+        other._turn = 0
+        if self._store is not None:
+            address, port, timeout = self._server
+            # A connection answers one question after the other: on that of `self` a long wait would hold up the steps.
+            own = torch.distributed.TCPStore(address, port, self.count, False, timeout, wait_for_workers=False)
+            other._store = torch.distributed.PrefixStore(name, own)
+        return other
 
     def gather(self, value):
         """The JSON value of each host, in order, on every host. RuntimeError where one does not come in time."""

@@ -11,6 +11,7 @@ import torch
 
 _EPS = 1e-30
 _FACTOR_FROM = 128  # matrices with both sides this long keep row and column means only
+_SPIKES_FROM = 100  # updates before a gradient counts as a spike; its usual norm is a mean over about as many
 
 
 def learning_rate(step, config):
@@ -52,7 +53,7 @@ class Adafactor:
         self.config = config
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
         device = next(iter(self.parameters.values())).device
-        self.count = torch.zeros((), device=device)
+        self.count, self.usual_norm = torch.zeros((), device=device), torch.zeros((), device=device)
         self.moments, self.squares = {}, {}
         for name, p in self.parameters.items():
             self.moments[name] = torch.zeros_like(p)
@@ -63,27 +64,30 @@ class Adafactor:
 
     def state(self):
         """Every tensor of the state by name, to save or to load in place."""
-        state = {"count": self.count} | {f"moment/{name}": m for name, m in self.moments.items()}
+        state = {"count": self.count} | ({"usual_norm": self.usual_norm} if self.config.skip_spikes else {})
+        state |= {f"moment/{name}": m for name, m in self.moments.items()}
         for name, squares in self.squares.items():
             state |= {f"square{i}/{name}": s for i, s in enumerate(squares)}
         return state
 
     @torch.no_grad()
-    def step(self, rate):
+    def step(self, rate, finite=True):
         """Clips the gradients by their global norm, updates the parameters, and clears the gradients.
 
-        A gradient that is not finite anywhere leaves parameters and state as they were.
+        The update is skipped, and parameters and state stay bit for bit as they were, where the gradient is not finite
+        anywhere, or, with config.skip_spikes, where its norm is that many times above a running mean of those before.
 
         Args:
           rate: learning rate, a number or a 0-d tensor.
+          finite: whether the loss is, bool, 0-d; where not, the update is skipped, too.
 
         Returns:
-          The global norm before clipping, float32, 0-d.
+          (the global norm before clipping, float32, 0-d; whether the update was made, bool, 0-d).
         """
         config = self.config
         grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.float() for n, p in self.parameters.items()}
         norm = global_norm(grads.values())
-        finite = torch.isfinite(norm)
+        made = torch.isfinite(norm) & finite & ~self._is_spike(norm)
         clip = torch.clamp(config.grad_clip / norm, max=1.0) if config.grad_clip else torch.ones_like(norm)
         count = self.count + 1
         beta2 = config.beta2 * (1 - config.beta2 ** (count - 1)) / (1 - config.beta2**count)
@@ -98,10 +102,22 @@ class Adafactor:
             decay = config.weight_decay if decays(name, p, config.decay_embeddings) else 0.0
             changed = p - rate * (moment + decay * p)
             for old, new in zip([p, self.moments[name], *self.squares[name]], [changed, moment, *squares], strict=True):
-                old.copy_(torch.where(finite, new, old))
+                old.copy_(torch.where(made, new, old))
             p.grad = None
-        self.count.copy_(torch.where(finite, count, self.count))
-        return norm
+        if config.skip_spikes:
+            mean = torch.lerp(self.usual_norm, norm, (1 / count).clamp(min=1 / _SPIKES_FROM))
+            # There is none yet where spikes are skipped from some later step on.
+            mean = torch.where(self.usual_norm > 0, mean, norm)
+            self.usual_norm.copy_(torch.where(made, mean, self.usual_norm))
+        self.count.copy_(torch.where(made, count, self.count))
+        return norm, made
+
+    def _is_spike(self, norm):
+        """Bool, 0-d."""
+        if not self.config.skip_spikes:
+            return torch.zeros_like(norm, dtype=torch.bool)
+        known = (self.count >= _SPIKES_FROM) & (self.usual_norm > 0)
+        return known & (norm > self.config.skip_spikes * self.usual_norm)
 
 
 def _squares(grad, parts):
@@ -130,9 +146,9 @@ class Ema:
         return self.average
 
     @torch.no_grad()
-    def update(self, named_parameters, finite):
-        """Moves the average towards the weights, unless the step's gradient was not `finite` (bool, 0-d)."""
-        weight = (1 - self.decay) * finite.float()
+    def update(self, named_parameters, made):
+        """Moves the average towards the weights, unless the step's update was not `made` (bool, 0-d)."""
         for name, p in named_parameters:
             if name in self.average:
-                self.average[name].lerp_(p, weight)
+                old = self.average[name]
+                old.copy_(torch.where(made, torch.lerp(old, p, 1 - self.decay), old))

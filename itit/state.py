@@ -21,6 +21,7 @@ from itit.optim import Adafactor, Ema
 from itit.train_step import State
 
 NUM_READERS = 16  # requests to gs:// at a time
+OPTIONAL = {"optimizer/usual_norm"}  # begin afresh where a run is continued with settings that ask for them
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -131,18 +132,19 @@ def load_state(state, reader, meta, place, backend):
 
 def fill_state(state, reader, place, backend):
     """Puts saved tensors into whatever has `tensors()`. Raises ValueError naming the first that does not fit."""
-    for name, tensor in state.tensors().items():
+    tensors = {name: t for name, t in state.tensors().items() if name in reader.shapes or name not in OPTIONAL}
+    for name, tensor in tensors.items():
         if name not in reader.shapes:
             raise ValueError(f"{place}: no {name} in it; was it saved with other settings?")
         if reader.shapes[name] != tensor.shape:
             raise ValueError(f"{place}: {name} is {reader.shapes[name]}, this run has {tuple(tensor.shape)}")
-    held = {name: backend.held(tensor) for name, tensor in state.tensors().items()}
+    held = {name: backend.held(tensor) for name, tensor in tensors.items()}
 
     def read(name):
         return {index: reader.read(name, index) for index in held[name]}
 
     with concurrent.futures.ThreadPoolExecutor(NUM_READERS, "restore") as pool:
-        for parts, tensor in zip(pool.map(read, held), state.tensors().values(), strict=True):
+        for parts, tensor in zip(pool.map(read, held), tensors.values(), strict=True):
             backend.fill(tensor, parts)
 
 

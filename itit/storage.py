@@ -1,14 +1,20 @@
 """Files, local or on Google Cloud Storage (`gs://bucket/name`), behind one set of names.
 
 Local files are written under a temporary name, flushed to disk and renamed, so that a visible file is whole. An object
-on `gs://` appears when its upload ends. Missing files raise OSError as usual; what a user typed wrongly raises
-ValueError with one line.
+on `gs://` appears when its upload ends; nothing is renamed or copied there, so what belongs together is named by an
+object that is written last (see checkpoint.py).
+
+Missing files raise OSError as usual; what a user typed wrongly raises ValueError with one line. A request to `gs://` is
+repeated by gcsfs, up to six times within about half a minute, with growing and jittered pauses, where the answer is
+408, 429 or 5xx or the connection breaks or falls silent; what is left after that is an OSError that names the path.
 """
 
 import builtins
 import contextlib
+import functools
 import glob as local_glob
 import hashlib
+import logging
 import os
 import shutil
 
@@ -22,11 +28,29 @@ def is_remote(path):
     return path.startswith(REMOTE)
 
 
-def _remote():
+@contextlib.contextmanager
+def _remote(path):
+    """The file system of gs://, for work on `path`: its failures are OSErrors."""
     try:
-        return fsspec.filesystem("gs")
+        yield _connect(os.getpid())
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # gcsfs and aiohttp have a dozen of their own
+        raise OSError(f"{path}: {error or repr(error)}") from error
+
+
+@functools.lru_cache(1)
+def _connect(pid):  # not across a fork: connections are tied to a thread of their process
+    try:
+        import aiohttp  # gcsfs brings it; local files do without the seconds that both take
+
+        make = fsspec.get_filesystem_class("gs")
     except ImportError as error:
         raise ValueError(f"gs:// paths need gcsfs (pip install gcsfs): {error}") from None
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints stacks of what is raised to us anyway
+    # Without limits a connection that falls silent is waited for for ever. Other hosts write, too: no list is kept.
+    patience = aiohttp.ClientTimeout(sock_connect=30, sock_read=120)
+    return make(use_listings_cache=False, requests_timeout=patience)
 
 
 def join(*parts):
@@ -42,7 +66,8 @@ def glob(patterns):
     found = set()
     for pattern in (part.strip() for part in patterns.split(",")):
         if is_remote(pattern):
-            matches = _remote().glob(pattern.removeprefix(REMOTE), detail=True)
+            with _remote(pattern) as remote:
+                matches = remote.glob(pattern.removeprefix(REMOTE), detail=True)
             names = [REMOTE + name for name, info in matches.items() if info["type"] == "file"]
         else:
             names = [name for name in local_glob.glob(pattern, recursive=True) if os.path.isfile(name)]
@@ -53,27 +78,37 @@ def glob(patterns):
 
 
 def open(path, mode="rb"):
-    """A file object. For writing use `writer`, which leaves no half-written file."""
-    return _remote().open(path, mode) if is_remote(path) else builtins.open(path, mode)
+    """A file object for reading; `writer` is for writing."""
+    if not is_remote(path):
+        return builtins.open(path, mode)
+    with _remote(path) as remote:
+        return remote.open(path, mode)
 
 
 def read_bytes(path):
     """All bytes of a file."""
-    with open(path) as file:
-        return file.read()
+    if not is_remote(path):
+        with builtins.open(path, "rb") as file:
+            return file.read()
+    with _remote(path) as remote:
+        return remote.cat_file(path)
 
 
 def read_range(path, offset, length):
     """Up to `length` bytes from `offset`; fewer only where the file ends."""
     if is_remote(path):
-        return _remote().cat_file(path, start=offset, end=offset + length)
+        with _remote(path) as remote:
+            return remote.cat_file(path, start=offset, end=offset + length)
     with builtins.open(path, "rb", buffering=0) as file:
         return os.pread(file.fileno(), length, offset)
 
 
 def size(path):
     """Bytes of a file."""
-    return _remote().size(path) if is_remote(path) else os.path.getsize(path)
+    if not is_remote(path):
+        return os.path.getsize(path)
+    with _remote(path) as remote:
+        return remote.size(path)
 
 
 def sha256(path):
@@ -87,17 +122,19 @@ def sha256(path):
 
 def exists(path):
     """Whether a file or folder is there."""
-    return _remote().exists(path) if is_remote(path) else os.path.exists(path)
+    if not is_remote(path):
+        return os.path.exists(path)
+    with _remote(path) as remote:
+        return remote.exists(path)
 
 
 def list_dir(path):
     """Names (not paths) in a folder, sorted. An absent folder has none: gs:// has no empty folders."""
-    if is_remote(path):
-        remote = _remote()
-        if not remote.exists(path):
-            return []
+    if not is_remote(path):
+        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+    with _remote(path) as remote, contextlib.suppress(FileNotFoundError):
         return sorted(os.path.basename(name.rstrip("/")) for name in remote.ls(path, detail=False))
-    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+    return []
 
 
 def make_dirs(path):
@@ -116,8 +153,9 @@ def make_dirs(path):
 def remove_tree(path):
     """Removes a file or a folder with all that is in it. Absent: nothing happens."""
     if is_remote(path):
-        if _remote().exists(path):
-            _remote().rm(path, recursive=True)
+        # Absent it may be, too, since a request was repeated whose answer was lost.
+        with _remote(path) as remote, contextlib.suppress(FileNotFoundError):
+            remote.rm(path, recursive=True)
     elif os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
@@ -129,13 +167,17 @@ def remove_tree(path):
 def writer(path):
     """Binary file object for a new file at `path`, visible there once the block ends well, and gone if it fails."""
     if is_remote(path):
+        with _remote(path) as remote:
+            file = remote.open(path, "wb")
         try:
-            with _remote().open(path, "wb") as file:
-                yield file
+            yield file
         except BaseException:
-            with contextlib.suppress(OSError):
-                remove_tree(path)
+            file.closed = True  # or it would finish the upload when it is collected
+            with contextlib.suppress(OSError), _remote(path):
+                file.discard()
             raise
+        with _remote(path):
+            file.close()
         return
     # A leading dot, so that no pattern takes what a killed process left for a shard.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp-{os.getpid()}")
@@ -152,25 +194,50 @@ def writer(path):
     _sync(os.path.dirname(path) or ".")
 
 
-def write_bytes(path, data):
-    """A file with these bytes: whole, or the former file stays as it was (on gs:// as long as the upload runs)."""
-    with writer(path) as file:
-        file.write(data)
+def write_bytes(path, data, former=None):
+    """A file with these bytes: whole, or the former file stays as it was (on gs:// as long as the upload runs).
+
+    Args:
+      former: what `version` said before, for an object on gs://.
+
+    Raises ValueError where the object is not that of `former` any more: another process has written it.
+    """
+    if not is_remote(path):
+        with writer(path) as file:
+            file.write(data)
+        return
+    if len(data) > CHUNK and former is None:  # in pieces, of which a broken connection costs one
+        with _remote(path) as remote:
+            remote.pipe_file(path, data)
+        return
+    with _remote(path) as remote:
+        bucket, _, name = path.removeprefix(REMOTE).partition("/")
+        try:
+            remote.call(
+                "POST", remote.base.replace("/storage/", "/upload/storage/") + "b/{}/o", bucket, name=name, data=data,
+                uploadType="media", ifGenerationMatch=former, headers={"Content-Type": "application/octet-stream"},
+            )  # fmt: skip
+        except FileExistsError:
+            if remote.cat_file(path) != data:  # ours it is where a request was repeated whose answer was lost
+                raise ValueError(
+                    f"{path}: written by another process meanwhile; is another run at work here?"
+                ) from None
+
+
+def version(path):
+    """The generation of an object on gs://, for `write_bytes`; 0 where there is none. None for a local file."""
+    if not is_remote(path):
+        return None
+    with _remote(path) as remote:
+        try:
+            return int(remote.info(path)["generation"])
+        except FileNotFoundError:
+            return 0
 
 
 def commit_dir(staging, final):
-    """Makes the finished folder `staging` visible as `final`, which must not be there.
-
-    Local: everything is flushed to disk, then one rename. On gs:// a rename is many copies, so the caller writes an
-    object of its own after this call that marks the folder as whole.
-    """
-    if is_remote(final):
-        remote = _remote()
-        root = staging.removeprefix(REMOTE).rstrip("/")
-        for name in remote.find(root):
-            remote.copy(name, join(final.removeprefix(REMOTE), name.removeprefix("/").removeprefix(root).lstrip("/")))
-        remote.rm(root, recursive=True)
-        return
+    """Makes the finished local folder `staging` visible as `final`, which must not be there: flushed, then renamed."""
+    assert not is_remote(final), final
     for folder, _, names in os.walk(staging):
         for name in names:
             _sync(os.path.join(folder, name))

@@ -19,9 +19,12 @@ from itit.data.text import Detokenizer
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
 from itit.optim import learning_rate
+from itit.saver import Saver
 from itit.sharding import check_batches
+from itit.skips import Skips
 from itit.state import frozen, image_ids_of, load_state, make_state, settle
 from itit.train_step import tasks, train_step
+from itit.watchdog import Watchdog
 
 # ---------------------------------------------------------------------------------------------- resume
 
@@ -124,34 +127,44 @@ def run(config):
         detokenizer = Detokenizer(config.data.vocabulary)
 
     metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()
+    watchdog = Watchdog(t.watchdog_factor, t.watchdog_seconds, t.log_every)
+    skips = Skips(workdir, streams.rows, backend.hosts.index, config.optim.max_skipped)
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
     stop = interrupt.stops(backend, 0, t.log_every)
-    while step < end and not stop:
-        active, rate = tasks(config, step), learning_rate(step, config.optim)
-        # Over-fitting repeats its masks and its noise, too, so that the loss has a floor to reach.
-        noise_step = 0 if t.overfit_batch else step
-        with backend.watch(workdir if step == t.profile_step else ""):
-            if batch is None or not t.overfit_batch:
-                batch = backend.to_device(next(batches))
-                check_pictures(batch, state)
-                waited += batches.wait_seconds
-            noises = [backend.noise(t.seed, noise_step, part) for part in range(config.optim.num_microbatches)]
-            values = train_step(state, batch, noises, rate, config, active, backend.run)
-        step += 1
-        num_samples += sum(active.values())
-        if step == start + 1:
-            float(values["loss"])  # waits for it
-            metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
-        if step % t.log_every == 0 or step == end:
-            values |= {"learning_rate": rate, "data/damaged": streams.num_bad, "data/cut_texts": streams.num_cut}
-            metrics.progress(step, values, num_samples, waited)
-            waited, num_samples = 0.0, 0
-        if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
-            write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
-        stop = interrupt.stops(backend, step, t.log_every)
-        if step % t.checkpoint_every == 0 or step == end or stop:
-            checkpoint.save(workdir, step, backend.owned(state.tensors()), meta, t.keep_last, backend.hosts)
+    with Saver(workdir, meta, t.keep_last, t.keep_every, backend.hosts) as saver:
+        while step < end and not stop:
+            active, rate = tasks(config, step), learning_rate(step, config.optim)
+            # Over-fitting repeats its masks and its noise, too, so that the loss has a floor to reach.
+            data_step = 0 if t.overfit_batch else step
+            with watchdog.step(tuple(active)):
+                with backend.watch(workdir if step == t.profile_step else ""):
+                    if batch is None or not t.overfit_batch:
+                        batch = backend.to_device(next(batches))
+                        check_pictures(batch, state)
+                        waited += batches.wait_seconds
+                    noises = [backend.noise(t.seed, data_step, part) for part in range(config.optim.num_microbatches)]
+                    values = train_step(state, batch, noises, rate, config, active, backend.run)
+                skips.note(data_step, values)
+                step += 1
+                num_samples += sum(active.values())
+                if step == start + 1:
+                    float(values["loss"])  # waits for it
+                    metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
+                if step % t.log_every == 0 or step == end:
+                    values |= {
+                        "learning_rate": rate,
+                        "data/damaged": streams.num_bad,
+                        "data/cut_texts": streams.num_cut,
+                    }
+                    metrics.progress(step, values | {"skipped": skips.read()}, num_samples, waited)
+                    waited, num_samples = 0.0, 0
+                stop = interrupt.stops(backend, step, t.log_every)
+            if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
+                write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
+            if step % t.checkpoint_every == 0 or step == end or stop:
+                saver.save(step, backend.owned(state.tensors()))
+            saver.check()
     batches.close()
     metrics.close()
     backend.hosts.close()

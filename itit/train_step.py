@@ -82,7 +82,8 @@ def train_step(state, batch, noises, rate, config, active, run=None):
       run: how its parts are run (default: as they stand).
 
     Returns:
-      "loss", "grad_norm" and "loss/NAME" -> float32, 0-d, on the device: nothing here waits for it.
+      "loss", "grad_norm", "loss/NAME", and "skipped", 1 where the update was not made (see `Adafactor.step`), else 0;
+      float32, 0-d, on the device: nothing here waits for them.
     """
     run = run or Eager()
     parts = [run(prepare, state, batch, noise, noises[0], config, active, (i, len(noises)))
@@ -122,9 +123,10 @@ def update(state, parts, noises, rate, config):
         loss.backward()
         for name, value in [("loss", loss), *((f"loss/{name}", value) for name, value in losses.items())]:
             metrics[name] = metrics.get(name, 0.0) + value.detach()
-    metrics["grad_norm"] = state.optimizer.step(rate)
+    metrics["grad_norm"], made = state.optimizer.step(rate, torch.isfinite(metrics["loss"]))
     if state.ema is not None:
-        state.ema.update(state.model.named_parameters(), torch.isfinite(metrics["grad_norm"]))
+        state.ema.update(state.model.named_parameters(), made)
+    metrics["skipped"] = 1 - made.float()
     return metrics
 
 

@@ -142,8 +142,8 @@ class Mesh:
     def owned(self, tensors):
         """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.
 
-        Those on its devices of which it has the first copy. Pieces, since torch_xla's own copy of a whole tensor
-        compiles a program and gathers.
+        Those on its devices of which it has the first copy; copies on the host, which later steps do not reach. Pieces,
+        since torch_xla's own copy of a whole tensor compiles a program and gathers.
         """
         return {name: self._owned(tensor.detach()) for name, tensor in tensors.items()}
 

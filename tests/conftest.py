@@ -6,6 +6,8 @@ import signal
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Read once, when gcsfs is imported: with it, gcsfs asks Google what kind a bucket is.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 pytest.register_assert_rewrite("tests.cloud")
 
 from tests.cloud import cloud, ready, repository  # noqa: E402, F401

@@ -1,22 +1,15 @@
 """What the tests of several hosts share: functions in real processes, one a host, that find each other over TCP."""
 
-import contextlib
 import datetime
 import multiprocessing
-import socket
 import traceback
 
 import torch
 
 from itit.hosts import Hosts
+from tests.common import free_port
 
 PATIENCE = 400  # seconds for a result, on a machine that does other work
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def start(function, count, *args, timeout=20):

@@ -9,12 +9,13 @@ import random
 import subprocess
 import time
 
-import fsspec
 import pytest
 import torch
 
 from itit import checkpoint, storage
 from itit.checkpoint import whole
+from tests.faults import report
+from tests.weather import BUCKET, gcs  # noqa: F401 (a fixture)
 
 
 def random_tensors(seed, size=50):
@@ -124,11 +125,11 @@ def test_a_step_that_is_saved_again_is_the_former_one_until_it_is_whole(workdir,
     former = shard(save(workdir, 10))
     write_bytes = storage.write_bytes
 
-    def killed(path, data):
+    def killed(path, data, former=None):
         if path.endswith("commit.json"):
             assert restored_step(workdir) == 10 and former.exists()
             raise KeyboardInterrupt
-        write_bytes(path, data)
+        write_bytes(path, data, former)
 
     monkeypatch.setattr(storage, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -185,10 +186,10 @@ def test_failing_writes_leave_the_earlier_checkpoint(workdir, monkeypatch, code,
     before = names(workdir)
     write_bytes = storage.write_bytes
 
-    def write(path, data):
+    def write(path, data, former=None):
         if path.endswith(failing):
             raise OSError(code, os.strerror(code), path)
-        write_bytes(path, data)
+        write_bytes(path, data, former)
 
     monkeypatch.setattr(storage, "write_bytes", write)
     expected, match = (OSError, "denied") if code == errno.EACCES else (ValueError, r"step_00000020: disk full.* \d+ b")
@@ -199,6 +200,7 @@ def test_failing_writes_leave_the_earlier_checkpoint(workdir, monkeypatch, code,
 
 
 def test_a_disk_that_is_really_full(tmp_path):
+    began = time.monotonic()
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
@@ -207,19 +209,17 @@ def test_a_disk_that_is_really_full(tmp_path):
     try:
         save(disk, 10)
         large = {"large": torch.zeros(2**20)}
-        with pytest.raises(ValueError, match="disk full"):
+        with pytest.raises(ValueError, match=f"{disk}/checkpoints/step_00000020: disk full; .* {4 * 2**20} bytes"):
             checkpoint.save(str(disk), 20, whole(large), {}, 1)
         assert names(disk) == ["step_00000010"]
         assert restored_step(disk) == 10
+        report("a full disk", 1, 0, began, "path and bytes named")
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_without_renames_the_commit_object_is_last(monkeypatch):
-    """fsspec's file system in memory stands for gs://."""
-    monkeypatch.setattr(storage, "REMOTE", "memory://")
-    monkeypatch.setattr(storage, "_remote", lambda: fsspec.filesystem("memory"))
-    workdir = f"memory://bucket/{random.randrange(10**9)}"
+def test_without_renames_the_commit_object_is_last(gcs, monkeypatch):  # noqa: F811
+    workdir = f"gs://{BUCKET}/run"
     for step in (10, 20, 30):
         save(workdir, step, keep_last=2)
     folder = f"{workdir}/checkpoints"
@@ -227,11 +227,11 @@ def test_without_renames_the_commit_object_is_last(monkeypatch):
     assert restored_step(workdir) == 30
     written, write_bytes = [], storage.write_bytes
 
-    def killed(path, data):
+    def killed(path, data, former=None):
         if path.endswith("commit.json"):
             raise KeyboardInterrupt
         written.append(path)
-        write_bytes(path, data)
+        write_bytes(path, data, former)
 
     monkeypatch.setattr(storage, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -241,6 +241,30 @@ def test_without_renames_the_commit_object_is_last(monkeypatch):
     monkeypatch.setattr(storage, "write_bytes", write_bytes)
     save(workdir, 40)
     assert restored_step(workdir) == 40
+
+
+def test_two_runs_in_one_bucket_do_not_overwrite_each_other(gcs, monkeypatch):  # noqa: F811
+    """The other one saves the same step while this one writes its numbers."""
+    workdir, write = f"gs://{BUCKET}/run", checkpoint.shards.write
+
+    def overtaken(path, pieces):
+        monkeypatch.setattr(checkpoint.shards, "write", write)
+        save(workdir, 10)
+        return write(path, pieces)
+
+    monkeypatch.setattr(checkpoint.shards, "write", overtaken)
+    with pytest.raises(ValueError, match="step_00000010/commit.json: written by another process"):
+        checkpoint.save(workdir, 10, whole(random_tensors(99)), {"step": 99}, 3)
+    assert restored_step(workdir) == 10
+    assert len(storage.list_dir(f"{workdir}/checkpoints/step_00000010")) == 2
+
+
+def test_every_so_many_steps_one_is_kept_for_ever(workdir):
+    for step in range(10, 100, 10):
+        checkpoint.save(str(workdir), step, whole(random_tensors(step)), {"step": step}, 2, keep_every=30)
+    assert names(workdir) == [f"step_000000{step}" for step in (30, 60, 80, 90)]
+    checkpoint.save(str(workdir), 50, whole(random_tensors(50)), {"step": 50}, 1, keep_every=30)
+    assert names(workdir) == ["step_00000030", "step_00000050"]  # 60 and later were passed over
 
 
 def test_one_step_is_restored_by_its_number(workdir):

@@ -12,6 +12,7 @@ import torch
 from itit import checkpoint, storage
 from itit.sharding import Piece
 from tests import processes
+from tests.faults import report, rounds
 
 
 def row_tensors(step):
@@ -87,9 +88,9 @@ def die_in_save(hosts, workdir, dying, moment):
     save(hosts, workdir, 3)
     write = storage.write_bytes
 
-    def killed(path, data):
+    def killed(path, data, former=None):
         if moment == "after":
-            write(path, data)
+            write(path, data, former)
         os.kill(os.getpid(), signal.SIGKILL)
 
     if hosts.index == dying:
@@ -117,8 +118,8 @@ def keep_saving(hosts, workdir, step):
 
 
 def test_sigkill_of_any_host_at_any_moment(tmp_path):
-    step = 0
-    for _ in range(int(os.environ.get("ITIT_KILLS", 4))):
+    step, began, count = 0, time.monotonic(), rounds(4)
+    for _ in range(count):
         running = processes.start(keep_saving, 2, tmp_path, step, timeout=2)
         while checkpoint.latest_step(str(tmp_path)) in (None, step):
             time.sleep(0.01)
@@ -128,13 +129,14 @@ def test_sigkill_of_any_host_at_any_moment(tmp_path):
         last, (step, tensors, meta) = step, checkpoint.restore(str(tmp_path))
         assert meta == {"step": step} and step > last
         assert all(torch.equal(tensors[name], tensor) for name, tensor in row_tensors(step).items())
+    report("SIGKILL of one host of two", count, 0, began)
 
 
 def fail_in_save(hosts, workdir, failing):
     save(hosts, workdir, 3)
     write = storage.write_bytes
 
-    def full(path, data):
+    def full(path, data, former=None):
         raise OSError(28, "No space left on device", path)
 
     if hosts.index == failing:

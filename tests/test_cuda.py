@@ -93,7 +93,7 @@ def test_a_step_stays_on_the_device(monkeypatch, flags):
     # The image tokenizer switches autocast off; "meta" does not have it.
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
     state, metrics = run_step(**flags)
-    assert metrics.keys() == {"loss", "grad_norm", *(f"loss/{name}" for name in LOSSES)}
+    assert metrics.keys() == {"loss", "grad_norm", "skipped", *(f"loss/{name}" for name in LOSSES)}
     for name, tensor in (metrics | state.tensors()).items():
         assert tensor.device == DEVICE, name
 

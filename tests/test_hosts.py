@@ -1,6 +1,7 @@
 """What hosts tell each other, between real processes."""
 
 import random
+import threading
 import time
 
 import numpy as np
@@ -26,6 +27,32 @@ def test_every_host_has_the_values_of_all_in_order(count):
     for found, num_keys in processes.run(gather_often, count):
         assert found == expected
         assert num_keys <= 3 * count + 1  # nothing piles up
+
+
+def gather_apart(hosts):
+    """Two threads at once; in turn a host is late on one line, and must not hold up what is said on the other."""
+    beside, found = hosts.channel("save"), []
+
+    def speak():
+        for turn in range(10):
+            time.sleep(0.3 * (hosts.index == turn % hosts.count))
+            found.append(beside.gather(["beside", turn, hosts.index]))
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    start = time.monotonic()
+    said = [hosts.gather([turn, hosts.index]) for turn in range(10)]
+    seconds = time.monotonic() - start
+    still = thread.is_alive()
+    thread.join()
+    return said, found, still or seconds < 3
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_thread_speaks_on_a_line_of_its_own(count):
+    for said, found, apart in processes.run(gather_apart, count):
+        assert said == [[[turn, host] for host in range(count)] for turn in range(10)]
+        assert found == [[["beside", turn, host] for host in range(count)] for turn in range(10)] and apart
 
 
 def any_of(hosts, told):

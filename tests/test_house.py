@@ -27,7 +27,7 @@ DATA = (
     "scenes",
 )
 OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
-          "metrics", "backend", "state", "train", "pretrained")  # fmt: skip
+          "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips", "watchdog")  # fmt: skip
 XLA = ("sharding", "xla", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
@@ -64,6 +64,7 @@ LAZY = {
     ("itit.data.streams", "itit.data.preprocess"),
     ("tools.tokenize", "itit.data.preprocess"),
     ("itit.backend", "itit.xla"),
+    ("itit.storage", "aiohttp"),
     ("tools.step_programs", "itit.tracing"),
     # `itit.ITIT`, `itit.models.load` and `itit.models.t5.load` are names for a user; importing `itit` or the networks
     # loads no more than before.

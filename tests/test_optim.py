@@ -73,7 +73,7 @@ def test_adafactor_equals_numpy(changes):
     for step_grads, rate, norm in zip(grads, rates, norms, strict=True):
         for name, p in params.items():
             p.grad = step_grads[name].clone()
-        np.testing.assert_allclose(optimizer.step(rate).item(), norm, rtol=1e-5)
+        np.testing.assert_allclose(optimizer.step(rate)[0].item(), norm, rtol=1e-5)
         assert all(p.grad is None for p in params.values())
     for name, p in params.items():
         np.testing.assert_allclose(p.detach().numpy(), theta[name], atol=2e-5, rtol=1e-4, err_msg=name)
@@ -111,20 +111,61 @@ def test_state_round_trip_goes_on_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(optimizer.state().values(), other.state().values(), strict=True))
 
 
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_a_gradient_that_is_not_finite_changes_nothing(poison):
+def bits(tensors):
+    """Name -> the very bits, copied: a zero that turns negative is seen, too."""
+    return {name: tensor.detach().clone().view(-1).view(torch.uint8) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, "loss"])
+@pytest.mark.parametrize("skip_spikes", [0.0, 5.0])
+def test_what_is_not_finite_changes_nothing(poison, skip_spikes):
     params = parameters()
-    optimizer = optim.Adafactor(params.items(), OptimConfig())
+    optimizer = optim.Adafactor(params.items(), OptimConfig(skip_spikes=skip_spikes))
+    average = optim.Ema(params.items(), 0.9)
     for bad in (False, True):
         for name, grad in gradients().items():
             params[name].grad = grad
-        if bad:
+        if bad and poison != "loss":
             params["blocks.0.mlp.up.bias"].grad[7] = poison
-        before = copy.deepcopy((dict(params), optimizer.state()))
-        norm = optimizer.step(0.1)
-    assert not torch.isfinite(norm)
-    assert all(torch.equal(p, before[0][name]) for name, p in params.items())
-    assert all(torch.equal(t, before[1][name]) for name, t in optimizer.state().items())
+        params["image_decoder.mask_vector"].data[3], average.average["image_decoder.mask_vector"][3] = 1.0, -0.0
+        before = bits(dict(params)), bits(optimizer.state()), bits(average.state())
+        norm, made = optimizer.step(0.1, torch.tensor(not bad or poison != "loss"))
+        average.update(params.items(), made)
+        assert bool(made) != bad and (bool(torch.isfinite(norm)) or poison != "loss")
+    for now, then in zip((dict(params), optimizer.state(), average.state()), before, strict=True):
+        assert all(torch.equal(now_bits, then[name]) for name, now_bits in bits(now).items())
+    assert all(p.grad is None for p in params.values())
+
+
+def test_spikes_are_skipped_once_the_usual_norm_is_known():
+    """A weight whose gradient is its norm, against a mean kept in NumPy; the norms of skipped updates do not count."""
+    weight = torch.nn.Parameter(torch.ones(()))
+    optimizer = optim.Adafactor({"weight": weight}.items(), OptimConfig(skip_spikes=3.0, weight_decay=0.0))
+    rng, usual, count, skipped = np.random.default_rng(), 0.0, 0, 0
+    for step in range(300):
+        size = float(rng.uniform(0.5, 1.5)) * (100 if step in (20, 120, 121, 200) else 1)
+        weight.grad = torch.tensor(size)
+        before = bits({"weight": weight} | optimizer.state())
+        _, made = optimizer.step(0.01)
+        assert bool(made) == (count < 100 or size <= 3 * usual)
+        if made:
+            count += 1
+            usual += (size - usual) * max(1 / count, 0.01)
+        else:
+            skipped += 1
+            after = bits({"weight": weight} | optimizer.state())
+            assert all(torch.equal(after[name], before[name]) for name in before)
+    assert skipped == 3 and optimizer.state()["usual_norm"].item() == pytest.approx(usual, rel=1e-4)
+    assert "usual_norm" not in optim.Adafactor({"weight": weight}.items(), OptimConfig()).state()
+
+
+def test_spikes_may_be_skipped_from_a_later_step_on():
+    weight = torch.nn.Parameter(torch.ones(()))
+    optimizer = optim.Adafactor({"weight": weight}.items(), OptimConfig(skip_spikes=3.0))
+    optimizer.count.fill_(5000)
+    for size, expected in ((2.0, True), (2.0, True), (50.0, False)):
+        weight.grad = torch.tensor(size)
+        assert bool(optimizer.step(0.01)[1]) == expected
 
 
 def test_a_parameter_without_gradient_decays_and_a_frozen_one_rests():

@@ -86,6 +86,10 @@ def test_saved_tensors_come_back_into_a_state(tmp_path):
         load_state(state, saved_as(tmp_path, {k: v for k, v in saved.items() if k != name}), meta, "run", BACKEND)
     with pytest.raises(ValueError, match=rf"^run: {name} is \(2, 3\), this run has "):
         load_state(state, saved_as(tmp_path, saved | {name: torch.zeros(2, 3)}), meta, "run", BACKEND)
+    later = make_state(small.small(ema_decay=0.9, skip_spikes=4.0), BACKEND)  # switched on when there were some
+    load_state(later, saved_as(tmp_path, saved), meta, "run", BACKEND)
+    assert all(torch.equal(tensor, saved.get(name, torch.zeros(()))) for name, tensor in later.tensors().items())
+    assert later.tensors().keys() - saved.keys() == {"optimizer/usual_norm"}
 
 
 def test_other_frozen_weights_are_refused(tmp_path):

@@ -1,34 +1,21 @@
-"""Files, local and on an object store (fsspec's in-memory one stands in for gs://)."""
+"""Files, local and on a server of Google Cloud Storage over HTTP, in fine weather and in bad."""
 
 import os
+import re
+import urllib.request
 
-import fsspec
 import pytest
 
 from itit import storage
+from tests.weather import BUCKET, gcs  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(params=["local", "gs"])
-def root(request, tmp_path, monkeypatch):
+def root(request, tmp_path):
     if request.param == "local":
         return str(tmp_path)
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    memory.pseudo_dirs[:] = [""]
-    make = fsspec.filesystem
-    # The store's names start with a slash, which gs:// ones do not.
-    monkeypatch.setattr(memory, "glob", lambda pattern, detail: _glob(memory, pattern))
-    monkeypatch.setattr(fsspec, "filesystem", lambda name: memory if name == "gs" else make(name))
-    monkeypatch.setattr(type(memory), "_strip_protocol", classmethod(_strip))
-    return "gs://bucket/folder"
-
-
-def _strip(cls, path):
-    return "/" + path.removeprefix("memory://").removeprefix("gs://").strip("/") if path.strip("/") else ""
-
-
-def _glob(memory, pattern):
-    return {name.strip("/"): info for name, info in type(memory).glob(memory, pattern, detail=True).items()}
+    request.getfixturevalue("gcs")
+    return f"gs://{BUCKET}/folder"
 
 
 def path_of(root, *names):
@@ -65,8 +52,8 @@ def test_glob_sorts_and_names_what_is_missing(root):
         storage.glob(f"{root}/a-*,")
 
 
-def test_commit_dir_makes_the_folder_visible(root):
-    staging, final = storage.join(root, "staging"), storage.join(root, "final")
+def test_commit_dir_makes_the_folder_visible(tmp_path):
+    staging, final = str(tmp_path / "staging"), str(tmp_path / "final")
     for name in ("one", "two/three"):
         storage.write_bytes(path_of(staging, name), name.encode())
     assert not storage.exists(final)
@@ -116,3 +103,102 @@ def test_the_names_of_new_folders_are_flushed(tmp_path, monkeypatch):
     assert sorted(flushed) == [str(tmp_path), str(tmp_path / "a")]
     storage.make_dirs(str(tmp_path / "a" / "b"))
     assert len(flushed) == 2 and (tmp_path / "a" / "b").is_dir()
+
+
+# ---------------------------------------------------------------------------------------------- gs://
+
+ROOT = f"gs://{BUCKET}/folder"
+
+
+@pytest.mark.parametrize("size", [0, 1000, 6_000_000])
+def test_a_stream_that_fails_leaves_no_object(gcs, size):  # noqa: F811
+    data, path = os.urandom(size), f"{ROOT}/a"
+    with storage.writer(path) as file:
+        file.write(data[: size // 2])
+        file.write(data[size // 2 :])
+    assert storage.read_bytes(path) == data
+    with pytest.raises(RuntimeError, match="by the caller"), storage.writer(f"{ROOT}/b") as file:
+        file.write(data)
+        raise RuntimeError("by the caller")
+    del file
+    assert storage.list_dir(ROOT) == ["a"]
+
+
+def test_large_objects_go_in_pieces(gcs, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(storage, "CHUNK", 1000)
+    data = os.urandom(1001)
+    storage.write_bytes(f"{ROOT}/a", data)
+    assert storage.read_bytes(f"{ROOT}/a") == data
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_another_process_wrote_is_not_written_over(gcs, there):  # noqa: F811
+    path = f"{ROOT}/commit.json"
+    if there:
+        storage.write_bytes(path, b"former")
+    former = storage.version(path)
+    assert (former > 0) == there
+    storage.write_bytes(path, b"ours", former)
+    assert storage.read_bytes(path) == b"ours" and storage.version(path) != former
+    with pytest.raises(ValueError, match="commit.json: written by another process"):
+        storage.write_bytes(path, b"theirs", former)
+    assert storage.read_bytes(path) == b"ours"
+
+
+def once(kind, method):
+    """A fault of the first request of a method."""
+    left = [kind]
+    return lambda this: left.pop() if this == method and left else None
+
+
+def test_a_lost_answer_to_our_own_request_is_no_other_process(gcs, monkeypatch):  # noqa: F811
+    path = f"{ROOT}/commit.json"
+    former = storage.version(path)
+    monkeypatch.setattr(gcs, "fault", once("lost", "POST"))
+    storage.write_bytes(path, b"ours", former)
+    assert storage.read_bytes(path) == b"ours"
+    storage.write_bytes(f"{ROOT}/other", b"x")
+    monkeypatch.setattr(gcs, "fault", once("lost", "DELETE"))
+    storage.remove_tree(path)
+    assert storage.list_dir(ROOT) == ["other"]
+
+
+@pytest.mark.parametrize("kind", [408, 429, 500, 502, 503, 504, "reset", "lost"])
+def test_what_passes_is_waited_for(gcs, monkeypatch, kind):  # noqa: F811
+    storage.write_bytes(f"{ROOT}/a", b"data")
+    monkeypatch.setattr(gcs, "fault", once(kind, "GET"))
+    assert storage.read_range(f"{ROOT}/a", 1, 2) == b"at"
+    monkeypatch.setattr(gcs, "fault", once(kind, "POST"))
+    storage.write_bytes(f"{ROOT}/b", b"xy")
+    assert storage.read_bytes(f"{ROOT}/b") == b"xy"
+
+
+def test_what_does_not_pass_is_an_error_that_names_the_path(gcs, monkeypatch):  # noqa: F811
+    storage.write_bytes(f"{ROOT}/a", b"data")
+    pauses = []
+
+    async def sleep(seconds):
+        pauses.append(int(seconds))  # without the random part, which is below 1
+
+    monkeypatch.setattr("gcsfs.retry.asyncio.sleep", sleep)
+    monkeypatch.setattr(gcs, "fault", lambda method: 503)
+    for work in (storage.read_bytes, storage.exists, storage.size, storage.list_dir, storage.remove_tree,
+                 storage.version, lambda path: storage.write_bytes(path, b"x"), lambda path: storage.glob(path + "*"),
+                 lambda path: storage.write_bytes(path, b"x", 0)):  # fmt: skip
+        with pytest.raises(OSError, match=re.escape(f"{ROOT}/a") + ".*503"):
+            work(f"{ROOT}/a")
+    assert max(pauses) == 16 and pauses[:5] == [1, 2, 4, 8, 16]
+    monkeypatch.setattr(gcs, "fault", lambda method: 403)
+    with pytest.raises(OSError, match="Forbidden"):
+        storage.write_bytes(f"{ROOT}/a", b"x")
+
+
+def test_what_other_hosts_write_is_seen(gcs):  # noqa: F811
+    """A list that was asked for is not kept."""
+    storage.write_bytes(f"{ROOT}/a", b"x")
+    assert storage.list_dir(ROOT) == ["a"] and not storage.exists(f"{ROOT}/b")
+    address = os.environ["STORAGE_EMULATOR_HOST"]
+    request = urllib.request.Request(f"{address}/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name=folder/b",
+                                     b"yy", {"Content-Type": "application/octet-stream"}, method="POST")  # fmt: skip
+    urllib.request.urlopen(request).close()
+    assert storage.list_dir(ROOT) == ["a", "b"] and storage.size(f"{ROOT}/b") == 2

@@ -158,7 +158,7 @@ def test_a_run_on_pictures_and_texts(data, tmp_path):
     events = curves(tmp_path / "run")
     tags = events.Tags()
     expected = {"loss", "grad_norm", "learning_rate", "rate/steps_per_second", "rate/samples_per_second",
-                "rate/input_wait", "host_memory_gib", "data/damaged", "data/cut_texts",
+                "rate/input_wait", "host_memory_gib", "data/damaged", "data/cut_texts", "skipped",
                 "time/to_first_step"}  # fmt: skip
     assert set(tags["scalars"]) == expected | {f"loss/{name}" for name in LOSSES}
     for name, steps in [("t2i", [1, 2, 3, 4]), ("t2i2t", [3, 4]), ("i2t2i", [4])]:

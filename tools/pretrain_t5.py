@@ -110,13 +110,15 @@ def make_state(config, backend):
 
 
 def update(state, inputs, targets, rate, bos_id):
-    """One step in place. Returns "loss", "accuracy" (of hidden words, sentinels and EOS), "grad_norm": 0-d tensors."""
+    """One step in place. Returns "loss", "accuracy" (of hidden words, sentinels and EOS), "grad_norm",
+    "skipped": 0-d tensors."""
     logits = state.model(inputs, targets, bos_id)
     weights = (targets != PAD).float()
     loss = token_cross_entropy(logits, targets, weights, weights.sum(), 0.0)
     loss.backward()
     right = ((logits.argmax(-1) == targets) * weights).sum() / weights.sum()
-    return {"loss": loss.detach(), "accuracy": right.detach(), "grad_norm": state.optimizer.step(rate)}
+    norm, made = state.optimizer.step(rate, torch.isfinite(loss.detach()))
+    return {"loss": loss.detach(), "accuracy": right.detach(), "grad_norm": norm, "skipped": 1 - made.float()}
 
 
 def check_sentinels(config):

@@ -19,11 +19,16 @@ TILE, TEXT_LINES, LINE_HEIGHT, GAP = 160, 7, 15, 10  # of the contact sheet, in 
 def new_folder(output):
     """Yields a staging folder that becomes `output` when the block ends well: a folder on disk is there only complete.
 
+    On gs:// nothing is renamed: `output` itself is yielded, and what is written last there says that it is complete.
+
     Raises ValueError where `output` already holds something. What an earlier, killed call left is removed.
     """
     output = output.rstrip("/")
     if storage.exists(output):
         raise ValueError(f"--output={output}: already there; remove it or name another folder")
+    if storage.is_remote(output):
+        yield output
+        return
     staging = output + ".partial"
     storage.remove_tree(staging)
     storage.make_dirs(staging)

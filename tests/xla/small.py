@@ -29,12 +29,12 @@ class Gradients:
         return self.found
 
     @torch.no_grad()
-    def step(self, rate):
+    def step(self, rate, finite):
         norm = global_norm([p.grad for p in self.parameters.values()])
         for name, p in self.parameters.items():
             self.found[name].copy_(p.grad)
             p.grad = None
-        return norm
+        return norm, torch.isfinite(norm) & finite
 
 
 def connect(data, fsdp, **values):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch_xla
 
-from itit import checkpoint, inference
+from itit import checkpoint, inference, sharding
 from itit.backend import Local
 from itit.capture import num_compilations
 from itit.models.layers import set_compute_dtype
@@ -28,7 +28,7 @@ def test_losses_and_gradients_equal_plain_torch(data, fsdp, seed):
     plain, placed = states(mesh, config, seed, Gradients)
     for step in range(2):
         expected, found = plain_step(plain, config, step), mesh_step(mesh, placed, config, step)
-        assert expected.keys() == found.keys() and len(found) == 9
+        assert expected.keys() == found.keys() and len(found) == 10
         for name, value in expected.items():
             assert differs(found[name], value) < 1e-5, name
         whole = max(float(g.abs().max()) for g in plain.optimizer.found.values())
@@ -70,6 +70,30 @@ def test_captured_equals_lazy_bit_for_bit_and_shardings_stay():
     assert len({tuple(step.values()) for step in losses[0]}) == 5
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
+
+
+def test_a_loss_that_is_not_finite_changes_nothing():
+    """NaN in a frozen weight: the program is the same, and what it updates stays bit for bit."""
+    data, fsdp = MESHES[len(MESHES) // 2]
+    mesh, config = connect(data, fsdp), config_of(ema_decay=0.9, skip_spikes=5.0)
+    _, state = states(mesh, config, 5)
+    assert mesh_step(mesh, state, config, 0)["skipped"].item() == 0
+    before, compiled = bits(state), num_compilations()
+    name, weight = next(iter(state.t5.named_parameters()))
+    kept, spec = weight.data, sharding.parameter_spec(name, tuple(weight.shape), fsdp)
+    weight.data = mesh.mark(torch.full(weight.shape, torch.nan, dtype=weight.dtype).to(mesh.device), spec)
+    torch_xla.sync(wait=True)
+    metrics = mesh_step(mesh, state, config, 1)
+    assert metrics["skipped"].item() == 1 and not torch.isfinite(metrics["loss"].cpu())
+    after = bits(state)
+    assert all(torch.equal(after[name], before[name]) for name in before) and "optimizer/usual_norm" in before
+    weight.data = kept
+    assert mesh_step(mesh, state, config, 2)["skipped"].item() == 0 and num_compilations() == compiled
+    assert not torch.equal(bits(state)["model/text_decoder.head.bias"], before["model/text_decoder.head.bias"])
+
+
+def bits(state):
+    return {name: t.detach().cpu().view(-1).view(torch.uint8) for name, t in state.tensors().items()}
 
 
 def spec_of(tensor):

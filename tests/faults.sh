@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The tests of faults in their long form: a line a fault, then how many passed and failed. Exits with 1 if any failed.
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
+cd "$root" || exit 1
+ITIT_FAULT_REPORT=$(mktemp)
+export ITIT_FAULT_REPORT
+log=$(mktemp)
+passed=0
+failed=0
+
+# long ROUNDS WHAT...: the tests WHAT, with so many rounds where they count any.
+long() {
+  local rounds=$1
+  shift
+  ITIT_FAULT_ROUNDS=$rounds "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@" > "$log" 2>&1 ||
+    { tail -n 60 "$log" >&2; echo "failed: $*" >> "$ITIT_FAULT_REPORT"; }
+  local said
+  said=$(tail -n 1 "$log")
+  passed=$((passed + $(grep -oE '[0-9]+ passed' <<< "$said" | grep -oE '[0-9]+' || echo 0)))
+  failed=$((failed + $(grep -oE '[0-9]+ (failed|error)' <<< "$said" | grep -oE '[0-9]+' | head -n 1 || echo 0)))
+}
+
+long 200 tests/test_faults.py -k sigkill
+long 1 tests/test_faults.py -k in_turn
+long 20 tests/test_faults.py -k weather
+long 20 tests/test_faults.py -k "sigterm or second_signal"
+long 1 tests/test_faults.py -k stopped_host
+long 1 tests/test_watchdog.py
+long 1 tests/test_checkpoint.py -k full
+long 50 tests/test_checkpoint_hosts.py -k sigkill
+long 1 tests/test_hostile.py
+long 1 tests/test_pickled.py
+
+cat "$ITIT_FAULT_REPORT"
+echo "$passed passed, $failed failed"
+rm -f "$log" "$ITIT_FAULT_REPORT"
+((failed == 0))
