@@ -165,7 +165,7 @@ class ITIT:
         """Text -> picture -> text ... (paper figures 6, 10). Pictures go on as codes, as in training.
 
         Args:
-          start: list of str, or of pictures as `caption` takes them: B of one kind.
+          start: list of B str, which are texts, or of PIL images or path objects. One alone is a list of one.
           num_turns: how often one is made from the other.
           numbers: as in `generate`.
           watch: called with each stage as soon as it is there.

@@ -122,12 +122,12 @@ def test_damage_falls_back_to_the_one_before(workdir, capsys, name, harm):
 
 
 def test_a_step_that_is_saved_again_is_the_former_one_until_it_is_whole(workdir, monkeypatch):
-    former = shard(save(workdir, 10))
+    earlier = shard(save(workdir, 10))
     write_bytes = storage.write_bytes
 
     def killed(path, data, former=None):
         if path.endswith("commit.json"):
-            assert restored_step(workdir) == 10 and former.exists()
+            assert restored_step(workdir) == 10 and earlier.exists()
             raise KeyboardInterrupt
         write_bytes(path, data, former)
 
@@ -136,11 +136,11 @@ def test_a_step_that_is_saved_again_is_the_former_one_until_it_is_whole(workdir,
         save(workdir, 10)
     assert restored_step(workdir) == 10
     monkeypatch.setattr(storage, "write_bytes", write_bytes)
-    with open(former, "ab") as file:
+    with open(earlier, "ab") as file:
         file.write(b"x")
     path = save(workdir, 10)
     assert restored_step(workdir) == 10
-    assert shard(path) != former and sorted(os.listdir(path)) == ["commit.json", shard(path).name]
+    assert shard(path) != earlier and sorted(os.listdir(path)) == ["commit.json", shard(path).name]
 
 
 def test_nothing_whole_is_an_error_and_nothing_complete_is_a_fresh_start(workdir):

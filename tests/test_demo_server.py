@@ -64,7 +64,7 @@ def test_captions_and_cycles_are_the_models(run):
     (ranked,) = model.caption(str(path), candidates=True, progress=False)
     assert status == 200 and line["caption"] == ranked[0][0]
     assert [(found["caption"], found["score"]) for found in line["candidates"]] == [(t, round(s, 3)) for t, s in ranked]
-    for start, body, kind in (("a circle", {"prompt": "a circle"}, JSON), (str(path), data, BYTES)):
+    for start, body, kind in (("a circle", {"prompt": "a circle"}, JSON), (path, data, BYTES)):
         status, lines = ask(port, "/cycle?turns=3&seed=1", body, kind)
         expected = model.cycle([start], 3, 1)
         assert status == 200 and len(lines) == 4

@@ -67,7 +67,7 @@ def test_cycles_go_on_for_their_turns(run, tmp_path, monkeypatch, kind):
     given = {"prompt": texts} if kind == "text" else {"pictures": str(folder / "*.png")}
     call(cycle, monkeypatch, workdir=workdir, backend="cpu", output=str(tmp_path), seed=2, batch_size=1, **given)
     model = generation.load(generation.Loading(workdir=workdir, backend="cpu"))
-    starts = texts if kind == "text" else [str(folder / "0.png"), str(folder / "1.png")]
+    starts = texts if kind == "text" else [folder / "0.png", folder / "1.png"]
     expected = model.cycle(starts, 3, 2)
     lines = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
     assert [line["start"] for line in lines] == (texts if kind == "text" else ["0.png", "1.png"])

@@ -47,7 +47,9 @@ def test_a_record_becomes_one_a_view(tmp_path, monkeypatch):
         pixels = views.views(raw["image"], raw["key"].encode(), 16, 10**6, 3, True)
         for view, example in enumerate(found[6 * number : 6 * number + 6]):
             assert example["key"] == [f"{raw['key']}#{view}".encode()] and set(example) == {"key", "image_ids"}
-            np.testing.assert_array_equal(example["image_ids"], model.tokenize(torch.from_numpy(pixels[view])[None])[0])
+            np.testing.assert_array_equal(
+                example["image_ids"], model.tokenize(torch.from_numpy(pixels[view].copy())[None])[0]
+            )
     for path in paths:
         np.testing.assert_array_equal(shard_index.read(path), records.index(path))
     with pytest.raises(ValueError, match="--num_crops was 3, is now 1"):

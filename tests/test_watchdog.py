@@ -51,7 +51,7 @@ STOPPED = """
 import subprocess, sys
 from itit.watchdog import Watchdog
 
-worker = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
+worker = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print(worker.pid, flush=True)
 watchdog = Watchdog(20, 1.0, 1)
 for step in range(5):

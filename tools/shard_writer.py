@@ -94,8 +94,3 @@ class ShardWriter:
         return {"records": sum(shard["records"] for shard in self.shards),
                 "bytes": sum(shard["bytes"] for shard in self.shards),
                 "fingerprint": f"{total:032x}", "shards": self.shards}  # fmt: skip
-
-    def forget(self):
-        """Removes the notes, when something else says that all is finished."""
-        for shard in self.shards:
-            storage.remove_tree(storage.join(self._folder, f".{shard['name']}.done"))
