@@ -10,7 +10,8 @@ from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE
 from muse_maskgit_pytorch import t5 as muse_t5
 from transformers import GitConfig, GitForCausalLM, T5Config
 
-TEXT_TOKENS, TEXT_DIM, CODES, GRID = 64, 768, 8192, 16
+TEXT_TOKENS, CODES, GRID = 64, 8192, 16
+T5_SIZE, TEXT_DIM = "base", 768  # of the texts
 BOS, EOS, PAD = 101, 102, 0
 
 # Width, heads and blocks; at "B" about as many parameters as the parts of ITIT-B that do the same.
@@ -74,6 +75,9 @@ class _Codes(VQGanVAE):
 
     def copy_for_eval(self):
         return self
+
+    def get_encoded_fmap_size(self, image_size):
+        return GRID
 
     def decode_from_ids(self, ids):
         return ids
