@@ -44,7 +44,7 @@ def test_peers_make_as_many_tokens():
 def test_parameters_of_the_peers_are_about_ours():
     """Counted on the device "meta", where nothing is allocated."""
     with torch.device("meta"):
-        model = bench_generate.ITIT(config_lib.replace(config_lib.Config(), text_feature_dim=768).resolve().model)
+        model = bench_generate.ITIT(config_lib.replace(config_lib.Config(), t5_size="base").resolve().model)
         found = {"git": peers.git("B", 1, 1, 1)[1], "amused": peers.amused("B", 1, 1, 3.0)[1],
                  "muse": peers.muse("B", 1, 1, 3.0)[1]}  # fmt: skip
 

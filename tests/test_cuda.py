@@ -51,8 +51,8 @@ class Draws(Noise):
 class MetaBackend(Local):
     """The processor's backend, there."""
 
-    def noise(self, seed, step, part=0):
-        return Draws(seed, step, self.device, part)
+    def noise(self, seed, step, part=0, rows=None):
+        return Draws(seed, step, self.device, part, rows)
 
 
 def make_meta_state(config):

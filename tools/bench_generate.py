@@ -23,7 +23,7 @@ from tools import peers
 
 def itit(preset):
     """(Config, ITIT, tokenizer) of the paper's sizes with T5 features as wide as those of the peers."""
-    config = config_lib.replace(config_lib.Config(), preset=preset, text_feature_dim=peers.TEXT_DIM).resolve()
+    config = config_lib.replace(config_lib.Config(), preset=preset, t5_size="base").resolve()
     model, vqgan = ITIT(config.model).eval(), VQGAN(config_lib.VqganConfig()).eval()
     with torch.no_grad():
         model.text_decoder.head.bias[EOS] = -1e4

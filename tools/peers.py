@@ -15,7 +15,7 @@ BOS, EOS, PAD = 101, 102, 0
 
 # Width, heads and blocks; at "B" about as many parameters as the parts of ITIT-B that do the same.
 SIZES = {
-    "B": {"dim": 768, "heads": 12, "git_blocks": 12, "git_text_blocks": 6, "amused_blocks": 10, "muse_blocks": 14},
+    "B": {"dim": 768, "heads": 12, "git_blocks": 12, "git_text_blocks": 6, "amused_blocks": 5, "muse_blocks": 14},
     "nano": {"dim": 128, "heads": 4, "git_blocks": 2, "git_text_blocks": 2, "amused_blocks": 1, "muse_blocks": 2},
 }
 
@@ -74,6 +74,9 @@ class _Codes(VQGanVAE):
 
     def copy_for_eval(self):
         return self
+
+    def get_encoded_fmap_size(self, image_size):
+        return GRID
 
     def decode_from_ids(self, ids):
         return ids
