@@ -176,7 +176,8 @@ class ITIT:
         """
         if num_turns < 1:
             raise ValueError(f"num_turns={num_turns}: must be at least 1")
-        from_text = isinstance(start, str) or all(isinstance(x, str) for x in start) and bool(start)
+        start = [start] if isinstance(start, (str, os.PathLike, Image.Image)) else list(start)
+        from_text = all(isinstance(x, str) for x in start)
         config = self._configured(seed, **decode)
         self._need("vqgan"), self._need("vocabulary")
         given = self._place(self._encode(_texts(start)) if from_text else self._pixels(start))

@@ -34,9 +34,8 @@ def call(tool, monkeypatch, **given):
     values |= {"prompt": [], "prompts": "", "num_prompts": 0, "pictures": "", "images": "", "num_pictures": 0,
                "num_shown": 64, "num_turns": 3, "num_cycles": 8} | given  # fmt: skip
     monkeypatch.setattr(tool.flags, "FLAGS", types.SimpleNamespace(**values))
-    monkeypatch.setattr(
-        tool.flags_lib, "from_flags", lambda section: type(section)(**{n: values[n] for n in vars(section)})
-    )
+    parsed = types.SimpleNamespace(from_flags=lambda section: type(section)(**{n: values[n] for n in vars(section)}))
+    monkeypatch.setattr(tool, "flags_lib", parsed)
     tool.main([])
 
 

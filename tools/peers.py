@@ -16,7 +16,7 @@ BOS, EOS, PAD = 101, 102, 0
 
 # Width, heads and blocks; at "B" about as many parameters as the parts of ITIT-B that do the same.
 SIZES = {
-    "B": {"dim": 768, "heads": 12, "git_blocks": 12, "git_text_blocks": 6, "amused_blocks": 6, "muse_blocks": 14},
+    "B": {"dim": 768, "heads": 12, "git_blocks": 12, "git_text_blocks": 6, "amused_blocks": 5, "muse_blocks": 14},
     "nano": {"dim": 128, "heads": 4, "git_blocks": 2, "git_text_blocks": 2, "amused_blocks": 1, "muse_blocks": 2},
 }
 
