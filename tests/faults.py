@@ -7,6 +7,9 @@ import os
 import time
 
 
+LONG = "ITIT_FAULT_ROUNDS" in os.environ
+
+
 def rounds(short):
     """Rounds of a test: ITIT_FAULT_ROUNDS, else the short form's."""
     return int(os.environ.get("ITIT_FAULT_ROUNDS", short))
