@@ -6,7 +6,6 @@ A short form runs in the suite; `tests/faults.sh` sets ITIT_FAULT_ROUNDS for the
 import os
 import time
 
-
 LONG = "ITIT_FAULT_ROUNDS" in os.environ
 
 
