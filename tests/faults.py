@@ -6,6 +6,8 @@ A short form runs in the suite; `tests/faults.sh` sets ITIT_FAULT_ROUNDS for the
 import os
 import time
 
+LONG = "ITIT_FAULT_ROUNDS" in os.environ
+
 
 def rounds(short):
     """Rounds of a test: ITIT_FAULT_ROUNDS, else the short form's."""

@@ -309,3 +309,43 @@ def test_old_checkpoints_go_and_a_finished_run_stays_as_it_is(data, tmp_path):
     files = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("*.*")}
     assert run_here(values) == 0
     assert {path: path.read_bytes() for path in files} == files
+
+
+def with_hook(monkeypatch, hook):
+    """The states that training makes have this hook on the gradient of one bias."""
+    make_state = train.make_state
+
+    def hooked(*args):
+        state = make_state(*args)
+        state.model.text_decoder.head.bias.register_hook(hook)
+        return state
+
+    monkeypatch.setattr(train, "make_state", hooked)
+
+
+def test_updates_that_are_not_finite_are_skipped_and_their_rows_written_down(data, tmp_path, monkeypatch):
+    """As if these steps had not been: the other updates are those of a run in which nothing was wrong before them."""
+    values = settings(data, workdir=str(tmp_path / "run"), num_steps=9, log_every=3, checkpoint_every=1, keep_last=9)
+    calls = []
+    with_hook(monkeypatch, lambda grad: calls.append(1) or (grad * torch.nan if len(calls) in (3, 4, 7) else grad))
+    assert run_here(values) == 0
+    folder = tmp_path / "run" / "skipped"
+    assert sorted(path.name[:13] for path in folder.iterdir()) == ["step_00000002", "step_00000003", "step_00000006"]
+    rows = train.Streams(replace(Config(), **values).resolve()).rows(3)
+    record = json.loads((folder / "step_00000003-host_00000.json").read_text())
+    assert record["rows"] == {task: places.tolist() for task, places in rows.items()} and record["grad_norm"] == "nan"
+    points = [(point.step, point.value) for point in curves(tmp_path / "run").Scalars("skipped")]
+    assert points == [(3, 1), (6, 1), (9, 1)]
+    states = [checkpoint.restore(values["workdir"], step=step)[1] for step in range(1, 10)]
+    for step, (before, after) in enumerate(zip(states, states[1:], strict=False), 1):
+        unchanged = all(torch.equal(before[name], after[name]) for name in before)
+        assert unchanged == (step in (2, 3, 6)) and all(tensor.isfinite().all() for tensor in after.values())
+
+
+def test_too_many_skipped_in_a_row_end_the_run_and_what_was_saved_stays(data, tmp_path, monkeypatch):
+    values = settings(data, workdir=str(tmp_path), num_steps=50, log_every=2, checkpoint_every=5, max_skipped=4)
+    calls = []
+    with_hook(monkeypatch, lambda grad: calls.append(1) or (grad * torch.inf if len(calls) > 6 else grad))
+    with pytest.raises(ValueError, match=r"^4 updates in a row were skipped, the last of step 9 \(from 0\): loss "):
+        run_here(values)
+    assert checkpoint.latest_step(str(tmp_path)) == 5

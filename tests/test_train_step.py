@@ -38,9 +38,9 @@ def run(config, seed, parts, num_steps=1):
     state, grads = make_state(config, seed), {}
     apply = state.optimizer.step
 
-    def record(rate):
+    def record(rate, finite):
         grads.update({name: p.grad.clone() for name, p in state.optimizer.parameters.items()})
-        return apply(rate)
+        return apply(rate, finite)
 
     state.optimizer.step = record
     for step in range(num_steps):
