@@ -16,6 +16,8 @@ from itit.config import Config, ModelConfig, from_json, to_json
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
 from itit.data.text import Detokenizer
+from itit.evaluation import Evaluation
+from itit.initial import initialise
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
 from itit.optim import learning_rate
@@ -114,6 +116,8 @@ def run(config):
     count = sum(p.numel() for p in state.model.parameters())
     logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend, t.compute_dtype)
     start = step = resume(workdir, state, config, backend)
+    if t.init_from and not start:
+        initialise(t.init_from, state, backend)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
         storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
@@ -126,12 +130,15 @@ def run(config):
         sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
         detokenizer = Detokenizer(config.data.vocabulary)
 
+    evaluation = Evaluation(config, state, backend, streams, meta)
     metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()
     watchdog = Watchdog(t.watchdog_factor, t.watchdog_seconds, t.log_every)
     skips = Skips(workdir, streams.rows, backend.hosts.index, config.optim.max_skipped)
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
     stop = interrupt.stops(backend, 0, t.log_every)
+    if not start and evaluation.due(0):
+        evaluation.run(0, metrics)
     with Saver(workdir, meta, t.keep_last, t.keep_every, backend.hosts) as saver:
         while step < end and not stop:
             active, rate = tasks(config, step), learning_rate(step, config.optim)
@@ -162,6 +169,8 @@ def run(config):
                 stop = interrupt.stops(backend, step, t.log_every)
             if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
                 write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
+            if evaluation.due(step):
+                evaluation.run(step, metrics)
             if step % t.checkpoint_every == 0 or step == end or stop:
                 saver.save(step, backend.owned(state.tensors()))
             saver.check()
