@@ -1,11 +1,9 @@
 """The measurement of the input: what it decodes, and the arithmetic of its table."""
 
-import io
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from itit.data.streams import Streams
 from tests.test_damage import picture
@@ -26,8 +24,7 @@ def test_pictures_are_those_of_the_run(streams, monkeypatch):
     batches = [streams.batch(step) for step in range(3)]
     expected = np.concatenate([batch[f"{task}/images"] for batch in batches for task in ("t2i", "i2t", "i2i")])[:30]
     for data, pixels in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
-    assert bench_input.decode(found[0]) == (16, 16)
+        np.testing.assert_array_equal(bench_input.decode(data), pixels)
 
 
 def test_the_table(streams):
