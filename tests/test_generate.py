@@ -64,7 +64,7 @@ def test_cycles_go_on_for_their_turns(run, tmp_path, monkeypatch, kind):
     workdir, folder = run
     texts = ["a circle", "a large blue square"]
     given = {"prompt": texts} if kind == "text" else {"pictures": str(folder / "*.png")}
-    call(cycle, monkeypatch, workdir=workdir, backend="cpu", output=str(tmp_path), seed=2, batch_size=1, **given)
+    call(cycle, monkeypatch, workdir=workdir, backend="cpu", output=str(tmp_path), seed=2, **given)
     model = generation.load(generation.Loading(workdir=workdir, backend="cpu"))
     starts = texts if kind == "text" else [folder / "0.png", folder / "1.png"]
     expected = model.cycle(starts, 3, 2)

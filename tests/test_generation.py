@@ -113,8 +113,8 @@ def test_hosts_of_one_mesh_make_all_together_and_one_writes(run, tmp_path):
 def test_a_picture_is_the_same_in_any_batch(run):
     """Noise is; so are pictures, but where a draw falls between two rounded products, which is rare in float32."""
     _, model, _, texts = run
-    by_two, by_five = (np.stack(model.generate(texts, 1, batch_size=size, progress=False)) for size in (2, 5))
-    assert (by_two == by_five).all((1, 2, 3)).mean() >= 6 / 7
+    by_two, by_five = (np.stack(model.generate(texts, 1, batch_size=n, progress=False)).astype(int) for n in (2, 5))
+    assert (np.abs(by_two - by_five).max((1, 2, 3)) <= 1).mean() >= 6 / 7
 
 
 def test_other_settings_are_refused(run, tmp_path):

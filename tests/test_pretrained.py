@@ -152,7 +152,8 @@ def test_cycles_are_the_translators(run):
     assert text == model.caption(Image.fromarray(pictures[0]))[0]
     some = model.cycle([Image.fromarray(pictures[1])], 2, numbers=[1], num_decode_steps=3)
     both = model.cycle([Image.fromarray(p) for p in pictures[:2]], 2, num_decode_steps=3)
-    assert np.array_equal(np.asarray(some[2][0]), np.asarray(both[2][1]))
+    # Another batch may round pixels otherwise.
+    assert np.abs(np.asarray(some[2][0], int) - np.asarray(both[2][1], int)).max() <= 1
     assert "num_turns=0" in said(model.cycle, "a", 0)
     assert "1 numbers for 2 samples" in said(model.cycle, ["a", "b"], 1, numbers=[1])
 
