@@ -20,3 +20,8 @@ def free_port():
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
+
+
+def squeezenet():
+    """SqueezeNet's weights of the real data, a path. Skips where they are not."""
+    return next((shared_data() / "squeezenet").glob("*.npz"), None) or pytest.skip("no SqueezeNet weights")
