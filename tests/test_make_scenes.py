@@ -69,6 +69,7 @@ def test_never_overwrites_and_clears_what_a_killed_call_left(tmp_path):
     (left / "paired-00000-of-00009.tfrecord").write_bytes(b"half")
     make_scenes.write(str(tmp_path / "new"), {"paired": 2}, 0)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        ".paired-00000-of-00001.tfrecord.index",
         "paired-00000-of-00001.tfrecord",
         "preview.png",
     ]
