@@ -7,9 +7,9 @@ import torch
 
 from itit import config as config_lib
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools import bench_generate
 
-peers = pytest.importorskip("tools.peers", reason="the peers of the extra `bench` are not installed")
+pytest.importorskip("muse_maskgit_pytorch", reason="the peers of the extra `bench` are not installed")
+from tools import bench_generate, peers  # noqa: E402
 
 
 @pytest.fixture(scope="module")
