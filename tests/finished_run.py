@@ -42,7 +42,7 @@ class Known(samples.Translator):
     def captions(self, image_ids):
         return image_ids % len(self.texts)
 
-    def pictures(self, text_ids, name="prompt"):
+    def pictures(self, text_ids, name="prompt", rows=None):
         self.names.append(name)
         return text_ids
 

@@ -16,6 +16,7 @@ from itit import storage
 from itit.data import records, shard_index
 from tests.common import ROOT
 from tests.test_storage import root  # noqa: F401 (a fixture)
+from tests.weather import gcs  # noqa: F401 (a fixture)
 from tools import preparing, splitting
 from tools.preparing import Settings
 from tools.sources.folder import Folder

@@ -54,7 +54,7 @@ class Answers(finished_run.Known):
     def captions(self, image_ids):
         return image_ids % self.count + self.count
 
-    def pictures(self, text_ids, name="prompt"):
+    def pictures(self, text_ids, name="prompt", rows=None):
         return super().pictures(text_ids, name) % self.count
 
 

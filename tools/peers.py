@@ -8,7 +8,10 @@ import torch
 from diffusers import AmusedScheduler, UVit2DModel
 from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE
 from muse_maskgit_pytorch import t5 as muse_t5
+from PIL import ImageFile
 from transformers import GitConfig, GitForCausalLM, T5Config
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # muse-maskgit-pytorch sets it for the whole process: cut pictures would pass
 
 TEXT_TOKENS, CODES, GRID = 64, 8192, 16
 T5_SIZE, TEXT_DIM = "base", 768  # of the texts
