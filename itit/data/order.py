@@ -2,8 +2,8 @@
 
 A dataset is cut into blocks of consecutive records, each read at once. An epoch's list takes the blocks in an order of
 its own, joins a few of them at a time to a window, and permutes the records of each window. Permutations are computed
-for any place directly, by a generalised Feistel network with cycle walking (Black and Rogaway 2002), so that any step is
-reached without those before it; all that is kept is, for each block, where it begins in the epoch's list.
+for any place directly, by a generalised Feistel network with cycle walking (Black and Rogaway 2002), so that any step
+is reached without those before it; all that is kept is, for each block, where it begins in the epoch's list.
 
 Lanes: the epoch's list is cut into G stretches of equal length, and the positions of a stream take from them in turn.
 The rows of a batch are laid out lane by lane, so that a host, whose rows are a contiguous part, reads the blocks of its
