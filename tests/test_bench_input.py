@@ -29,7 +29,8 @@ def test_pictures_are_those_of_the_run(streams, monkeypatch):
 
 def test_the_table(streams):
     """14 rows a step, 12 with a picture."""
-    lines = bench_input.table(streams, [(10.0, 200.0), (5.0, 300.0), (8.0, 100.0)])
+    speeds = [(10.0, 0.06), (200.0, 0.004)], [(5.0, 0.12), (300.0, 0.005)], [(8.0, 0.24), (100.0, 0.003)]
+    lines = bench_input.table(streams, [tuple(bench_input.Speed(*one) for one in two) for two in speeds])
     found = {match[1].strip(): (float(match[2]), float(match[3])) for match in
              (re.fullmatch(r"(.+?)\s+([\d.]+)\s+([\d.]+)", line) for line in lines[1:])}  # fmt: skip
     sizes = [source.mean_bytes for source in streams.sources.values()]
@@ -37,7 +38,8 @@ def test_the_table(streams):
     assert found == {
         "batches/s": (10, 8), "records/s": (140, 112), "pictures/s": (120, 96), "pictures/s, bare decoding": (300, 200),
         "MB/s of records": pytest.approx((10 * megabytes, 8 * megabytes), rel=1e-3),
-        "input over bare decoding": (0.4, 0.6),
+        "processor ms a picture": (5, 10), "processor ms a picture, bare decoding": (3, 4),
+        "input over bare decoding, by time": (0.96, 0.6), "input over bare decoding, by processor time": (0.8, 0.5),
     }  # fmt: skip
 
 
@@ -45,10 +47,10 @@ def test_rounds_of_ids_alone_have_nothing_to_decode(tmp_path):
     config = make_config(paired_data=write_ids(tmp_path))
     streams = Streams(config)
     found = bench_input.measure(streams, config, 2, 3)
-    assert len(found) == 3 and all(rate > 0 and bare is None for rate, bare in found)
+    assert len(found) == 3 and all(speed.rate > 0 and bare is None for speed, bare in found)
     assert len(bench_input.table(streams, found)) == 4
 
 
 def test_both_are_measured(streams):
-    ((rate, bare),) = bench_input.measure(streams, streams._config, 1, 1)
-    assert rate > 0 and bare > 0
+    found = bench_input.measure(streams, streams._config, 1, 1)
+    assert all(value > 0 for speed in found[0] for value in speed)

@@ -5,7 +5,8 @@ decodes some hundred of the same pictures from memory on as many threads, and no
 the first over the second: what is left of bare decoding after reading, checking, cutting, tokenizing and stacking.
 
 Bare decoding makes `np.asarray(Image.open(...).convert("RGB"))` of a file's bytes: no resizing, no cutting out. Give it
-a machine that does nothing else, or many short rounds: the best ones count. Memory is handled as in a run only with the
+a machine that does nothing else; where others work on it, too, the ratio by processor time is the one to go by, median
+of many short rounds. Memory is handled as in a run only with the
 variables of the last line of `launch/environment.sh`.
 """
 
@@ -14,6 +15,7 @@ import io
 import os
 import statistics
 import time
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags as absl_flags
@@ -46,32 +48,39 @@ def decode(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def bare_rate(pictures, pool):
-    """Pictures a second."""
-    start = time.perf_counter()
-    list(pool.map(lambda data: decode(data).size, pictures))  # nothing is kept
-    return len(pictures) / (time.perf_counter() - start)
+class Speed(NamedTuple):
+    """Of batches or of pictures: how many a second, and seconds of all processors for one."""
+
+    rate: float
+    cost: float
 
 
-def input_rate(streams, start_step, num_batches, depth):
-    """Batches a second, from the moment when the first one is there."""
+def timed(work, count):
+    start, used = time.perf_counter(), time.process_time()
+    work()
+    return Speed(count / (time.perf_counter() - start), (time.process_time() - used) / count)
+
+
+def bare_speed(pictures, pool):
+    return timed(lambda: list(pool.map(lambda data: decode(data).size, pictures)), len(pictures))  # nothing is kept
+
+
+def input_speed(streams, start_step, num_batches, depth):
+    """Of batches, from the moment when the first one is there."""
     batches = prefetch(streams, start_step, depth)
     next(batches)
-    start = time.perf_counter()
-    for _ in range(num_batches):
-        next(batches)
-    rate = num_batches / (time.perf_counter() - start)
+    speed = timed(lambda: [next(batches).clear() for _ in range(num_batches)], num_batches)
     batches.close()
-    return rate
+    return speed
 
 
 def measure(streams, config, num_batches, num_rounds):
-    """Batches a second and bare pictures a second, or None where there are none, of each round."""
+    """`Speed` of batches and of bare pictures, or None where there are none, of each round."""
     found, pictures = [], sample_pictures(streams)
     with concurrent.futures.ThreadPoolExecutor(max(1, num_workers(config))) as pool:
         for number in range(num_rounds):
-            rate = input_rate(streams, number * num_batches, num_batches, config.data.prefetch)
-            found.append((rate, bare_rate(pictures, pool) if pictures else None))
+            speed = input_speed(streams, number * num_batches, num_batches, config.data.prefetch)
+            found.append((speed, bare_speed(pictures, pool) if pictures else None))
     return found
 
 
@@ -80,21 +89,22 @@ def table(streams, found):
     rows = {name: sum(len(streams.rows(0).get(task, ())) for task in STREAMS[name][1]) for name in streams.sources}
     pictures = sum(rows[name] for name, source in streams.sources.items() if source.forms.get("picture") == "image")
     megabytes = sum(rows[name] * source.mean_bytes for name, source in streams.sources.items()) / 1e6
-    rates, bare = zip(*found, strict=True)
-    lines = [f"{'':34}{'best':>10}{'median':>10}"]
+    batches, bare = zip(*found, strict=True)
+    lines = [f"{'':44}{'best':>10}{'median':>10}"]
 
-    def line(label, values):
-        lines.append(f"{label:34}{max(values):>10.4g}{statistics.median(values):>10.4g}")
+    def line(label, values, best=max):
+        lines.append(f"{label:44}{best(values):>10.4g}{statistics.median(values):>10.4g}")
 
-    line("batches/s", rates)
-    line("records/s", [rate * sum(rows.values()) for rate in rates])
-    line("MB/s of records", [rate * megabytes for rate in rates])
+    line("batches/s", [speed.rate for speed in batches])
+    line("records/s", [speed.rate * sum(rows.values()) for speed in batches])
+    line("MB/s of records", [speed.rate * megabytes for speed in batches])
     if pictures:
-        line("pictures/s", [rate * pictures for rate in rates])
-        line("pictures/s, bare decoding", bare)
-        best = max(rates) * pictures / max(bare)
-        middle = statistics.median(rate * pictures / one for rate, one in found)
-        lines.append(f"{'input over bare decoding':34}{best:>10.2f}{middle:>10.2f}")
+        line("pictures/s", [speed.rate * pictures for speed in batches])
+        line("pictures/s, bare decoding", [speed.rate for speed in bare])
+        line("processor ms a picture", [1e3 * speed.cost / pictures for speed in batches], min)
+        line("processor ms a picture, bare decoding", [1e3 * speed.cost for speed in bare], min)
+        line("input over bare decoding, by time", [a.rate * pictures / b.rate for a, b in found])
+        line("input over bare decoding, by processor time", [b.cost * pictures / a.cost for a, b in found])
     return lines
 
 

@@ -2,8 +2,8 @@
 
 A dataset is cut into blocks of consecutive records, each read at once. An epoch's list takes the blocks in an order of
 its own, joins a few of them at a time to a window, and permutes the records of each window. Permutations are computed
-for any place directly, by a Feistel network with cycle walking (Black and Rogaway 2002), so that any step is reached
-without those before it; as long as the blocks, and no longer, is a table of where each begins in the epoch's list.
+for any place directly, by a generalised Feistel network with cycle walking (Black and Rogaway 2002), so that any step
+is reached without those before it; all that is kept is, for each block, where it begins in the epoch's list.
 
 Lanes: the epoch's list is cut into G stretches of equal length, and the positions of a stream take from them in turn.
 The rows of a batch are laid out lane by lane, so that a host, whose rows are a contiguous part, reads the blocks of its
@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-NUM_ROUNDS = 8
+NUM_ROUNDS = 4
 MAX_LANES = 64
 
 
@@ -147,21 +147,27 @@ def _mix(values):
 def _permute(keys, values, sizes):
     """Permutations of [0, size), each chosen by its key, applied to int64 [P] values; keys and sizes one or P each.
 
-    The network works on the next even number of bits, so values that leave the range go round again until they are back
-    in it: 4 times at the most on average.
+    Values are places in a table that is as good as square, rows and columns turned by one another. It has hardly more
+    places than the size; those that leave the range go round again until they are back in it.
     """
     out = np.array(values, np.uint64)
-    keys, sizes = np.broadcast_to(keys, out.shape), np.broadcast_to(np.asarray(sizes, np.uint64), out.shape)
-    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]
-    half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
-    left_over = np.arange(len(out))
-    while len(left_over):
-        key, shift = keys[left_over], half[left_over]
-        low = (np.uint64(1) << shift) - np.uint64(1)
-        left, right = out[left_over] >> shift, out[left_over] & low
-        for number in range(NUM_ROUNDS):
-            round_key = _mix(key + np.uint64(number * 0x9E3779B97F4A7C15 % 2**64))
-            left, right = right, left ^ (_mix(right ^ round_key) & low)
-        out[left_over] = left << shift | right
-        left_over = left_over[out[left_over] >= sizes[left_over]]
+    sizes = np.broadcast_to(np.asarray(sizes, np.uint64), out.shape)
+    heights = np.ceil(np.sqrt(sizes.astype(np.float64))).astype(np.uint64)
+    widths = (sizes + heights - np.uint64(1)) // heights
+    keys = np.broadcast_to(keys, out.shape)
+    outside = np.arange(len(out))
+    while len(outside):
+        key, height, width = keys[outside], heights[outside], widths[outside]
+        row, column = np.divmod(out[outside], width)
+        for _ in range(NUM_ROUNDS):
+            key = _mix(key + np.uint64(0x9E3779B97F4A7C15))
+            row = (row + _turn(column ^ key)) % height
+            column = (column + _turn(row ^ ~key)) % width
+        out[outside] = row * width + column
+        outside = outside[out[outside] >= sizes[outside]]
     return out.astype(np.int64)
+
+
+def _turn(values):
+    """63 random bits, so that a row or column may be added."""
+    return _mix(values) >> np.uint64(1)
