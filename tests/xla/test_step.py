@@ -114,7 +114,8 @@ def test_sampled_cycles_draw_anew_by_one_program():
         pictures.append(translator.pictures(ids, name).cpu())
     assert len(mesh.sampler.graphs) == graphs
     assert torch.equal(pictures[0], pictures[2]) and not torch.equal(pictures[0], pictures[1])
-    rows, batch = list(range(len(ids))), mesh.to_device({"x": random_batch(config, 7)["i2t/text_ids"].numpy()[::-1]})
+    rows, texts = list(range(len(ids))), random_batch(config, 7)["i2t/text_ids"].flip(0).numpy()
+    batch = mesh.to_device({"x": texts})
     backwards = translator.pictures(batch["x"], "a", rows[::-1]).cpu()
     assert torch.equal(backwards.flip(0), pictures[0])  # each draws from its own number
     found = translator.candidates(translator.pictures(ids, "a"))
