@@ -1,0 +1,1 @@
+"""Scores of captions, as the COCO caption evaluation has them: Python and NumPy alone."""
