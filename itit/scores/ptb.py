@@ -46,7 +46,7 @@ def _compile():
     before_not = rf"{_L}+(?=[nN]{_Q}[tT])"
     whole = _any(_WHOLE).replace("'", _Q)
     capitals = _any(_CAPITAL + " " + _CAPITAL.upper())
-    starters = _any(_STARTERS.title() + " " + _STARTERS.upper())
+    starters = _any(_STARTERS.title() + " " + _STARTERS.upper() + " Mr. MR. Ms. MS.") + "|</?[A-Za-z][^<>]*>"
     end, initials = rf"(?!{_A})", rf"{_L}(?:\.{_L})+"
     patterns = [
         (rf"(?i:{'|'.join(_SPLIT)})(?!{_A}|{_Q}{_L})", lambda t: _SPLIT[t.lower()]),
@@ -105,7 +105,7 @@ _INVISIBLE = re.compile("[\u00ad\u058a\u2010\u2011]")
 _PATTERNS = _compile()
 # Most tokens are found without them: words before a blank or a comma, or before a full stop at the end of a line.
 _PLAIN = re.compile(r"[A-Za-z]+(?=[ ,\n])|[A-Za-z]{2,}(?=\. ?\n)|[.,](?=\s)")
-_NOT_PLAIN = {*_SPLIT, *_ALWAYS.lower().split(), *_CAPITAL.lower().split()}
+_NOT_PLAIN = {*_SPLIT, *_ALWAYS.lower().split(), *_CAPITAL.lower().split(), *_NUMBERED.split()}
 
 
 def tokenize(captions):
