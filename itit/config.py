@@ -213,6 +213,7 @@ class TrainConfig:
     """The run."""
 
     workdir: str = knob("", "Folder of checkpoints, logs and the resolved flagfile, local or gs://.")
+    init_from: str = knob("", "Begin with the weights of this export or workdir, the optimizer fresh (fine-tuning).")
     seed: int = knob(0, "Seed of the weights, the data order and every draw.")
     backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
                         ("auto", "cpu", "cuda", "xla"))  # fmt: skip
@@ -230,6 +231,10 @@ class TrainConfig:
     log_every: int = knob(50, "Steps between lines of metrics.")
     sample_every: int = knob(5000, "Steps between sample pictures and captions; 0: never.")
     num_samples: int = knob(8, "Prompts and pictures in the samples.")
+    eval_every: int = knob(0, "Steps between losses and CIDEr on held-out pairs; 0: never.")
+    num_eval: int = knob(512, "Pairs of eval_data that these are taken on.")
+    keep_best: str = knob("", "Keep the best checkpoint by this score of --eval_every in workdir/best.",
+                          ("", "CIDEr", "i2t", "t2i"))  # fmt: skip
     checkpoint_every: int = knob(5000, "Steps between checkpoints.")
     keep_last: int = knob(3, "Checkpoints kept.")
     stop_after_steps: int = knob(0, "Save and leave after this many steps of this call; 0: run to num_steps.")

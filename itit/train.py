@@ -16,6 +16,8 @@ from itit import checkpoint, flags, samples, storage
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.data.streams import Streams, prefetch
 from itit.data.text import Detokenizer
+from itit.evaluation import Evaluation
+from itit.initial import initialise
 from itit.metrics import Metrics, Silent
 from itit.optim import learning_rate
 from itit.sharding import check_batches
@@ -129,6 +131,8 @@ def run(config):
     count = sum(p.numel() for p in state.model.parameters())
     logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend, t.compute_dtype)
     start = step = resume(workdir, state, config, backend)
+    if t.init_from and not start:
+        initialise(t.init_from, state, backend)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
         storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
@@ -141,6 +145,7 @@ def run(config):
         sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
         detokenizer = Detokenizer(config.data.vocabulary)
 
+    evaluation = Evaluation(config, state, backend, streams, meta)
     metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
@@ -167,6 +172,8 @@ def run(config):
             waited, num_samples = 0.0, 0
         if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
             write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
+        if evaluation.due(step):
+            evaluation.run(step, metrics)
         stop = told_to_stop(interrupt, backend, step, t)
         if step % t.checkpoint_every == 0 or step == end or stop:
             checkpoint.save(workdir, step, backend.owned(state.tensors()), meta, t.keep_last, backend.hosts)

@@ -56,6 +56,11 @@ class Streams:
     def num_cut(self):
         return self._tokenizer.num_cut if self._tokenizer else 0
 
+    @property
+    def num_eval(self):
+        """Pairs that `sample_batch` can give before it repeats; 0 where there are none."""
+        return len(self._eval) if self._eval else 0
+
     def describe(self):
         """One line a stream: records, shards, what they hold."""
         return "\n".join(source.describe() for source in self._all_sources())
@@ -100,7 +105,7 @@ class Streams:
         """
         if self._eval is None:
             raise ValueError(
-                "samples need pairs: give --eval_data or --paired_data, or turn them off by --sample_every=0"
+                "samples need pairs: give --eval_data or --paired_data, or say --sample_every=0 --eval_every=0"
             )
         return self._rows(self._eval, order.positions(0, num_rows))
 

@@ -1,0 +1,111 @@
+"""Evaluation while a run trains: losses and CIDEr on a fixed set of held-out pairs, and the best checkpoint so far.
+
+Shapes: B batch, N image tokens, L text tokens.
+"""
+
+import math
+
+import torch
+from absl import logging
+
+from itit import checkpoint, flags, samples, storage
+from itit.config import Config
+from itit.data.text import Detokenizer
+from itit.scores import captions
+from itit.state import image_ids_of
+from itit.train_step import compute_losses, prepare
+
+BEST = "best"
+CHUNK = 64  # pairs at once
+RISING = {"CIDEr": True, "t2i": False, "i2t": False}  # the scores, and whether more is better
+
+
+class Evaluation:
+    """Scores the averaged weights, where there are any, on the first `num_eval` pairs of eval_data (or paired_data).
+
+    On TensorBoard: eval/t2i, eval/i2t and eval/i2t_i2i, the losses of training without dropout and with the same masks
+    every time, and, with a vocabulary, eval/CIDEr of greedy captions. Records of one picture count as its references.
+    With `keep_best` the checkpoint of the best score lies in workdir/best, itself a workdir.
+
+    Nothing here belongs to the training step: what that compiled and drew stays as it was.
+    """
+
+    def __init__(self, config: Config, state, backend, streams, meta):
+        self._config, self._state, self._backend, self._meta = config, state, backend, meta
+        self._every, self._last = config.train.eval_every, config.optim.num_steps
+        self._best = -math.inf
+        if not self._every:
+            return
+        batch = streams.sample_batch(min(config.train.num_eval, streams.num_eval))
+        self._batch = backend.to_device(batch, whole=True)
+        self._detokenizer = Detokenizer(config.data.vocabulary) if config.data.vocabulary else None
+        if self._detokenizer:
+            self._collect()
+        self._folder = storage.join(config.train.workdir, BEST)
+        if config.train.keep_best:
+            found = checkpoint.restore(self._folder, lambda *_: None, backend.hosts)
+            self._best = found[2]["best"] if found else -math.inf
+
+    def due(self, step):
+        """Whether to `run` after this many steps."""
+        return bool(self._every) and (step % self._every == 0 or step == self._last)
+
+    def run(self, step, metrics):
+        """Scores, writes to TensorBoard and, where asked, saves. All hosts call it. Returns {name: float}."""
+        with self._state.averaged():
+            found = self._losses()
+            if self._detokenizer:
+                found["CIDEr"] = self._cider()
+        metrics.scalars(step, {f"eval/{name}": value for name, value in found.items()})
+        logging.info("step %d, held out: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        name = self._config.train.keep_best
+        if name:
+            self._keep(step, found[name] if RISING[name] else -found[name])
+        return found
+
+    def _losses(self):
+        run, seed = self._backend.sampler, self._config.train.seed
+        parts = {field: run(torch.split, value, CHUNK) for field, value in self._batch.items()}
+        found, total = {}, 0
+        self._state.model.eval()
+        for i, rows in enumerate(zip(*parts.values(), strict=True)):
+            active = dict.fromkeys(("t2i", "i2t"), len(rows[0]))
+            batch = {f"{task}/{field}": value for task in active for field, value in zip(parts, rows, strict=True)}
+            noise = self._backend.noise(seed, 0, f"eval/{i}")
+            part = run(prepare, self._state, batch, noise, noise, self._config, active, (0, 1))
+            for name, value in run(_losses, self._state, part, noise, self._config).items():
+                found[name] = found.get(name, 0.0) + float(value) * len(rows[0])
+            total += len(rows[0])
+        self._state.model.train()
+        return {name: value / total for name, value in found.items()}
+
+    def _collect(self):
+        """Pictures that differ, and what is said of each."""
+        ids = self._backend.sampler(image_ids_of, self._batch, self._state).cpu()
+        texts = self._detokenizer.decode(self._batch["text_ids"].cpu().numpy())
+        groups = {}
+        for row, text in zip(ids, texts, strict=True):
+            groups.setdefault(row.numpy().tobytes(), (row, []))[1].append(text)
+        self._references = [texts for _, texts in groups.values()]
+        rows = torch.stack([row for row, _ in groups.values()]).numpy()
+        self._pictures = self._backend.to_device({"image_ids": rows}, whole=True)["image_ids"]
+
+    def _cider(self):
+        translator = samples.Translator(self._state, self._config, self._backend, 0)
+        ids = translator.captions(self._pictures, greedy=True)
+        return captions.quick(self._detokenizer.decode(ids.cpu().numpy()), self._references)
+
+    def _keep(self, step, score):
+        if score <= self._best:
+            return
+        self._best, hosts = score, self._backend.hosts
+        pieces = self._backend.owned(self._state.tensors())
+        checkpoint.save(self._folder, step, pieces, self._meta | {"best": score}, 1, hosts)
+        if hosts.leads:
+            settings = flags.to_flagfile(self._config).encode()
+            storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
+
+
+@torch.no_grad()
+def _losses(state, part, noise, config):
+    return compute_losses(state, part, part.totals, noise, config)
