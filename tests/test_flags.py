@@ -64,6 +64,8 @@ def random_config(rng):
     values["sample_every"] = rng.choice([0, 7])
     values["synth_decode_steps"] = rng.choice([None, 3])
     values["t5_dim"] = rng.choice([None, 12])
+    values["eval_every"] = 3
+    values["keep_best"] = values["keep_best"] if values["vocabulary"] else ""
     return config_lib.replace(config_lib.Config(), **values).resolve()
 
 
