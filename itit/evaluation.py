@@ -5,6 +5,7 @@ Shapes: B batch, N image tokens, L text tokens.
 
 import math
 
+import numpy as np
 import torch
 from absl import logging
 
@@ -21,7 +22,8 @@ RISING = {"CIDEr": True, "t2i": False, "i2t": False}  # the scores, and whether 
 
 
 class Evaluation:
-    """Scores the averaged weights, where there are any, on the first `num_eval` pairs of eval_data (or paired_data).
+    """Scores the first `num_eval` pairs of eval_data (or paired_data), before the first step and every `eval_every`
+    steps, by the averaged weights, where there are any.
 
     On TensorBoard: eval/t2i, eval/i2t and eval/i2t_i2i, the losses of training without dropout and with the same masks
     every time, and, with a vocabulary, eval/CIDEr of greedy captions. Records of one picture count as its references.
@@ -36,8 +38,7 @@ class Evaluation:
         self._best = -math.inf
         if not self._every:
             return
-        batch = streams.sample_batch(min(config.train.num_eval, streams.num_eval))
-        self._batch = backend.to_device(batch, whole=True)
+        self._batch = self._to_ids(streams.sample_batch(min(config.train.num_eval, streams.num_eval or 1)))
         self._detokenizer = Detokenizer(config.data.vocabulary) if config.data.vocabulary else None
         if self._detokenizer:
             self._collect()
@@ -63,31 +64,37 @@ class Evaluation:
             self._keep(step, found[name] if RISING[name] else -found[name])
         return found
 
+    def _to_ids(self, batch):
+        """The pairs as ids on the host: NumPy "image_ids" [B, N] and "text_ids" [B, L]."""
+        if "image_ids" in batch:
+            return batch
+        found = []
+        for part in _chunks(batch["images"]):
+            images = self._backend.to_device({"images": part}, whole=True)
+            found.append(self._backend.sampler(image_ids_of, images, self._state).cpu().numpy())
+        return {"image_ids": np.concatenate(found), "text_ids": batch["text_ids"]}
+
     def _losses(self):
-        run, seed = self._backend.sampler, self._config.train.seed
-        parts = {field: run(torch.split, value, CHUNK) for field, value in self._batch.items()}
-        found, total = {}, 0
+        run, seed, found = self._backend.sampler, self._config.train.seed, {}
         self._state.model.eval()
-        for i, rows in enumerate(zip(*parts.values(), strict=True)):
+        for i, rows in enumerate(zip(*map(_chunks, self._batch.values()), strict=True)):
             active = dict.fromkeys(("t2i", "i2t"), len(rows[0]))
-            batch = {f"{task}/{field}": value for task in active for field, value in zip(parts, rows, strict=True)}
+            batch = {f"{task}/{name}": part for task in active for name, part in zip(self._batch, rows, strict=True)}
             noise = self._backend.noise(seed, 0, f"eval/{i}")
+            batch = self._backend.to_device(batch, whole=True)
             part = run(prepare, self._state, batch, noise, noise, self._config, active, (0, 1))
             for name, value in run(_losses, self._state, part, noise, self._config).items():
-                found[name] = found.get(name, 0.0) + float(value) * len(rows[0])
-            total += len(rows[0])
+                found[name] = found.get(name, 0.0) + float(value) * len(rows[0]) / len(self._batch["text_ids"])
         self._state.model.train()
-        return {name: value / total for name, value in found.items()}
+        return found
 
     def _collect(self):
         """Pictures that differ, and what is said of each."""
-        ids = self._backend.sampler(image_ids_of, self._batch, self._state).cpu()
-        texts = self._detokenizer.decode(self._batch["text_ids"].cpu().numpy())
-        groups = {}
-        for row, text in zip(ids, texts, strict=True):
-            groups.setdefault(row.numpy().tobytes(), (row, []))[1].append(text)
+        texts, groups = self._detokenizer.decode(self._batch["text_ids"]), {}
+        for row, text in zip(self._batch["image_ids"], texts, strict=True):
+            groups.setdefault(row.tobytes(), (row, []))[1].append(text)
         self._references = [texts for _, texts in groups.values()]
-        rows = torch.stack([row for row, _ in groups.values()]).numpy()
+        rows = np.stack([row for row, _ in groups.values()])
         self._pictures = self._backend.to_device({"image_ids": rows}, whole=True)["image_ids"]
 
     def _cider(self):
@@ -104,6 +111,10 @@ class Evaluation:
         if hosts.leads:
             settings = flags.to_flagfile(self._config).encode()
             storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
+
+
+def _chunks(rows):
+    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
 
 
 @torch.no_grad()

@@ -150,6 +150,8 @@ def run(config):
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
     stop = told_to_stop(interrupt, backend, 0, t)
+    if not start and evaluation.due(0):
+        evaluation.run(0, metrics)
     while step < end and not stop:
         active, rate = tasks(config, step), learning_rate(step, config.optim)
         # Over-fitting repeats its masks and its noise, too, so that the loss has a floor to reach.

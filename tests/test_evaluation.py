@@ -25,8 +25,8 @@ def test_evaluation_changes_nothing(data, tmp_path):  # noqa: F811
     assert without.keys() == found.keys() and all(torch.equal(without[name], found[name]) for name in found)
     curves = metrics.curves(str(tmp_path / "with"))
     for name in ("t2i", "i2t", "i2t_i2i", "CIDEr"):
-        assert curves[f"eval/{name}"][0] == [1, 2, 3], name
-    assert curves["eval/i2t"][1][0] > 1 and len(set(curves["eval/i2t"][1])) == 3
+        assert curves[f"eval/{name}"][0] == [0, 1, 2, 3], name
+    assert curves["eval/i2t"][1][0] > 1 and len(set(curves["eval/i2t"][1])) == 4
 
 
 def write_pairs(path, pictures, rng):
@@ -40,18 +40,25 @@ def write_pairs(path, pictures, rng):
     return str(path)
 
 
+def test_pictures_are_tokenized_first(data, tmp_path):  # noqa: F811
+    values = settings(data, "raw", **ALONE, num_steps=2, vocabulary=str(data / "words.model"), eval_every=1,
+                      vqgan=str(data / "vqgan"), workdir=str(tmp_path))  # fmt: skip
+    assert run_here(values) == 0
+    assert {"eval/t2i", "eval/i2t", "eval/CIDEr"} <= set(metrics.curves(str(tmp_path)))
+
+
 def test_records_of_one_picture_are_its_references(data, tmp_path, monkeypatch):  # noqa: F811
     path = write_pairs(tmp_path / "pairs.tfrecord", 5, np.random.default_rng())
     seen = []
     monkeypatch.setattr(captions, "quick", lambda told, references: seen.append((told, references)) or 1.5)
     values = settings(data, **ALONE, num_steps=2, eval_every=2, eval_data=path, vocabulary=str(data / "words.model"))
     assert run_here(values | {"workdir": str(tmp_path / "run")}) == 0
-    ((told, references),) = seen
+    told, references = seen[-1]
     assert len(told) == len(references) == 5 and all(len(texts) == 2 for texts in references)
-    assert metrics.curves(str(tmp_path / "run"))["eval/CIDEr"] == ([2], [1.5])
+    assert metrics.curves(str(tmp_path / "run"))["eval/CIDEr"] == ([0, 2], [1.5, 1.5])
 
 
-@pytest.mark.parametrize("name, scores, best", [("CIDEr", [0.3, 0.9, 0.5], 2), ("i2t", [0.3, 0.9, 0.2], 3)])
+@pytest.mark.parametrize("name, scores, best", [("CIDEr", [0.1, 0.3, 0.9, 0.5], 2), ("i2t", [0.8, 0.3, 0.9, 0.2], 3)])
 def test_the_best_checkpoint_is_kept(data, tmp_path, monkeypatch, name, scores, best):  # noqa: F811
     given = iter(scores)
     monkeypatch.setattr(Evaluation, "_losses", lambda self: {"i2t": next(given) if name == "i2t" else 1.0})
@@ -61,7 +68,7 @@ def test_the_best_checkpoint_is_kept(data, tmp_path, monkeypatch, name, scores, 
     assert run_here(values | {"stop_after_steps": 2}) == 0
     assert run_here(values) == 0  # knows the best of the call before
     step, kept, meta = checkpoint.restore(str(tmp_path / "best"))
-    assert step == best and meta["best"] == (scores[best - 1] if name == "CIDEr" else -scores[best - 1])
+    assert step == best and meta["best"] == (scores[best] if name == "CIDEr" else -scores[best])
     assert checkpoint.latest_step(str(tmp_path)) == 3
     assert runs.read_config(str(tmp_path / "best"), {}).train.keep_best == name
     changed = [n for n, t in tensors(tmp_path).items() if not torch.equal(t, kept[n])]
