@@ -12,7 +12,7 @@ from PIL import Image
 from itit.backend import Local
 from tests import foreign_weights
 from tests.common import ROOT, shared_data
-from tools import fid, frechet, picture_features, score_fid
+from tools import fid, frechet, picture_features
 
 
 def moments(rows):
@@ -218,4 +218,4 @@ def test_other_features_and_the_command(folders):
 def test_one_extractor_must_be_named():
     for given in (("", ""), ("a", "b")):
         with pytest.raises(ValueError, match="one of the two"):
-            score_fid.extractor_of(*given, "cpu", False)
+            picture_features.of(*given, Local("cpu"), False)

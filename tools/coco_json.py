@@ -7,14 +7,21 @@ from itit import storage
 
 def read_references(path):
     """COCO json of captions: image_id -> list of str, in the order of the file. Raises ValueError, one line."""
-    data, found = _read(path), {}
-    annotations = data.get("annotations") if isinstance(data, dict) else None
-    if not isinstance(annotations, list) or not annotations:
-        raise ValueError(f"{path}: needs a list 'annotations' of objects with 'image_id' and 'caption'")
-    for number, entry in enumerate(annotations):
-        image_id, caption = _entry(path, f"annotation {number}", entry)
-        found.setdefault(image_id, []).append(caption)
+    found = {}
+    for entry in annotations(path):
+        found.setdefault(entry["image_id"], []).append(entry["caption"])
     return found
+
+
+def annotations(path):
+    """The entries of COCO json of captions, dicts with "image_id" and "caption". Raises ValueError, one line."""
+    data = _read(path)
+    entries = data.get("annotations") if isinstance(data, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: needs a list 'annotations' of objects with 'image_id' and 'caption'")
+    for number, entry in enumerate(entries):
+        _entry(path, f"annotation {number}", entry)
+    return entries
 
 
 def read_results(path):

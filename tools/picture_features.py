@@ -79,3 +79,10 @@ def other(path, backend):
     kind = type(network.network).__name__.lower()
     stamp = {"extractor": f"{kind}, mean of the last layer", "sha256": storage.sha256(path)}
     return Extractor(network, _last, f"frechet_{kind}", stamp, backend)
+
+
+def of(inception_path, features_path, backend, force):
+    """The Extractor that two flags name. Raises ValueError unless one of them is given."""
+    if bool(inception_path) == bool(features_path):
+        raise ValueError("give --inception=FILE (torch-fidelity's weights) or --features=FILE, one of the two")
+    return inception(inception_path, backend, force) if inception_path else other(features_path, backend)

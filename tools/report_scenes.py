@@ -10,7 +10,6 @@ Shapes: B batch, N image tokens, L text tokens, S side of a picture.
 import dataclasses
 import json
 
-import numpy as np
 import tqdm
 from absl import flags
 
@@ -21,6 +20,7 @@ from itit.data import scenes
 from itit.data.streams import Streams
 from itit.data.text import Detokenizer
 from itit.state import image_ids_of, load_state, make_state
+from tools.alignment import exact_shares
 from tools.drawing import draw_curves, stack, write_png
 
 CHUNK = 100
@@ -43,12 +43,7 @@ def score(translator, batch, words):
         pictures += [scenes.read(picture) for picture in made]
     result = {}
     for name, found in (("caption", captions), ("picture", pictures)):
-        exact = np.array([a == b for a, b in zip(found, truth, strict=True)])
-        result[f"{name}_score"] = round(float(exact.mean()), 4)
-        counts = np.array([len(scene) for scene in truth])
-        result[f"{name}_score_by_objects"] = {
-            int(k): round(float(exact[counts == k].mean()), 4) for k in np.unique(counts)
-        }
+        result[f"{name}_score"], result[f"{name}_score_by_objects"] = exact_shares(found, truth)
     return result
 
 

@@ -17,17 +17,10 @@ from itit.config import TrainConfig
 from tools import fid, frechet, picture_features
 
 
-def extractor_of(inception, features, backend_name, force):
-    """Raises ValueError unless one of both is given."""
-    if bool(inception) == bool(features):
-        raise ValueError("give --inception=FILE (torch-fidelity's weights) or --features=FILE, one of the two")
-    where = backend.connect(dataclasses.replace(TrainConfig(), backend=backend_name))
-    return picture_features.inception(inception, where, force) if inception else picture_features.other(features, where)
-
-
 def main(_):
     flag = flags.FLAGS
-    extractor = extractor_of(flag.inception, flag.features, flag.backend, flag.force)
+    where = backend.connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
+    extractor = picture_features.of(flag.inception, flag.features, where, flag.force)
     keep = flag.kid or flag.precision_recall
     made = fid.measure(flag.pictures, extractor, flag.image_size, flag.batch_size, keep)
     if flag.save:
