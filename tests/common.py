@@ -12,3 +12,8 @@ def shared_data():
     """The folder of real data: ITIT_SHARED_DATA, or `../shared/data` beside the repository. Skips where neither is."""
     folder = pathlib.Path(os.environ.get("ITIT_SHARED_DATA", ROOT.parent / "shared" / "data"))
     return folder if folder.is_dir() else pytest.skip(f"no shared data at {folder}; set ITIT_SHARED_DATA to its folder")
+
+
+def squeezenet():
+    """SqueezeNet's weights of the real data, a path. Skips where they are not."""
+    return next((shared_data() / "squeezenet").glob("*.npz"), None) or pytest.skip("no SqueezeNet weights")

@@ -61,7 +61,7 @@ def test_clip_score_as_transformers(clip_folder, tmp_path):
         pixels = torch.from_numpy((picture / 255 - alignment.MEAN) / alignment.STD).float().movedim(-1, 0)[None]
         with torch.no_grad():
             found = model(**ids, pixel_values=pixels)
-        cosines.append(float(found.logits_per_image / model.logit_scale.exp()))
+            cosines.append(float(found.logits_per_image / model.logit_scale.exp()))
     assert result["clip_score"] == pytest.approx(100 * np.maximum(cosines, 0).mean(), abs=1e-4)
     np.testing.assert_allclose(clip(pictures, PROMPTS), cosines, atol=1e-6)
     assert result["num_pictures"] == 3 and len(result["clip_sha256"]) == 64

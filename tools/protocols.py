@@ -2,12 +2,13 @@
 
 Captions: the pictures of Karpathy's test list (5,000), beam search, CIDEr against all their captions. Pictures: 30,000
 prompts, one random caption of each of as many images, drawn once for all by a seed; FID against real pictures. The
-usual set is val2014; the paper says the training set (sec. 4.1), so train2014 is a split, too, and the label says which.
+usual set is val2014; the paper says the training set (sec. 4.1), so train2014 is a split, too; the label says which.
 """
 
 import hashlib
 import re
 
+from itit import storage
 from itit.scores import captions as captions_lib
 from tools import coco_json, fid, generation, inputs
 
@@ -17,7 +18,7 @@ CAPTIONS, FID = ("coco_zero_shot", "coco_finetuned"), "coco_fid30k"
 
 def read_list(path):
     """Image ids of one of Karpathy's lists: "val2014/COCO_val2014_000000253964.jpg 253964" a line."""
-    with inputs.storage.open(path) as file:
+    with storage.open(path) as file:
         lines = file.read().decode().splitlines()
     ids = [re.fullmatch(r"\S+\s+(\d+)", line.strip()) for line in lines if line.strip()]
     if not ids or not all(ids):
