@@ -17,6 +17,9 @@ PREFLIGHT = [
 # Timed beside ITIT by tools/bench_generate.py. torchvision must be of torch's version, which muse does not ask for.
 BENCH = ["transformers", "diffusers", "muse-maskgit-pytorch", "torchvision==0.24.*"]
 
+# What FID, KID and the CLIP score take from others; CIDEr, BLEU and ROUGE-L need nothing.
+SCORES = ["torch-fidelity", "torchvision==0.24.*", "transformers"]
+
 setuptools.setup(
     name="itit",
     version=re.search(r'__version__ = "(.+)"', (ROOT / "itit" / "__init__.py").read_text())[1],
@@ -27,6 +30,7 @@ setuptools.setup(
     extras_require={
         "bench": BENCH,
         "preflight": PREFLIGHT,
+        "scores": SCORES,
         "zstd": ["zstandard"],
         "test": [
             "pytest",
@@ -36,6 +40,7 @@ setuptools.setup(
             "zstandard",
             "gcp-storage-emulator",
             *BENCH,
+            *SCORES,
             *PREFLIGHT,
         ],
     },

@@ -84,6 +84,8 @@ class Evaluation:
             batch = self._backend.to_device(batch, whole=True)
             part = run(prepare, self._state, batch, noise, noise, self._config, active, (0, 1))
             for name, value in run(_losses, self._state, part, noise, self._config).items():
+                if not getattr(self._config.objective, f"{name}_weight"):
+                    continue
                 found[name] = found.get(name, 0.0) + float(value) * len(rows[0]) / len(self._batch["text_ids"])
         self._state.model.train()
         return found

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from itit.backend import Local
 from itit.data import scenes
 from tests import finished_run
 from tests.common import squeezenet
-from tools import generation, sweep
+from tools import fid, generation, picture_features, sweep
 
 
 def test_a_grid_that_is_killed_carries_on(tmp_path, monkeypatch, capsys):
@@ -50,6 +51,9 @@ def test_a_grid_that_is_killed_carries_on(tmp_path, monkeypatch, capsys):
     report = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert len(report["cells"]) == 8 and report["too_few_pictures"]
     assert report["best"] == min(report["cells"], key=lambda cell: cell["frechet_squeezenet"])
-    assert len({cell["frechet_squeezenet"] for cell in report["cells"]}) > 4
+    extractor = picture_features.other(str(squeezenet()), Local("cpu"))
+    stats = [fid.measure(str(place), extractor, 64) for place in (tmp_path / made[-1] / "pictures", tmp_path / "real")]
+    expected = fid.compare(*stats, extractor, force=True)["frechet_squeezenet"]
+    assert report["cells"][-1]["frechet_squeezenet"] == pytest.approx(expected, rel=1e-4)
     assert Image.open(tmp_path / "out" / "sweep.png").size[0] > 900
     assert "best: " in capsys.readouterr().out

@@ -26,7 +26,7 @@ def test_the_programs_of_a_step_from_nothing():
                      "_new_caption": 1, "greedy_steps": 1, "update": 1}  # fmt: skip
     assert sum(program.name == "decode_step" for program in found) == 2  # with tokens dropped, and without
     update = found[-1]
-    assert len(update.donated) == len(update.outputs) - 9 > 250
+    assert len(update.donated) == len(update.outputs) - 10 > 250
     for program in found:
         assert all(len(shape) == len(spec) or spec == () for shape, spec in program.inputs + program.outputs)
         for parameter, result in program.donated:
