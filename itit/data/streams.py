@@ -237,8 +237,9 @@ class Streams:
 
     def _count(self, error):
         self.num_bad += 1
-        logging.warning("damaged record: %s", error)
         limit = self._config.data.max_bad_records
+        if self.num_bad <= limit + 1:  # batches ahead meet further ones while the run is ending
+            logging.warning("damaged record: %s", error)
         if self.num_bad > limit:
             raise ValueError(f"{error} (damaged records so far: {self.num_bad}, above --max_bad_records={limit})")
 
