@@ -94,17 +94,23 @@ def table(streams, found):
 
     def line(label, values, best=max):
         lines.append(f"{label:44}{best(values):>10.4g}{statistics.median(values):>10.4g}")
+        return best(values)
 
     line("batches/s", [speed.rate for speed in batches])
     line("records/s", [speed.rate * sum(rows.values()) for speed in batches])
     line("MB/s of records", [speed.rate * megabytes for speed in batches])
     if pictures:
-        line("pictures/s", [speed.rate * pictures for speed in batches])
-        line("pictures/s, bare decoding", [speed.rate for speed in bare])
-        line("processor ms a picture", [1e3 * speed.cost / pictures for speed in batches], min)
-        line("processor ms a picture, bare decoding", [1e3 * speed.cost for speed in bare], min)
-        line("input over bare decoding, by time", [a.rate * pictures / b.rate for a, b in found])
-        line("input over bare decoding, by processor time", [b.cost * pictures / a.cost for a, b in found])
+        rate = line("pictures/s", [speed.rate * pictures for speed in batches])
+        rate /= line("pictures/s, bare decoding", [speed.rate for speed in bare])
+        cost = line("processor ms a picture", [1e3 * speed.cost / pictures for speed in batches], min)
+        cost = line("processor ms a picture, bare decoding", [1e3 * speed.cost for speed in bare], min) / cost
+        # The best of the quotients would be that of the round in which bare decoding was disturbed most.
+        line("input over bare decoding, by time", [a.rate * pictures / b.rate for a, b in found], lambda _: rate)
+        line(
+            "input over bare decoding, by processor time",
+            [b.cost * pictures / a.cost for a, b in found],
+            lambda _: cost,
+        )
     return lines
 
 
