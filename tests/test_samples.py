@@ -51,7 +51,8 @@ def test_pictures_captions_and_pixels_are_the_pipelines():
     assert torch.equal(translator.captions(pictures, greedy=True), greedy)
     pixels = translator.pixels(pictures)
     assert pixels.dtype == np.uint8 and pixels.shape == (5, 16, 16, 3)
-    assert np.array_equal(pixels, state.vqgan.to_pixels(pictures).numpy())
+    # Batches of another size may round a product otherwise, and so a pixel.
+    assert np.abs(pixels.astype(int) - state.vqgan.to_pixels(pictures).numpy()).max() <= 1
 
 
 @pytest.mark.parametrize("ratio_min", [0.5, 0.75])
