@@ -29,6 +29,7 @@ long 1 tests/test_faults.py -k stopped_host
 long 1 tests/test_watchdog.py
 long 1 tests/test_checkpoint.py -k full
 long 50 tests/test_checkpoint_hosts.py -k sigkill
+long 1000 tests/test_damage.py
 long 1 tests/test_hostile.py
 long 1 tests/test_pickled.py
 
