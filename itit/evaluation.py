@@ -58,7 +58,7 @@ class Evaluation:
             if self._detokenizer:
                 found["CIDEr"] = self._cider()
         metrics.scalars(step, {f"eval/{name}": value for name, value in found.items()})
-        logging.info("step %d, held out: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        logging.info("step %d, evaluation: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         name = self._config.train.keep_best
         if name:
             self._keep(step, found[name] if RISING[name] else -found[name])
