@@ -9,16 +9,21 @@ log=$(mktemp)
 passed=0
 failed=0
 
-# long ROUNDS WHAT...: the tests WHAT, with so many rounds where they count any.
+# long ROUNDS WHAT...: the tests WHAT, with so many rounds where they count any. Tests that report no line get one.
 long() {
-  local rounds=$1
+  local rounds=$1 lines said found lost
   shift
-  ITIT_FAULT_ROUNDS=$rounds "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@" > "$log" 2>&1 ||
-    { tail -n 60 "$log" >&2; echo "failed: $*" >> "$ITIT_FAULT_REPORT"; }
-  local said
+  lines=$(wc -l < "$ITIT_FAULT_REPORT")
+  SECONDS=0
+  ITIT_FAULT_ROUNDS=$rounds "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@" > "$log" 2>&1 || tail -n 60 "$log" >&2
   said=$(tail -n 1 "$log")
-  passed=$((passed + $(grep -oE '[0-9]+ passed' <<< "$said" | grep -oE '[0-9]+' || echo 0)))
-  failed=$((failed + $(grep -oE '[0-9]+ (failed|error)' <<< "$said" | grep -oE '[0-9]+' | head -n 1 || echo 0)))
+  found=$(grep -oE '[0-9]+ passed' <<< "$said" | awk '{sum += $1} END {print sum + 0}')
+  lost=$(grep -oE '[0-9]+ (failed|error)' <<< "$said" | awk '{sum += $1} END {print sum + 0}')
+  [ $((found + lost)) -gt 0 ] || lost=1 # it did not even start
+  passed=$((passed + found)) failed=$((failed + lost))
+  if [ "$lost" -gt 0 ] || [ "$(wc -l < "$ITIT_FAULT_REPORT")" -eq "$lines" ]; then
+    echo "$*: $rounds rounds, $lost failed, $SECONDS s" >> "$ITIT_FAULT_REPORT"
+  fi
 }
 
 long 200 tests/test_faults.py -k sigkill
