@@ -49,14 +49,14 @@ class Hosts:
         if self._store is None:
             return [value]
         self._turn += 1
-        self._store.set(self._key(self._turn, self.index), json.dumps(value))
         try:
+            self._store.set(self._key(self._turn, self.index), json.dumps(value))
             found = [json.loads(self._store.get(self._key(self._turn, host))) for host in range(self.count)]
+            # Who is here has read all of the turn before.
+            self._store.delete_key(self._key(self._turn - 1, self.index))
         except RuntimeError as error:  # torch names the key and not the host
             raise RuntimeError(f"host {self.index} of {self.count}: another host is gone or slow: "
                                f"{str(error).splitlines()[0]}") from None  # fmt: skip
-        # Who is here has read all of the turn before.
-        self._store.delete_key(self._key(self._turn - 1, self.index))
         return found
 
     def any(self, value):
