@@ -35,8 +35,10 @@ long 1 tests/test_watchdog.py
 long 1 tests/test_checkpoint.py -k full
 long 50 tests/test_checkpoint_hosts.py -k sigkill
 long 1000 tests/test_damage.py
+long 1 tests/test_streams_order.py
 long 1 tests/test_hostile.py
 long 1 tests/test_pickled.py
+long 1 tests/test_webdataset.py
 
 cat "$ITIT_FAULT_REPORT"
 echo "$passed passed, $failed failed"
