@@ -15,8 +15,10 @@ import functools
 import glob as local_glob
 import hashlib
 import logging
+import mmap
 import os
 import shutil
+import tempfile
 
 import fsspec
 
@@ -165,19 +167,17 @@ def remove_tree(path):
 
 @contextlib.contextmanager
 def writer(path):
-    """Binary file object for a new file at `path`, visible there once the block ends well, and gone if it fails."""
+    """Binary file object for a new file at `path`, visible there once the block ends well, and gone if it fails.
+
+    For gs:// it is filled on the disk here and uploaded at the end.
+    """
     if is_remote(path):
-        with _remote(path) as remote:
-            file = remote.open(path, "wb")
-        try:
+        with tempfile.TemporaryFile() as file:
             yield file
-        except BaseException:
-            file.closed = True  # or it would finish the upload when it is collected
-            with contextlib.suppress(OSError), _remote(path):
-                file.discard()
-            raise
-        with _remote(path):
-            file.close()
+            file.flush()
+            large = os.fstat(file.fileno()).st_size > CHUNK
+            file.seek(0)
+            _upload(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if large else file.read())
         return
     # A leading dot, so that no pattern takes what a killed process left for a shard.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp-{os.getpid()}")
@@ -202,15 +202,19 @@ def write_bytes(path, data, former=None):
 
     Raises ValueError where the object is not that of `former` any more: another process has written it.
     """
-    if not is_remote(path):
-        with writer(path) as file:
-            file.write(data)
+    if is_remote(path):
+        _upload(path, data, former)
         return
-    if len(data) > CHUNK and former is None:  # in pieces, of which a broken connection costs one
-        with _remote(path) as remote:
-            remote.pipe_file(path, data)
-        return
+    with writer(path) as file:
+        file.write(data)
+
+
+def _upload(path, data, former=None):
+    # Never by gcsfs' upload in parts of one message: a server may take a last byte "\r" for a part of its boundary.
     with _remote(path) as remote:
+        if len(data) > CHUNK and former is None:  # in pieces, of which a broken connection costs one
+            remote.pipe_file(path, data, chunksize=CHUNK)
+            return
         bucket, _, name = path.removeprefix(REMOTE).partition("/")
         try:
             remote.call(
