@@ -109,6 +109,7 @@ def test_what_some_hosts_saved_others_continue(data, tmp_path, alone):
                 _, whole = pieces_of(tmp_path / "checkpoints" / "step_00000002")
                 assert 0.2 < num_read / sum(whole.values()) < 0.3  # a quarter, and what is whole everywhere
     assert checkpoint.latest_step(str(tmp_path)) == 6
+    time.sleep(1)  # TensorBoard's files are named, and read in order, by the second
     assert run_here(values) == 0
     assert same(alone, tmp_path)
     assert curves(tmp_path).Scalars("loss")[-1].value == curves(alone).Scalars("loss")[-1].value
