@@ -13,6 +13,7 @@ from PIL import Image
 from itit import checkpoint, flags, samples, weightsdir
 from itit.backend import Local
 from itit.config import VqganConfig
+from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
 from itit.metrics import Metrics
 from itit.models import VQGAN
@@ -87,6 +88,14 @@ def finish(folder, pairs, vocab_size):
     with Metrics(config.train.workdir, 10) as metrics:
         metrics.scalars(1, {"loss/t2i": 2.0})
     return config, tensors
+
+
+def of_scenes(folder):
+    """`finish` of 24 Scenes: (its Config, the pairs of picture, uint8 [64, 64, 3], and text)."""
+    rng = np.random.default_rng()
+    drawn = [scenes.sample(rng, False) for _ in range(24)]
+    pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
+    return finish(folder, pairs, 100)[0], pairs
 
 
 def same_weights(model, tensors, kind):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itit.data import scenes
 from itit.pretrained import ITIT
 from tests import browser, finished_run
 from tools import demo, demo_server
@@ -21,10 +20,8 @@ JSON, BYTES = "application/json", "application/octet-stream"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(a running server's port, its model, a picture as PNG, its file)."""
-    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
-    pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
-    config, _ = finished_run.finish(folder, pairs, 100)
+    folder = tmp_path_factory.mktemp("run")
+    config, pairs = finished_run.of_scenes(folder)
     model = ITIT.from_run(config.train.workdir, device="cpu")
     Image.fromarray(pairs[0][0]).save(folder / "shown.png")
     with demo_server.make_server(model, 0) as server:

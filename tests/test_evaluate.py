@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itit.data import scenes
 from itit.pretrained import ITIT
 from itit.scores import captions as captions_lib
 from tests import finished_run
@@ -32,10 +31,8 @@ def coco(path, texts, name="COCO_val2014_{:012d}.jpg", order=None):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(workdir, json of captions, folder of pictures, Karpathy's list) of a small model and 6 pictures of Scenes."""
-    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
-    pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
-    config, _ = finished_run.finish(folder, pairs, 100)
+    folder = tmp_path_factory.mktemp("run")
+    config, pairs = finished_run.of_scenes(folder)
     (folder / "val2014").mkdir()
     names = [f"COCO_val2014_{i:012d}.png" for i in range(1, 7)]
     for name, (picture, _) in zip(names, pairs, strict=False):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itit.data import scenes
 from tests import finished_run
 from tests.common import ROOT
 from tools import caption, cycle, drawing, generate, generation, inputs
@@ -18,10 +17,8 @@ from tools import caption, cycle, drawing, generate, generation, inputs
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(workdir of a small finished run, folder with two pictures)."""
-    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
-    pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
-    config, _ = finished_run.finish(folder, pairs, 100)
+    folder = tmp_path_factory.mktemp("run")
+    config, pairs = finished_run.of_scenes(folder)
     for i, (picture, _) in enumerate(pairs[:2]):
         Image.fromarray(picture).save(folder / f"{i}.png")
     return config.train.workdir, folder

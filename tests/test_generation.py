@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from itit.data import scenes
 from itit.pretrained import ITIT
 from tests import finished_run, processes
 from tests.common import ROOT
@@ -34,10 +33,8 @@ def one_thread():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(Config of a small finished run, its model, folder of 7 pictures, their texts)."""
-    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
-    pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
-    config, _ = finished_run.finish(folder, pairs, 100)
+    folder = tmp_path_factory.mktemp("run")
+    config, pairs = finished_run.of_scenes(folder)
     (folder / "pictures").mkdir()
     for i, (picture, _) in enumerate(pairs[:7]):
         Image.fromarray(picture).save(folder / "pictures" / f"{i}.png")

@@ -15,7 +15,6 @@ import itit
 from itit import checkpoint, runs, samples, weights, weightsdir
 from itit.backend import Local
 from itit.config import replace
-from itit.data import scenes
 from itit.data.text import Tokenizer
 from itit.models.layers import set_compute_dtype
 from itit.pretrained import ITIT
@@ -32,10 +31,8 @@ PROMPTS = ["a small red circle in the top left", "a large blue cross", "", "a gr
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(Config of a small finished run, its export, pictures uint8 [5, 64, 64, 3])."""
-    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
-    pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
-    config, _ = finished_run.finish(folder, pairs, 100)
+    folder = tmp_path_factory.mktemp("run")
+    config, pairs = finished_run.of_scenes(folder)
     config = runs.read_config(config.train.workdir, {})
     found = checkpoint.restore(config.train.workdir)
     export.export(config, found, str(folder / "exported"), None, 2**30, None)
