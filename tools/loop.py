@@ -8,6 +8,7 @@ from itit import checkpoint
 from itit.data.prefetch import prefetch
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
+from itit.saver import Saver
 from itit.state import fill_state
 
 PREFETCH = 2
@@ -55,26 +56,28 @@ def train(run, num_steps, state, backend, source, train_step, show, flag_values)
     metrics = Metrics(run.workdir, num_steps, start) if backend.hosts.leads else Silent()
     batches, waited, num_samples = prefetch(source, start, PREFETCH), 0.0, 0
     stop = interrupt.stops(backend, 0, run.log_every)
-    while step < end and not stop:
-        with backend.watch(run.workdir if step == run.profile_step else ""):
-            batch = backend.to_device(next(batches))
-            waited += batches.wait_seconds
-            values = train_step(batch, step)
-        step += 1
-        num_samples += len(next(iter(batch.values())))
-        if step == start + 1:
-            float(values["loss"])  # waits for it
-            metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
-        if step % run.log_every == 0 or step == end:
-            check_finite(values, step)
-            metrics.progress(step, values, num_samples, waited)
-            waited, num_samples = 0.0, 0
-        if run.sample_every and (step % run.sample_every == 0 or step == num_steps):
-            show(metrics, step)
-        stop = interrupt.stops(backend, step, run.log_every)
-        if step % run.checkpoint_every == 0 or step == end or stop:
-            pieces = backend.owned(state.tensors())
-            checkpoint.save(run.workdir, step, pieces, {"flags": flag_values}, run.keep_last, backend.hosts)
+    with Saver(run.workdir, {"flags": flag_values}, run.keep_last, run.keep_every, backend.hosts) as saver:
+        while step < end and not stop:
+            with backend.watch(run.workdir if step == run.profile_step else ""):
+                batch = backend.to_device(next(batches))
+                waited += batches.wait_seconds
+                values = train_step(batch, step)
+            step += 1
+            num_samples += len(next(iter(batch.values())))
+            if step == start + 1:
+                float(values["loss"])  # waits for it
+                metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
+            if step % run.log_every == 0 or step == end:
+                check_finite(values, step)
+                metrics.progress(step, values, num_samples, waited)
+                waited, num_samples = 0.0, 0
+            if run.sample_every and (step % run.sample_every == 0 or step == num_steps):
+                show(metrics, step)
+            stop = interrupt.stops(backend, step, run.log_every)
+            if step % run.checkpoint_every == 0 or step == end or stop:
+                check_finite(values, step)
+                saver.save(step, backend.owned(state.tensors()))
+            saver.check()
     batches.close()
     metrics.close()
     backend.hosts.close()
