@@ -124,5 +124,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match="list.txt"):
         inputs.find(str(tmp_path / "a" / "list.txt"))
     (tmp_path / "bad.json").write_text('{"images": [{"id": 3}]}')
-    with pytest.raises(ValueError, match="not COCO's json of captions"):
+    with pytest.raises(ValueError, match="needs a list 'annotations' of objects with 'image_id' and 'caption'"):
         inputs.prompts(str(tmp_path / "bad.json"))
+    for images in ([{"id": 3}], [{"id": 3, "file_name": 4}], 5):
+        (tmp_path / "bad.json").write_text(json.dumps({"images": images}))
+        with pytest.raises(ValueError, match="bad.json: needs a list 'images' of objects with 'id' and 'file_name'"):
+            inputs.pictures(str(tmp_path / "bad.json"), str(tmp_path))

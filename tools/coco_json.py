@@ -41,7 +41,7 @@ def file_names(path):
     """COCO json with 'images': image_id -> file_name."""
     data = _read(path)
     try:
-        return {entry["id"]: entry["file_name"] for entry in data["images"]}
+        return {entry["id"]: entry["file_name"] + "" for entry in data["images"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: needs a list 'images' of objects with 'id' and 'file_name' ({error!r})") from None
 
@@ -49,11 +49,10 @@ def file_names(path):
 def _read(path):
     if not storage.exists(path):
         raise ValueError(f"{path}: no such file")
-    with storage.open(path) as file:
-        try:
-            return json.loads(file.read())
-        except ValueError as error:
-            raise ValueError(f"{path}: not JSON: {error}") from None
+    try:
+        return json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
 
 
 def _entry(path, name, entry):

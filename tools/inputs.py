@@ -4,7 +4,6 @@ Shapes: S side of a picture in pixels.
 """
 
 import functools
-import json
 import os
 import re
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from typing import NamedTuple
 from itit import storage
 from itit.config import DataConfig
 from itit.data import images, records
+from tools import coco_json
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d+_)?(\d+)")  # COCO_val2014_000000000042.jpg, 000000000042.jpg
 _CAPTION = re.compile(r"(\d+)/\d+")  # key of one of the captions of a picture of COCO
 
@@ -43,10 +42,10 @@ def prompts(source):
     Raises ValueError, one line, where there is none or something is damaged.
     """
     if source.lower().endswith(".json"):
-        found = [Prompt(caption["caption"], caption["image_id"]) for caption in _coco(source)["annotations"]]
+        found = [Prompt(entry["caption"], entry["image_id"]) for entry in coco_json.annotations(source)]
     elif source.lower().endswith(".txt"):
-        with storage.open(source) as file:
-            found = [Prompt(line.strip()) for line in _utf8(source, file.read()).splitlines() if line.strip()]
+        lines = _utf8(source, storage.read_bytes(source)).splitlines()
+        found = [Prompt(line.strip()) for line in lines if line.strip()]
     else:
         found = [prompt for path in storage.glob(source) for prompt in _texts(path)]
     if not found:
@@ -69,19 +68,6 @@ def _utf8(place, data):
         raise ValueError(f"{place}: not UTF-8") from None
 
 
-def _coco(path):
-    """COCO's json of captions: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}."""
-    with storage.open(path) as file:
-        data = file.read()
-    try:
-        found = json.loads(data)
-        _ = [(picture["id"], picture["file_name"] + "") for picture in found["images"]]
-        _ = [(caption["image_id"], caption["caption"] + "") for caption in found["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not COCO's json of captions: {error!r}") from None
-    return found
-
-
 # ---------------------------------------------------------------------------------------------- pictures
 
 
@@ -94,8 +80,8 @@ def pictures(source, folder=""):
     if source.lower().endswith(".json"):
         if not folder:
             raise ValueError(f"{source}: give the folder of its pictures, --images=DIR")
-        found = [_file(storage.join(folder, item["file_name"]), item["file_name"], item["id"])
-                 for item in _coco(source)["images"]]  # fmt: skip
+        names = coco_json.file_names(source)
+        found = [_file(storage.join(folder, name), name, image_id) for image_id, name in names.items()]
         for picture in found:
             if not storage.exists(storage.join(folder, picture.name)):
                 raise ValueError(f"{storage.join(folder, picture.name)}: not there, and {source} names it")
@@ -109,12 +95,12 @@ def find(pattern):
     folder = pattern if os.path.isdir(pattern) else None
     found = []
     for path in storage.glob(storage.join(folder, "**", "*") if folder else pattern):
-        if path.lower().endswith(SUFFIXES):
+        if path.lower().endswith(images.SUFFIXES):
             found.append(_file(path, os.path.relpath(path, folder) if folder else os.path.basename(path)))
         elif not folder:
             found += _records(path)
     if not found:
-        raise ValueError(f"{pattern}: no pictures ({', '.join(SUFFIXES)}) and no TFRecord shards")
+        raise ValueError(f"{pattern}: no pictures ({', '.join(images.SUFFIXES)}) and no TFRecord shards")
     return found
 
 
@@ -130,12 +116,7 @@ def _file(path, name, image_id=None):
     number = _NUMBER.fullmatch(os.path.splitext(name)[0])
     if image_id is None:
         image_id = int(number[1]) if number else name
-    return Picture(name, image_id, functools.partial(_bytes, path))
-
-
-def _bytes(path):
-    with storage.open(path) as file:
-        return file.read()
+    return Picture(name, image_id, functools.partial(storage.read_bytes, path))
 
 
 def _records(path):

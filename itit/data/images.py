@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")  # of their files
 CENTRE = (0.5, 0.5)
 ORIENTATION = 0x0112  # EXIF
 

@@ -4,9 +4,8 @@ import dataclasses
 
 from itit import storage
 from itit.config import knob
+from itit.data.images import SUFFIXES
 from tools.sources.item import Blob, Item
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import tarfile
 
 from itit import storage
 from itit.config import knob
-from tools.sources.folder import SUFFIXES
+from itit.data.images import SUFFIXES
 from tools.sources.item import MAX_PICTURE, MAX_TEXT, BadItem, Blob, Item
 
 
