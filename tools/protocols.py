@@ -18,8 +18,7 @@ CAPTIONS, FID = ("coco_zero_shot", "coco_finetuned"), "coco_fid30k"
 
 def read_list(path):
     """Image ids of one of Karpathy's lists: "val2014/COCO_val2014_000000253964.jpg 253964" a line."""
-    with storage.open(path) as file:
-        lines = file.read().decode().splitlines()
+    lines = storage.read_bytes(path).decode().splitlines()
     ids = [re.fullmatch(r"\S+\s+(\d+)", line.strip()) for line in lines if line.strip()]
     if not ids or not all(ids):
         raise ValueError(f"{path}: not a list of images (a file name and a number a line)")
@@ -35,7 +34,9 @@ def choose_prompts(path, split, count=NUM_PROMPTS, seed=0):
     Raises ValueError where the file is of another split, or has too few images.
     """
     annotations = {}
-    for entry in coco_json.annotations(path):
+    for number, entry in enumerate(coco_json.annotations(path)):
+        if "id" not in entry:
+            raise ValueError(f"{path}: annotation {number}: needs 'id', which the choice of captions goes by")
         annotations.setdefault(entry["image_id"], []).append((_place(seed, "caption", entry["id"]), entry["caption"]))
     for name in coco_json.file_names(path).values():
         found = re.match(r"COCO_([a-z]+\d+)_", name)
