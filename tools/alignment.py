@@ -26,8 +26,7 @@ def read_index(folder):
     path = storage.join(folder, "index.jsonl")
     if not storage.exists(path):
         raise ValueError(f"{path}: not there; give a folder that tools.generate has finished")
-    with storage.open(path) as file:
-        lines = [json.loads(line) for line in file.read().decode().splitlines()]
+    lines = [json.loads(line) for line in storage.read_bytes(path).decode().splitlines()]
     return [(line["prompt"], storage.join(folder, line["file"])) for line in lines]
 
 
@@ -75,8 +74,7 @@ def _cosines(model, batch):
 def _normalisation(path):
     if not storage.exists(path):
         return np.float32(MEAN), np.float32(STD)
-    with storage.open(path) as file:
-        found = json.loads(file.read())
+    found = json.loads(storage.read_bytes(path))
     return np.float32(found.get("image_mean", MEAN)), np.float32(found.get("image_std", STD))
 
 

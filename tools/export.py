@@ -49,8 +49,7 @@ def write_vocabulary(folder, config, hashes):
     """The vocabulary, or None where the run had none."""
     if not config.data.vocabulary:
         return None
-    with storage.open(config.data.vocabulary) as file:
-        data = file.read()
+    data = storage.read_bytes(config.data.vocabulary)
     storage.write_bytes(storage.join(folder, VOCABULARY), data)
     hashes[VOCABULARY] = weightsdir.hash_of(data)
     return {"path": VOCABULARY, "sha256": hashes[VOCABULARY]["sha256"]}

@@ -74,8 +74,7 @@ def read(path):
 
     Raises ValueError, one line, where it is no such file.
     """
-    with storage.open(path) as file:
-        data = file.read()
+    data = storage.read_bytes(path)
     try:
         with np.load(io.BytesIO(data)) as arrays:
             found = {name: arrays[name] for name in arrays.files}

@@ -95,7 +95,7 @@ class Export:
 
     Args:
       output: folder.
-      names: of each sample's file, or of each batch's.
+      count: samples in all.
       settings: JSON values; an export that goes on must have the same.
 
     Raises ValueError where `output` was begun with other settings.
@@ -238,8 +238,7 @@ def write_lines(path, values):
 
 def read_json(path):
     """The value in a JSON file."""
-    with storage.open(path) as file:
-        return json.loads(file.read())
+    return json.loads(storage.read_bytes(path))
 
 
 def write_sheet(path, title, panels):

@@ -161,8 +161,7 @@ def _linear(path, widths):
 
 def read(path):
     """name -> float32 tensor, of a safetensors or an npz file. Raises ValueError where it is neither."""
-    with storage.open(path) as file:
-        data = file.read()
+    data = storage.read_bytes(path)
     try:
         if data[:2] == b"PK":
             with np.load(io.BytesIO(data)) as arrays:

@@ -88,8 +88,7 @@ def run(name, source, settings):
 
 def read_dataset(path):
     """dataset.json as a dict. Raises ValueError where it is none."""
-    with storage.open(path) as file:
-        data = file.read()
+    data = storage.read_bytes(path)
     try:
         found = json.loads(data)
         if not all(split in splitting.SPLITS for split in found["splits"]) or not isinstance(found["settings"], dict):
@@ -140,8 +139,7 @@ def _begin(output, asked):
     """Writes down what a folder is begun with, or compares it. Raises ValueError where it holds other shards."""
     path = storage.join(output, BEGUN)
     if storage.exists(path):
-        with storage.open(path) as file:
-            _compare(path, json.loads(file.read()), asked)
+        _compare(path, json.loads(storage.read_bytes(path)), asked)
         _clean(output, lambda name: ".tmp-" in name)
         return
     if any(name.endswith(".tfrecord") for name in storage.list_dir(output)):

@@ -21,8 +21,7 @@ from tools import alignment
 
 def pixels(path, image_size):
     """uint8 [S, S, 3]."""
-    with storage.open(path) as file:
-        return images.decode(file.read(), image_size, DataConfig.max_image_pixels)
+    return images.decode(storage.read_bytes(path), image_size, DataConfig.max_image_pixels)
 
 
 def score_clip(pairs, clip, batch_size):

@@ -36,8 +36,7 @@ class ShardWriter:
         self._writer, self.shards, self.damaged = None, [], []
         self.position = 0
         while storage.exists(self._note()):
-            with storage.open(self._note()) as file:
-                note = json.loads(file.read())
+            note = json.loads(storage.read_bytes(self._note()))
             self.position = note.pop("position")
             self.damaged += [tuple(entry) for entry in note.pop("damaged")]
             self.shards.append(note)

@@ -46,8 +46,7 @@ def settle(path, settings, absent=None):
         storage.make_dirs(path.rpartition("/")[0] or ".")
         storage.write_bytes(path, json.dumps(settings, indent=1).encode())
         return
-    with storage.open(path) as file:
-        found = (absent or {}) | json.loads(file.read())
+    found = (absent or {}) | json.loads(storage.read_bytes(path))
     for name, value in settings.items():
         if found.get(name) != value:
             raise ValueError(f"{path}: --{name} was {found.get(name)!r}, is now {value!r}; name another --output")

@@ -168,8 +168,7 @@ def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep, num_crops=1, 
 def _checksum(path):
     if not storage.exists(path):
         raise ValueError(f"{path}: no such file")
-    with storage.open(path) as file:
-        return google_crc32c.value(file.read())
+    return google_crc32c.value(storage.read_bytes(path))
 
 
 def define_flags():

@@ -49,16 +49,15 @@ class Coco:
     def _wanted(self):
         if not self.image_list:
             return None
-        with storage.open(self.image_list) as file:
-            return {os.path.basename(line.split()[0]) for line in file.read().decode().splitlines() if line.strip()}
+        lines = storage.read_bytes(self.image_list).decode().splitlines()
+        return {os.path.basename(line.split()[0]) for line in lines if line.strip()}
 
     def _splits(self):
         return {split.strip() for split in self.karpathy_splits.split(",")}
 
     def _read(self, path):
         """Yields (id, file name, split or None, captions) of each picture."""
-        with storage.open(path) as file:
-            data = file.read()
+        data = storage.read_bytes(path)
         try:
             found = json.loads(data)
             pictures = _official(found) if "annotations" in found else _karpathy(found)
