@@ -31,8 +31,12 @@ from itit.watchdog import Watchdog
 # ---------------------------------------------------------------------------------------------- resume
 
 
-def resume(workdir, state, config, backend):
-    """Loads the newest whole checkpoint, if there is one. Returns the number of steps done."""
+def resume(workdir, state, config, backend, order):
+    """Loads the newest whole checkpoint, if there is one. Returns the number of steps done.
+
+    Args:
+      order: what decides the order of the data now (see `Streams.order`); a change is allowed, and said.
+    """
 
     def load(step, reader, meta):
         place = f"{workdir}, checkpoint of step {step}"
@@ -46,8 +50,16 @@ def resume(workdir, state, config, backend):
     found = checkpoint.restore(workdir, load, backend.hosts)
     if found is None:
         return 0
-    logging.info("goes on from step %d", found[0])
-    return found[0]
+    step, _, meta = found
+    then = meta.get("order", order)  # not in checkpoints of earlier versions
+    for name in sorted(then.keys() | order.keys()):
+        if then.get(name) != order.get(name):
+            logging.warning(
+                "%s was %s up to step %d, is %s now: the data go on in another order, some of this epoch's a second "
+                "time and some not at all", name, then.get(name), step, order.get(name),
+            )  # fmt: skip
+    logging.info("goes on from step %d", step)
+    return step
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -115,13 +127,14 @@ def run(config):
     backend.hosts.check_same(identity(config, streams, state))
     count = sum(p.numel() for p in state.model.parameters())
     logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend, t.compute_dtype)
-    start = step = resume(workdir, state, config, backend)
+    order = streams.order()
+    start = step = resume(workdir, state, config, backend, order)
     if t.init_from and not start:
         initialise(t.init_from, state, backend)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
         storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
-    meta = {"model": to_json(config.model), "frozen": frozen(state)}
+    meta = {"model": to_json(config.model), "frozen": frozen(state), "order": order}
     end = config.optim.num_steps
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)

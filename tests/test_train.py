@@ -214,6 +214,28 @@ def test_over_fitting_one_batch_also_when_continued(data, tmp_path):
     assert same(whole["workdir"], parts["workdir"])
 
 
+def test_a_run_that_goes_on_says_what_changes_the_order_of_its_data(data, tmp_path, caplog):
+    values = settings(data, workdir=str(tmp_path / "run"), num_steps=9)
+    assert run_here(values | {"stop_after_steps": 2}) == 0
+    other = write_ids(tmp_path / "other.tfrecord", 40)
+    for step, changes in enumerate(
+        ({}, {"read_ahead_mib": 9, "random_flip": False, "learning_rate": 1e-4}, {"shuffle_blocks": 2, "t2t_batch": 6},
+         {"text_data": other, "shuffle_blocks": 2, "t2t_batch": 6}), 2
+    ):  # fmt: skip
+        caplog.clear()
+        assert run_here(values | changes | {"stop_after_steps": 1}) == 0
+        said = [r.getMessage() for r in caplog.records if "in another order" in r.getMessage()]
+        if step < 4:
+            assert not said
+        elif step == 4:
+            assert [line.split(":")[0] for line in said] == [
+                f"--shuffle_blocks was 4 up to step {step}, is 2 now", f"--t2t_batch was 2 up to step {step}, is 6 now"
+            ]  # fmt: skip
+        else:
+            (line,) = said
+            assert line.startswith("data of --text_data was text_data: ") and "is text_data: 40 records" in line
+
+
 def test_a_signal_before_the_first_step_saves_nothing(data, tmp_path, monkeypatch, capsys):
     def prefetch(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -76,6 +76,16 @@ class Streams:
                  for source in self._all_sources()}  # fmt: skip
         return found | ({"data of --vocabulary": storage.sha256(vocabulary)} if vocabulary else {})
 
+    def order(self):
+        """All that decides which records a step trains on: name -> text."""
+        config = self._config
+        found = {"--seed": config.train.seed, "--block_bytes": config.data.block_bytes,
+                 "--shuffle_blocks": config.data.shuffle_blocks}  # fmt: skip
+        for name, source in self.sources.items():
+            found |= {f"data of --{name}": f"{source.describe()} ({source.fingerprint})"}
+            found |= {f"--{task}_batch": size for task, size in self._sizes(name).items()}
+        return {name: str(value) for name, value in found.items()}
+
     def batch(self, step):
         """This host's rows of one step.
 
