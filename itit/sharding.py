@@ -1,7 +1,8 @@
 """Which dimension of which tensor is split over which axis of the mesh. Pure Python; `xla.py` applies it.
 
 The mesh has two axes: "data", over which weights are copied, and "fsdp", over which they are split. The batch is split
-over both. Weights are gathered where they are used, so the table below only says where each is kept.
+over both. Weights are gathered where they are used, so the table below only says where each is kept. What only the
+optimizer's step touches, moments and averages, is split over both: no chip computes what another one does.
 """
 
 import re
@@ -9,6 +10,8 @@ from typing import NamedTuple
 
 DATA, FSDP = "data", "fsdp"
 BATCH = (DATA, FSDP)
+MOMENTS = (FSDP, DATA)  # a part of what their weight's part is: changed weights are gathered over "data" alone
+MODEL = "model"  # before the names of the weights in `State.tensors()`
 
 # Pattern of a name -> the dimension that is split over "fsdp", the first match counts. Token tables are split along
 # their width, which every lookup and product with them leaves whole rows of; position tables and vectors are small.
@@ -37,8 +40,8 @@ def parameter_spec(name, shape, fsdp):
     return tuple(FSDP if dim == split else None for dim in range(len(shape)))
 
 
-def state_spec(name, shape, fsdp, parameter_shapes):
-    """The same for a tensor of `State.tensors()`, by its name: moments and averages lie as their parameter does.
+def state_spec(name, shape, data, fsdp, parameter_shapes):
+    """The same for a tensor of `State.tensors()`, by its name there: axes are "fsdp", MOMENTS or None.
 
     Args:
       parameter_shapes: parameter name -> shape.
@@ -46,7 +49,11 @@ def state_spec(name, shape, fsdp, parameter_shapes):
     kind, _, parameter = name.rpartition("/")
     if parameter not in parameter_shapes:  # the step count
         return (None,) * len(shape)
-    spec = parameter_spec(parameter, parameter_shapes[parameter], fsdp)
+    whole = parameter_shapes[parameter]
+    spec = parameter_spec(parameter, whole, fsdp)
+    if kind != MODEL:
+        split = split_dim(parameter, whole, data * fsdp)
+        spec = spec if split is None else tuple(MOMENTS if dim == split else None for dim in range(len(whole)))
     if len(shape) == len(spec):
         return spec
     # A factored second moment: the row means lie along the first dimension, the column means along the second.

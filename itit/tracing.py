@@ -21,11 +21,17 @@ SCOPE = "itit/"  # goes before the name of a part in the names of its operations
 
 
 class TracedMesh(Mesh):
-    """A mesh whose tensors are placeholders. `run.programs` are the programs traced."""
+    """A mesh whose tensors are placeholders. `run.programs` are the programs traced.
 
-    def __init__(self, data, fsdp, matmul_precision):
+    Args:
+      meant: (data, fsdp) of the mesh that the programs are for, which decide what is split; by default those traced on.
+    """
+
+    def __init__(self, data, fsdp, matmul_precision, meant=None):
         prepare(matmul_precision)
         super().__init__(data, fsdp)
+        if meant:
+            self.data, self.fsdp, self.num_devices = *meant, meant[0] * meant[1]
         self.specs = {}  # handle of a placeholder -> its spec
         self.run = self.sampler = Traced(self)
 
@@ -51,7 +57,7 @@ class TracedMesh(Mesh):
     def place_state(self, state):
         shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         for name, tensor in state.tensors().items():
-            spec = sharding.state_spec(name.partition("/")[2], tuple(tensor.shape), self.fsdp, shapes)
+            spec = sharding.state_spec(name, tuple(tensor.shape), self.data, self.fsdp, shapes)
             tensor.data = self.placeholder(tensor.shape, tensor.dtype, spec)
 
     def rows(self, shape, dtype):

@@ -128,12 +128,14 @@ class Mesh:
                 part.register_forward_hook(hook)
 
     def place_state(self, state):
-        """Splits moments and averages of a `train_step.State`, or what is like one, as their weights are."""
+        """Splits moments and averages of a `train_step.State`, or what is like one, by the table of sharding.py."""
         self._specs = {}
         shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         for name, tensor in state.tensors().items():
-            spec = sharding.state_spec(name.partition("/")[2], tuple(tensor.shape), self.fsdp, shapes)
+            spec = sharding.state_spec(name, tuple(tensor.shape), self.data, self.fsdp, shapes)
             self._specs[id(tensor)] = spec
+            if not name.startswith(sharding.MODEL):
+                tensor.data = tensor.data * 1  # an average begins as a copy of its weight, which lies otherwise
             self.mark(tensor.data, spec)
         for tensor in state.placed_rows():
             self.place(tensor)

@@ -29,15 +29,16 @@ class Host(Local):
     def place_state(self, state):
         shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         self.specs = {
-            id(tensor): sharding.state_spec(name.partition("/")[2], tuple(tensor.shape), self.num_devices, shapes)
+            id(tensor): sharding.state_spec(name, tuple(tensor.shape), 1, self.num_devices, shapes)
             for name, tensor in state.tensors().items()
         }
 
     def held(self, tensor):
         spec, shape = self.specs[id(tensor)], tuple(tensor.shape)
-        if sharding.FSDP not in spec:
+        if not any(spec):
             return [sharding.whole_index(shape)]
-        dim, a_host = spec.index(sharding.FSDP), self.num_devices // self.hosts.count
+        (dim,) = (dim for dim, axes in enumerate(spec) if axes)
+        a_host = self.num_devices // self.hosts.count
         size = shape[dim] // self.num_devices
         places = range(self.hosts.index * a_host, (self.hosts.index + 1) * a_host)
         whole = sharding.whole_index(shape)
@@ -46,7 +47,7 @@ class Host(Local):
     def owned(self, tensors):
         return {
             name: [Piece(tuple(t.shape), index, t.detach()[slices(index)].clone()) for index in self.held(t)]
-            if sharding.FSDP in self.specs[id(t)] or self.hosts.leads
+            if any(self.specs[id(t)]) or self.hosts.leads
             else []
             for name, t in tensors.items()
         }

@@ -10,6 +10,7 @@ from itit import config as settings
 from itit import sharding
 from itit.models import ITIT, VQGAN, T5Encoder
 from tests.tiny import make_config, make_state
+from tools import sharding_text
 
 
 def shapes_of(module):
@@ -38,20 +39,24 @@ def test_matrices_of_the_paper_split_evenly_and_vectors_stay_whole(preset, fsdp)
     assert whole < 0.01 * sum(math.prod(shape) for shape in found.values())
 
 
-@pytest.mark.parametrize("fsdp", [2, 8])
-def test_moments_and_averages_lie_as_their_parameter_does(fsdp):
-    """A factored second moment is the mean over one dimension: it lies as the one that is left."""
+@pytest.mark.parametrize("data, fsdp", [(1, 2), (8, 1), (2, 4), (4, 8), (96, 1)])
+def test_moments_and_averages_are_split_over_all_devices_where_they_divide(data, fsdp):
+    """Each lies as its weight on a mesh that splits over as many; a factored second moment is the mean over one
+    dimension, and lies as the one that is left."""
     config = make_config(embed_dim=128, num_heads=4, codebook_size=160, ema_decay=0.9)
     state = make_state(config, 0)
-    shapes, factored = shapes_of(state.model), 0
+    shapes, factored, split = shapes_of(state.model), 0, 0
     for name, tensor in state.tensors().items():
         owner, _, rest = name.partition("/")
-        spec = sharding.state_spec(rest, tuple(tensor.shape), fsdp, shapes)
+        spec = sharding.state_spec(name, tuple(tensor.shape), data, fsdp, shapes)
         if rest == "count":
             assert spec == ()
             continue
         parameter = rest.removeprefix("moment/").removeprefix("square0/").removeprefix("square1/")
         expected = sharding.parameter_spec(parameter, shapes[parameter], fsdp)
+        if owner != "model" and "fsdp" in (every := sharding.parameter_spec(parameter, shapes[parameter], data * fsdp)):
+            expected = tuple(axis and ("fsdp", "data") for axis in every)
+            split += 1
         if owner == "optimizer" and tensor.ndim < len(expected):
             factored += 1
             left = 0 if rest.startswith("square0") else 1  # square0 is the mean over the last dimension
@@ -59,7 +64,23 @@ def test_moments_and_averages_lie_as_their_parameter_does(fsdp):
             assert spec == (expected[left],), name
         else:
             assert spec == expected, name
-    assert factored > 20
+    assert factored > 20 and split > 10
+
+
+@pytest.mark.parametrize("data, fsdp", [(2, 4), (4, 2), (8, 1), (1, 8)])
+def test_a_device_holds_the_moments_of_a_part_of_the_weight_that_it_holds(data, fsdp):
+    mesh, shapes = {"data": data, "fsdp": fsdp}, {"a.weight": (64, 8)}
+    places = {}
+    for name in ("model/a.weight", "optimizer/moment/a.weight"):
+        spec = sharding.state_spec(name, (64, 8), data, fsdp, shapes)
+        text = sharding_text.canonical(sharding_text.to_text(spec, mesh))
+        tiles, devices, copies = ((1, 1, 8), range(8), True) if text == sharding_text.REPLICATED else text
+        part = tiles[2] if copies else 1  # devices that hold the same rows come one after the other
+        places[name] = {device: (i // part * 64 // tiles[0], 64 // tiles[0]) for i, device in enumerate(devices)}
+    weights, moments = places.values()
+    assert {length for _, length in moments.values()} == {8}
+    for device, (start, length) in weights.items():
+        assert length == 64 // fsdp and start <= moments[device][0] < start + length
 
 
 def test_rows_of_a_batch_lie_on_both_axes():

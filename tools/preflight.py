@@ -35,7 +35,7 @@ def preflight(config, topology, keep=None, say=print):
     data, fsdp = mesh_of(config, topology.num_chips)
     start, compiled = time.perf_counter(), []
     say(f"tracing the step; mesh: data {data} x fsdp {fsdp}")
-    traced = programs(config, active, tokenizer(config, active))
+    traced = programs(config, active, tokenizer(config, active), (data, fsdp))
     say(f"traced {len(traced)} programs in {time.perf_counter() - start:.0f} s")
     for number, program in enumerate(traced, 1):
         say(f"compiling {number} of {len(traced)}: {program.name}, {len(program.hlo) / 2**20:.1f} MiB")

@@ -15,16 +15,17 @@ from tools import parts
 TRACED = (2, 4)  # the mesh it is traced on: two sizes, so that an axis is told by how it splits
 
 
-def programs(config, active, vqgan=None):
+def programs(config, active, vqgan=None, meant=None):
     """The Programs of a step (see tracing.py), for a resolved Config.
 
     Args:
       active: task -> samples (see `train_step.tasks`).
       vqgan: VqganConfig where pictures are tokenized in the step, None where codes are ready.
+      meant: (data, fsdp) of the mesh that they are for.
     """
     from itit import tracing  # after the environment is set, and not before it is known that it can be done
 
-    mesh = tracing.TracedMesh(*TRACED, config.train.matmul_precision)
+    mesh = tracing.TracedMesh(*TRACED, config.train.matmul_precision, meant)
     state = empty_state(config, vqgan, mesh)
     batch = empty_batch(config, active, vqgan, mesh)
     noises = [mesh.noise(0, 0, part) for part in range(config.optim.num_microbatches)]
