@@ -10,7 +10,8 @@ from tests.common import ROOT
 from tools import table4
 
 GOOD = {"compiles": True, "predicted_steps_per_s": 4.0, "predicted_step_ms": 200.0, "predicted_ici_ms": 50.0,
-        "hbm_gib_per_chip": 12.34, "hbm_gib_limit": 32, "mfu": 0.123}  # fmt: skip
+        "hbm_gib_per_chip": 12.34, "hbm_gib_limit": 32, "mfu": 0.123, "chips": 256,
+        "samples_per_step": 2048}  # fmt: skip
 
 
 def cells(line):
@@ -39,29 +40,45 @@ def test_rows():
     assert cells(rows[1])[5:] == ["-"] * 7
 
 
+def test_other_flagfiles():
+    head, rule, *rows = table4.table_of_others({"itit_L": GOOD, "itit_L-512": GOOD | {"chips": 512},
+                                                "table2_row05": {**GOOD, "compiles": False}})  # fmt: skip
+    assert {len(cells(line)) for line in (head, rule, *rows)} == {len(table4.HEAD_OF_OTHERS)}
+    assert cells(rows[0]) == ["itit_L.cfg", "256", "2048", "5.00", "4.00", "200", "50", "12.3 of 32", "12 %"]
+    assert cells(rows[1])[:2] == ["itit_L.cfg", "512"]
+    assert cells(rows[2])[:4] == ["table2/row05.cfg", "256", "2048", "does not compile"]
+
+
 def test_without_the_first_row_there_is_no_ratio():
     assert cells(table4.table({2: GOOD})[3])[7] == "-"
 
 
 def test_only_what_is_between_the_marks_changes():
-    text = f"before\n{table4.BEGIN}\nold\n{table4.END}\nafter\n"
-    filled = table4.fill(text, ["new", "lines"], "README.md")
-    assert filled == f"before\n{table4.BEGIN}\nnew\nlines\n{table4.END}\nafter\n"
-    assert table4.fill(filled, ["new", "lines"], "README.md") == filled
+    begin, end = table4.marks("x")
+    text = f"before\n{begin}\nold\n{end}\nafter\n"
+    filled = table4.fill(text, "x", ["new", "lines"], "README.md")
+    assert filled == f"before\n{begin}\nnew\nlines\n{end}\nafter\n"
+    assert table4.fill(filled, "x", ["new", "lines"], "README.md") == filled
     with pytest.raises(ValueError, match="README.md: no .*ends"):
-        table4.fill(table4.BEGIN, [], "README.md")
+        table4.fill(begin, "x", [], "README.md")
+    with pytest.raises(ValueError, match="README.md: no .*begins"):
+        table4.fill(end, "x", [], "README.md")
 
 
 def test_the_readme_has_the_marks():
-    table4.fill((ROOT / "launch" / "README.md").read_text(encoding="utf-8"), [], "launch/README.md")
+    for name in (table4.TABLE_4, table4.OTHERS):
+        table4.fill((ROOT / "launch" / "README.md").read_text(encoding="utf-8"), name, [], "launch/README.md")
 
 
 def test_the_command(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"{table4.BEGIN}\n{table4.END}\n")
+    readme.write_text("\n".join([*table4.marks(table4.TABLE_4), *table4.marks(table4.OTHERS)]))
     command = [sys.executable, "-m", "tools.table4", f"--run={tmp_path}", f"--readme={readme}"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 2 and "no row01.json to row07.json" in ended.stderr
+    assert ended.returncode == 2 and "no JSON of tools.preflight" in ended.stderr
     (tmp_path / "row01.json").write_text(json.dumps(GOOD))
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
-    assert "| 5.00 | 4.00 |" in readme.read_text()
+    assert "| 5.00 | 4.00 | 1.00 |" in readme.read_text() and ".cfg" not in readme.read_text()
+    (tmp_path / "table2_row05.json").write_text(json.dumps(GOOD))
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert "| 5.00 | 4.00 | 1.00 |" in readme.read_text() and "| table2/row05.cfg | 256 |" in readme.read_text()

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# What the other flagfiles for v4 pods do on them, predicted as table 4 is (see table4.sh), and written into
+# launch/README.md. Rows of table 2 with cycles, and row 3, are the steps of table 4. Needs no TPU; hours on two cores and
+# up to 24 GiB. RUN: where (runs/table4); what is there is skipped. Arguments: names, such as itit_L table2/row05; without
+# any, all.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$root"
+run="${RUN:-runs/table4}"
+mkdir -p "$run"
+[ $# -gt 0 ] || set -- table2/row01 table2/row02 table2/row05 table2/row06 table2/row07 coco_finetune itit_L itit_H
+for name in "$@"; do
+    for topology in v4:8x8x4 v4:8x8x8; do
+        json="$run/${name//\//_}-${topology#v4:}.json"
+        [[ $topology != v4:8x8x8 || $name == itit_[LH] ]] || continue
+        [ -e "$json" ] || "$venv/bin/python" -m tools.preflight --topology="$topology" \
+            --flagfile="launch/flagfiles/$name.cfg" --json="$json" || echo "$name, $topology: see above" >&2
+    done
+done
+"$venv/bin/python" -m tools.table4 --run="$run"
