@@ -200,8 +200,8 @@ def beam_decode(
 
     Args:
       step_fn: (int64 [B R], position int64 [1], cache) -> float32 [B R, V]; rows of one sample lie together.
-      reorder_fn: (cache, int64 [B R]) -> cache: row i goes on from row `rows[i]`.
-      cache: what step_fn keeps between tokens, of B rows.
+      reorder_fn: (cache, int64 [B R]) -> cache: row i goes on from row `rows[i]`, of the same sample.
+      cache: what step_fn keeps between tokens, of B R rows.
       early_exit: stop computing when every sample is done (reads from the device).
       run: how the steps are run (default: as they stand).
 
@@ -209,7 +209,7 @@ def beam_decode(
       Candidates.
     """
     run = run or Eager()
-    beams, cache = run(_new_beams, reorder_fn, cache, batch, beam_size, length, bos_id, device)
+    beams = run(_new_beams, batch, beam_size, length, bos_id, device)
     for position in range(length):
         if early_exit and bool(beams.finished.done.all()):
             break
@@ -249,15 +249,14 @@ class Beams(NamedTuple):
     finished: Finished
 
 
-def _new_beams(reorder_fn, cache, batch, beam_size, length, bos_id, device):
+def _new_beams(batch, beam_size, length, bos_id, device):
     texts = torch.full((batch, beam_size, length), PAD, dtype=torch.long, device=device)
     none = torch.full((batch, beam_size), -torch.inf, device=device)
     # All beams are alike at first: only one may branch.
     scores = none.masked_fill(torch.arange(beam_size, device=device) == 0, 0.0)
     token = torch.full((batch * beam_size,), bos_id, dtype=torch.long, device=device)
     finished = Finished(texts + 0, none + 0, torch.zeros(batch, 1, dtype=torch.bool, device=device))
-    cache = reorder_fn(cache, torch.arange(batch, device=device).repeat_interleave(beam_size))
-    return Beams(scores, token, texts, finished), cache
+    return Beams(scores, token, texts, finished)
 
 
 def beam_step(step_fn, reorder_fn, beams, cache, position, alpha, suppressed):

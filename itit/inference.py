@@ -152,6 +152,10 @@ def caption_greedy(model, image_ids, empty, run=None):
         )  # fmt: skip
 
 
+def _start_beams(model, image_ids, empty, beam_size):
+    return _start_caption(model, image_ids, empty).repeat(beam_size)
+
+
 def _reorder(cache, rows):
     return cache.reorder(rows)
 
@@ -160,7 +164,7 @@ def caption_beam(model, image_ids, empty, config, run=None):
     """Image tokens int64 [B, N] to `decoding.Candidates`, with the beams and the length penalty of a DecodeConfig."""
     run = run or Eager()
     with inference_mode(model, run):
-        cache = run(_start_caption, model, image_ids, empty)
+        cache = run(_start_beams, model, image_ids, empty, config.beam_size)
         return decoding.beam_decode(
             TextLogits(model), _reorder, cache, image_ids.shape[0], model.config.num_text_tokens,
             beam_size=config.beam_size, alpha=config.length_penalty, bos_id=model.config.bos_id,

@@ -185,7 +185,13 @@ class Speaker:
         self.prefixes = [(*prefix, t) for prefix, t in zip(self.prefixes, token.tolist(), strict=True)]
         return torch.stack([self.logits(prefix) for prefix in self.prefixes])
 
+    def repeat(self, times):
+        self.prefixes = [prefix for prefix in self.prefixes for _ in range(times)]
+        return self
+
     def reorder(self, rows):
+        same = [self.prefixes[row][0] == prefix[0] for row, prefix in zip(rows.tolist(), self.prefixes, strict=True)]
+        assert all(same)
         self.prefixes = [self.prefixes[row] for row in rows.tolist()]
         return self
 
@@ -244,7 +250,7 @@ def beam_reference(speaker, sample, length, beams, alpha, suppressed):
 
 def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS), early_exit=False):
     return decoding.beam_decode(
-        speaker.step, Speaker.reorder, speaker, batch, length, beam_size=beams, alpha=alpha, bos_id=BOS,
+        speaker.step, Speaker.reorder, speaker.repeat(beams), batch, length, beam_size=beams, alpha=alpha, bos_id=BOS,
         suppressed=list(suppressed), device="cpu", early_exit=early_exit,
     )  # fmt: skip
 
@@ -337,8 +343,8 @@ def test_beam_equals_transformers():
         return [rows[0][order]]
 
     found = decoding.beam_decode(
-        step, reorder, [starts], batch, length, beam_size=beams, alpha=0.0, bos_id=BOS, suppressed=[0, BOS],
-        device="cpu",
+        step, reorder, [starts.repeat_interleave(beams, 0)], batch, length, beam_size=beams, alpha=0.0, bos_id=BOS,
+        suppressed=[0, BOS], device="cpu",
     )  # fmt: skip
     prompt = torch.cat([starts, torch.full((batch, 1), BOS)], 1)
     expected = gpt.generate(

@@ -85,16 +85,19 @@ def test_cached_steps_equal_teacher_forcing(norm, way):
 
 
 def test_reordered_cache_goes_on_as_the_other_rows(way):
+    """Twice, with two beams a sample: each beam goes on from either one of its own sample."""
     decoder = small.small_model().text_decoder
     ids, memory, mask = random_inputs(decoder.config)
-    cache = decoder.start(memory, mask)
+    samples = torch.arange(len(ids)).repeat_interleave(2)
+    cache = decoder.start(memory, mask).repeat(2)
+    texts = torch.cat([ids, ids.roll(1, 0)])[: 2 * len(ids)]
     for position in range(3):
-        decoder.step(ids[:, position], torch.tensor([position]), cache)
-    rows = torch.tensor([2, 0, 2, 1])
-    cache = cache.reorder(rows)
-    expected = decoder(ids[rows], memory[rows], mask[rows])
-    for position in range(3, 5):
-        logits = decoder.step(ids[rows][:, position], torch.tensor([position]), cache)
+        decoder.step(texts[:, position], torch.tensor([position]), cache)
+    for position in (3, 4):
+        rows = 2 * samples + torch.randint(2, samples.shape)
+        cache, texts = cache.reorder(rows), texts[rows]
+        logits = decoder.step(texts[:, position], torch.tensor([position]), cache)
+        expected = decoder(texts, memory[samples], mask[samples])
         torch.testing.assert_close(logits, expected[:, position], atol=1e-4, rtol=1e-4)
 
 

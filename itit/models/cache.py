@@ -55,10 +55,18 @@ class Cache(NamedTuple):
         text = torch.arange(self.keys[0].shape[2] - num_memory, device=position.device) <= position
         return torch.cat([self.memory_mask, text.expand(batch, -1)], 1)[:, None, None]
 
+    def repeat(self, times):
+        """A cache with every row so many times, one beside the other. For beam search."""
+        keys, values = ([x.repeat_interleave(times, 0) for x in part] for part in (self.keys, self.values))
+        return Cache(self.memory_mask.repeat_interleave(times, 0), keys, values, self.num_heads)
+
     def reorder(self, rows):
-        """A cache whose row i is what row `rows[i]` was: int64 [B]. For beam search."""
-        keys, values = ([x.index_select(0, rows) for x in part] for part in (self.keys, self.values))
-        return Cache(self.memory_mask.index_select(0, rows), keys, values, self.num_heads)
+        """A cache whose row i goes on from the text of row `rows[i]`, int64 [B], which has the same memory."""
+        num_memory = self.memory_mask.shape[1]
+        for x in (*self.keys, *self.values):
+            text = x[:, :, num_memory:]
+            text.copy_(text.index_select(0, rows))
+        return self
 
 
 class WideCache(NamedTuple):
@@ -85,8 +93,12 @@ class WideCache(NamedTuple):
 
         return look
 
+    def repeat(self, times):
+        """As `Cache.repeat`."""
+        memory, text = ([tuple(x.repeat_interleave(times, 0) for x in layer) for layer in part]
+                        for part in (self.memory, self.text))  # fmt: skip
+        return WideCache(self.memory_mask.repeat_interleave(times, 0), memory, text, self.num_heads)
+
     def reorder(self, rows):
         """As `Cache.reorder`."""
-        memory, text = ([tuple(x.index_select(0, rows) for x in layer) for layer in part]
-                        for part in (self.memory, self.text))  # fmt: skip
-        return WideCache(self.memory_mask.index_select(0, rows), memory, text, self.num_heads)
+        return self._replace(text=[tuple(x.index_select(0, rows) for x in layer) for layer in self.text])

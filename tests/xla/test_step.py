@@ -108,7 +108,7 @@ def empty_text(state):
 
 def test_sampled_cycles_draw_anew_by_one_program():
     mesh, config = connect(*MESHES[-1]), config_of(num_decode_steps=2)
-    _, state = states(mesh, config, 3)
+    plain, state = states(mesh, config, 3)
     ids = mesh.to_device({"x": random_batch(config, 7)["i2t/text_ids"].numpy()})["x"]
     translator = Translator(state, config, mesh, step=4)
     pictures, graphs = [translator.pictures(ids, "a").cpu()], len(mesh.sampler.graphs)
@@ -121,6 +121,9 @@ def test_sampled_cycles_draw_anew_by_one_program():
     backwards = translator.pictures(batch["x"], "a", rows[::-1]).cpu()
     assert torch.equal(backwards.flip(0), pictures[0])  # each draws from its own number
     found = translator.candidates(translator.pictures(ids, "a"))
+    expected = Translator(plain, config, Local("cpu"), step=4).candidates(pictures[0])
+    assert torch.equal(found.texts.cpu(), expected.texts) and expected.texts.shape[1] == config.decode.beam_size > 1
+    torch.testing.assert_close(found.scores.cpu(), expected.scores, atol=1e-4, rtol=1e-4)
     assert torch.equal(translator.captions(translator.pictures(ids, "a")).cpu(), found.texts.cpu()[:, 0])
 
 
