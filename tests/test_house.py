@@ -30,7 +30,7 @@ ALLOWED = {name: set() for name in LEAVES} | {
     "decoding": {"eager", "masking", "noise", "tokens"},
     "inference": {"decoding", "eager", "masking", "models"},
     "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "tokens"},
-    "train_step": {"eager", "inference", "objectives", "optim", "models", "tokens"},
+    "train_step": {"eager", "inference", "objectives", "optim", "models"},
     "state": {"config", "models", "objectives", "optim", "storage", "train_step", "weights", "weightsdir"},
     **{f"scores.{name}": {"scores.ngrams"} for name in ("bleu", "cider")},
     **{f"scores.{name}": set() for name in ("ngrams", "ptb", "rouge")},

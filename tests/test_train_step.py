@@ -199,18 +199,6 @@ def test_weights_multiply_the_losses():
     assert all(torch.equal(metrics[f"loss/{name}"], plain[f"loss/{name}"]) for name in LOSSES)
 
 
-@pytest.mark.parametrize("sizes, seen", [((4, 4, 4), 16), ((4, 4), 8), ((4, 4, 8), 16), ((6,), 6)])
-def test_rows_of_several_tasks_at_once(sizes, seen, monkeypatch):
-    """On XLA three equal tasks are filled up; each gets what it would alone."""
-    inputs = {str(i): torch.randn(size, 3) for i, size in enumerate(sizes)}
-    weight, counts = torch.randn(3), []
-    for xla, count in ((False, sum(sizes)), (True, seen)):
-        monkeypatch.setattr(step_module, "on_xla", lambda x, xla=xla: xla)
-        found = step_module._joined(lambda x: counts.append(len(x)) or x * weight, inputs)
-        assert counts[-1] == count and list(found) == list(inputs)
-        assert all(torch.equal(found[name], x * weight) for name, x in inputs.items())
-
-
 def test_pictures_are_tokenized_on_the_way_in():
     config = make_config()
     batch = random_batch(config, 5)

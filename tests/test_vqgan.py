@@ -154,6 +154,18 @@ def test_tokenize_is_encode_of_the_pixels():
     assert model.to_pixels(ids).shape == pixels.shape
 
 
+def test_a_batch_is_filled_up_to_what_a_mesh_asks_for():
+    model, sizes = make(CONFIGS[0]), []  # in float64: batches of another size round otherwise
+    encode = model.encode
+    model.encode = lambda images: sizes.append(len(images)) or encode(images.double())
+    pixels = torch.randint(0, 256, (11, 16, 16, 3), dtype=torch.uint8)
+    for multiple, count, seen in ((1, 3, 3), (8, 3, 8), (8, 8, 8), (8, 11, 16)):
+        model.row_multiple = multiple
+        ids = model.tokenize(pixels[:count])
+        assert sizes[-1] == seen and len(ids) == count
+        assert torch.equal(ids, encode(model.from_pixels(pixels[:count]).double()))
+
+
 def test_paper_size_has_256_tokens_and_32_groups():
     with torch.device("meta"):
         model = VQGAN(VqganConfig())

@@ -201,8 +201,11 @@ class VQGAN(nn.Module):
     """`encode` and `decode` between pictures and ids; `encoder`, `quantize`, `decoder` are the parts to train.
 
     Pictures as floats run from `pixel_low` (black) to `pixel_high` (white) of the VqganConfig. A picture's ids depend
-    on that picture alone, not on its batch.
+    on that picture alone, not on its batch. `tokenize` fills a batch up to a multiple of `row_multiple`, which a mesh
+    sets.
     """
+
+    row_multiple = 1
 
     def __init__(self, config):
         """Raises ValueError, one line, for sizes that make no network and for an impossible range of pixels."""
@@ -234,7 +237,8 @@ class VQGAN(nn.Module):
 
     def tokenize(self, pixels):
         """uint8 [B, S, S, 3] -> ids int64 [B, N]."""
-        return self.encode(self.from_pixels(pixels))
+        filled = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, -len(pixels) % self.row_multiple))
+        return self.encode(self.from_pixels(filled))[: len(pixels)]
 
     def to_pixels(self, ids):
         """ids int64 [B, N] -> uint8 [B, S, S, 3], clipped and rounded."""
