@@ -28,9 +28,9 @@ ONE_THREAD_SIZES = dict(
 
 
 def seeds(count):
-    """Fresh seeds, or the one of ITIT_TEST_SEED."""
-    given = os.environ.get("ITIT_TEST_SEED")
-    found = [int(given)] if given else [random.SystemRandom().randrange(10**6) for _ in range(count)]
+    """Fresh seeds, the same in all processes of pytest-xdist; or the one of ITIT_TEST_SEED."""
+    given, draw = os.environ.get("ITIT_TEST_SEED"), random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
+    found = [int(given)] if given else [draw.randrange(10**6) for _ in range(count)]
     print(f"ITIT_TEST_SEED: {found}")  # pytest shows it with a failure
     return found
 
