@@ -6,4 +6,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
 cd "$root"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-exec "$venv/bin/python" -m pytest -q --numprocesses=2 --dist=loadfile "$@"
+exec "$venv/bin/python" -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"
