@@ -15,7 +15,6 @@ pytest.register_assert_rewrite("tests.cloud")
 
 from tests.cloud import cloud, ready, repository  # noqa: E402, F401
 
-
 LONG = ("test_xla.py", "test_faults.py")  # begun first: the last file is one process's alone
 
 
