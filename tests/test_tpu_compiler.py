@@ -72,17 +72,26 @@ def test_a_shape_that_does_not_divide():
 
 @pytest.mark.parametrize("ends, said", [
     ("os.abort()", f"the compiler died (signal {signal.SIGABRT.value}): E0000 Check failed: cost"),
-    ("os.kill(os.getpid(), 9)", "the compiler was killed: it needs more memory than this machine has"),
     ("sys.exit(3)", "the compiler died (code 3): E0000 Check failed: cost"),
 ])  # fmt: skip
 def test_a_compiler_that_dies(monkeypatch, tmp_path, ends, said):
+    found = compile_with(monkeypatch, tmp_path, ends)
+    assert (found.error, found.module, found.memory) == (said, None, {})
+
+
+def test_a_compiler_that_is_killed_says_nothing_of_the_program(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="^the compiler was killed: it needs more memory than this machine has$"):
+        compile_with(monkeypatch, tmp_path, "os.kill(os.getpid(), 9)")
+
+
+def compile_with(monkeypatch, tmp_path, ends):
+    """A program by a compiler that ends so."""
     dying = tmp_path / "python"
     dying.write_text(f"#!{sys.executable}\nimport os, sys\nprint('E0000 Check failed: cost', file=sys.stderr)\n"
                      f"print('*** more', file=sys.stderr, flush=True)\n{ends}\n")  # fmt: skip
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
-    found = tpu_compiler.compile_program(Program("update", 1, b"", (), None, (), {}), TRAY, MESH)
-    assert (found.error, found.module, found.memory) == (said, None, {})
+    return tpu_compiler.compile_program(Program("update", 1, b"", (), None, (), {}), TRAY, MESH)
 
 
 def test_missing_extra_is_one_line(monkeypatch):

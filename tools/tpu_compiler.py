@@ -1,6 +1,6 @@
 """Compiles the programs of a step for TPU chips that are not there, each in a process of its own.
 
-See `compile_worker.py`, which runs there: where the compiler aborts or runs out of memory, the program does not
+See `compile_worker.py`, which runs there: where the compiler aborts, or a chip's memory does not do, the program does not
 compile, and here we say why.
 """
 
@@ -53,7 +53,7 @@ def check_installed():
 def compile_program(program, topology, mesh, keep=None):
     """Compiled for `topology`; `mesh`: axis -> size. `keep`: a folder for the text of the optimised module.
 
-    Raises ValueError where a shape does not divide over the mesh.
+    Raises ValueError where a shape does not divide over the mesh, and where this machine has too little memory.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +102,7 @@ def _run(folder, topology):
     if ended.returncode == 0 and path.exists():
         return json.loads(path.read_text())
     if ended.returncode == -signal.SIGKILL:
-        return {"error": "the compiler was killed: it needs more memory than this machine has"}
+        raise ValueError("the compiler was killed: it needs more memory than this machine has")
     lines = [line for line in ended.stderr.splitlines() if re.search(r"\S", line)]
     telling = [line for line in lines if re.search(r"Error|error|Check failed|F\d{4} ", line)] or lines or ["no word"]
     died = f"signal {-ended.returncode}" if ended.returncode < 0 else f"code {ended.returncode}"
