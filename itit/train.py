@@ -51,15 +51,17 @@ def resume(workdir, state, config, backend, order):
     if found is None:
         return 0
     step, _, meta = found
-    then = meta.get("order", order)  # not in checkpoints of earlier versions
-    for name in sorted(then.keys() | order.keys()):
-        if then.get(name) != order.get(name):
-            logging.warning(
-                "%s was %s up to step %d, is %s now: the data go on in another order, some of this epoch's a second "
-                "time and some not at all", name, then.get(name), step, order.get(name),
-            )  # fmt: skip
+    tell_changes(meta.get("order", order), order, step)  # not in checkpoints of earlier versions
     logging.info("goes on from step %d", step)
     return step
+
+
+def tell_changes(then, now, step):
+    """Warns of all that has changed the order of the data (see `Streams.order`) since a checkpoint."""
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            logging.warning("%s was %s up to step %d, is %s now: the data go on in another order, some of this epoch's "
+                            "again and some not at all", name, then.get(name), step, now.get(name))  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- data

@@ -233,7 +233,9 @@ def test_a_run_that_goes_on_says_what_changes_the_order_of_its_data(data, tmp_pa
             ]  # fmt: skip
         else:
             (line,) = said
-            assert line.startswith("data of --text_data was text_data: ") and "is text_data: 40 records" in line
+            was, now = line.split(" up to step 5, is ")
+            assert re.fullmatch(r"data of --text_data was \w+ \(text_data: .+\)", was)
+            assert re.match(r"\w+ \(text_data: 40 records", now) and was.split()[4] != now.split()[0]
 
 
 def test_a_signal_before_the_first_step_saves_nothing(data, tmp_path, monkeypatch, capsys):

@@ -72,8 +72,7 @@ class Streams:
     def identity(self):
         """What must be the same on all hosts: name -> text."""
         vocabulary = self._config.data.vocabulary
-        found = {f"data of --{source.name}": f"{source.fingerprint} ({source.describe()})"
-                 for source in self._all_sources()}  # fmt: skip
+        found = _data_of(self._all_sources())
         return found | ({"data of --vocabulary": storage.sha256(vocabulary)} if vocabulary else {})
 
     def order(self):
@@ -81,10 +80,9 @@ class Streams:
         config = self._config
         found = {"--seed": config.train.seed, "--block_bytes": config.data.block_bytes,
                  "--shuffle_blocks": config.data.shuffle_blocks}  # fmt: skip
-        for name, source in self.sources.items():
-            found |= {f"data of --{name}": f"{source.describe()} ({source.fingerprint})"}
+        for name in self.sources:
             found |= {f"--{task}_batch": size for task, size in self._sizes(name).items()}
-        return {name: str(value) for name, value in found.items()}
+        return {name: str(value) for name, value in found.items()} | _data_of(self.sources.values())
 
     def batch(self, step):
         """This host's rows of one step.
@@ -252,6 +250,11 @@ class Streams:
             logging.warning("damaged record: %s", error)
         if self.num_bad > limit:
             raise ValueError(f"{error} (damaged records so far: {self.num_bad}, above --max_bad_records={limit})")
+
+
+def _data_of(sources):
+    """What tells the data of streams from others: name -> text."""
+    return {f"data of --{source.name}": f"{source.fingerprint} ({source.describe()})" for source in sources}
 
 
 def num_workers(config):
