@@ -1,8 +1,8 @@
 """Which dimension of which tensor is split over which axis of the mesh. Pure Python; `xla.py` applies it.
 
 The mesh has two axes: "data", over which weights are copied, and "fsdp", over which they are split. The batch is split
-over both. Weights are gathered where they are used, so the table below only says where each is kept. What only the
-optimizer's step touches, moments and averages, is split over both: no chip computes what another one does.
+over both. Weights are gathered where they are used, so the table below only says where each is kept. Moments and
+averages, of which a step only needs what it changes, are split over both: no chip computes what another one does.
 """
 
 import re

@@ -9,7 +9,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # run.sh runs two files at a time
 # Read once, when gcsfs is imported: with it, gcsfs asks Google what kind a bucket is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-with contextlib.suppress(ImportError):  # transformers imports it, and after TensorFlow that aborts the process
+with contextlib.suppress(ImportError):  # models of transformers do, and after TensorFlow that aborts the process
     import torch_xla  # noqa: F401
 pytest.register_assert_rewrite("tests.cloud")
 
