@@ -1,6 +1,6 @@
 """Compiles the programs of a step for TPU chips that are not there, each in a process of its own.
 
-See `compile_worker.py`, which runs there: where the compiler aborts, or a chip's memory does not do, the program does not
+See `compile_worker.py`, which runs there: where the compiler aborts, or a chip's memory runs out, the program does not
 compile, and here we say why.
 """
 
