@@ -142,10 +142,14 @@ def test_bfloat16_is_as_near_as_its_precision(seed):
     for name, value in expected.items():
         assert differs(found[name], value) < 1e-2, name
         assert name == "grad_norm" or differs(found[name], sharp[name]) < 1e-2, name
-    away = [sum(float((state.optimizer.found[n].cpu() - g).square().sum()) for n, g in exact.optimizer.found.items())
-            for state in (plain, placed)]  # fmt: skip
-    # Squared distances of all gradients from those in float32; bfloat16 rounds by 2**-9 at the most.
-    assert all(0 < x**0.5 < 8 * 2**-9 * float(sharp["grad_norm"]) for x in away)
+    # Distances of all gradients from those in float32, in units of bfloat16's rounding, 2**-9. Plain torch, the
+    # reference, was 2.7 to 7.9 away with 60 seeds; a mesh, 0.7 to 1.3 times as far with nine.
+    apart, placed_apart = (
+        sum(float((state.optimizer.found[n].cpu() - g).square().sum()) for n, g in exact.optimizer.found.items()) ** 0.5
+        / (2**-9 * float(sharp["grad_norm"]))
+        for state in (plain, placed)
+    )
+    assert 0 < apart < 16 and apart / 2 < placed_apart < 2 * apart
 
 
 def test_a_checkpoint_goes_on_under_another_mesh_and_in_plain_torch(tmp_path):
