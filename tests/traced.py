@@ -1,4 +1,4 @@
-"""`python -m tests.traced FOLDER`: two small programs, traced by torch_xla as `step_programs` wants them, into FOLDER.
+"""`python -m tests.traced FOLDER`: three small programs, traced by torch_xla as `step_programs` wants, into FOLDER.
 
 A process of its own, on 8 virtual devices. `read` gives the Programs back.
 
@@ -41,6 +41,8 @@ def _tuples(value):
 def main(folder):
     import torch
 
+    from itit.models.product import linear
+    from itit.sharding import MOMENTS
     from itit.tracing import TracedMesh, end_backward, leave, scope
 
     def update(weights, rows):
@@ -58,6 +60,13 @@ def main(folder):
     def decode_step(weights, rows):
         return (rows @ weights[0].T).sin()
 
+    def three_passes(weight, moment, rows):
+        cast = weight.bfloat16()
+        loss = sum(linear(x.bfloat16(), cast).float().sin().sum() for x in (rows, rows.cos(), rows.exp()))
+        loss.backward()
+        with torch.no_grad():
+            moment.copy_(weight.grad)
+
     mesh = TracedMesh(2, 4, "highest")
     weights = [mesh.placeholder(shape, torch.float32, ("fsdp", None)).requires_grad_() for shape in ((H, D), (D, H))]
     rows = mesh.rows((B, D), torch.float32)
@@ -65,6 +74,9 @@ def main(folder):
         mesh.run(update, weights, rows, updates=weights)
         for _ in range(24):
             mesh.run(decode_step, weights, rows)
+    moment = mesh.placeholder((H, D), torch.float32, (MOMENTS, None))
+    mesh.run(three_passes, mesh.placeholder((H, D), torch.float32, ("fsdp", None)).requires_grad_(), moment, rows,
+             updates=[moment])  # fmt: skip
     for program in mesh.run.programs:
         path = pathlib.Path(folder) / f"{program.name}.json"
         path.with_suffix(".hlo").write_bytes(program.hlo)

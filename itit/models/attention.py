@@ -10,6 +10,7 @@ weights comes out of their product with the values: as a sum it is a pass of its
 import torch
 import torch.nn.functional as F
 
+from itit.models.product import product
 from itit.tokens import on_xla
 
 
@@ -83,7 +84,7 @@ def project_heads(linear, x, num_heads, parts):
     if not on_xla(x):
         return linear(x).unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
     weight, bias = linear.cast("weight", linear.weight), linear.cast("bias", linear.bias)
-    y = torch.einsum("btd,khed->kbhte", x.to(weight.dtype), weight.unflatten(0, (parts, num_heads, -1)))
+    y = product("btd,khed->kbhte", x.to(weight.dtype), weight.unflatten(0, (parts, num_heads, -1)))
     return y if bias is None else y + bias.view(parts, 1, num_heads, 1, -1)
 
 
@@ -92,5 +93,5 @@ def project_out(linear, x):
     if not on_xla(x):
         return linear(join_heads(x))
     weight, bias = linear.cast("weight", linear.weight), linear.cast("bias", linear.bias)
-    y = torch.einsum("bhte,dhe->btd", x.to(weight.dtype), weight.unflatten(1, (x.shape[1], -1)))
+    y = product("bhte,dhe->btd", x.to(weight.dtype), weight.unflatten(1, (x.shape[1], -1)))
     return y if bias is None else y + bias

@@ -12,6 +12,7 @@ from torch import nn
 
 from itit.models.attention import attend, project_heads, project_out
 from itit.models.cast import CastsWeights
+from itit.models.product import linear
 from itit.tokens import lookup
 
 NORM_EPS = 1e-6
@@ -21,7 +22,7 @@ class Linear(CastsWeights, nn.Linear):
     """`nn.Linear` with float32 weights and a product in `compute_dtype`."""
 
     def forward(self, x):
-        return F.linear(x.to(self.compute_dtype), self.cast("weight", self.weight), self.cast("bias", self.bias))
+        return linear(x.to(self.compute_dtype), self.cast("weight", self.weight), self.cast("bias", self.bias))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -76,7 +77,7 @@ class TiedHead(CastsWeights, nn.Module):
 
     def forward(self, x, table):
         """float [B, T, D], [V, D] -> float32 [B, T, V]."""
-        return F.linear(x.to(self.compute_dtype), self.cast("table", table)).float() + self.bias
+        return linear(x.to(self.compute_dtype), self.cast("table", table)).float() + self.bias
 
 
 def set_compute_dtype(module, dtype):
