@@ -33,7 +33,7 @@ def kept_signals():
 
 @pytest.fixture(scope="session")
 def traced_programs(tmp_path_factory):
-    """The two programs of tests/traced.py, traced by torch_xla."""
+    """The programs of tests/traced.py, traced by torch_xla."""
     from tests import traced
 
     return traced.make(tmp_path_factory.mktemp("traced"))
