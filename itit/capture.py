@@ -123,7 +123,8 @@ class _Graph:
                 f"{function.__name__}: two of its arguments share a buffer"
             )
             known.setdefault(handle, i)
-        others = _live_handles() - known.keys() - _CONSTANTS
+        # Held until the end: the handle of one that is freed meanwhile may be given to a number inside.
+        others = {handle: x for handle, x in _live().items() if handle not in known and handle not in _CONSTANTS}
         seed = _C._get_tensors_handle([_C._get_base_seed_as_tensor(str(mesh.device))])[0]
 
         shardings = {id(t): _C._get_xla_op_sharding(t) for t in tensors_of(updates)}
@@ -240,14 +241,14 @@ def owned_by(leaf):
     return leaf.state().values() if hasattr(leaf, "state") else []
 
 
-def _live_handles():
-    """Buffers of all XLA tensors that Python knows."""
+def _live():
+    """Handle -> tensor, of the buffers of all XLA tensors that Python knows."""
     live = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and x.device.type == "xla"]
-    handles = set()
+    handles = {}
     for tensor, pending in zip(live, are_pending(live), strict=True):
         if not pending:
             with contextlib.suppress(RuntimeError):  # donated, and gone
-                handles.update(_C._get_tensors_handle([tensor]))
+                handles[_C._get_tensors_handle([tensor])[0]] = tensor
     return handles
 
 

@@ -89,6 +89,19 @@ def noisy(x):
     return x + torch.rand_like(x)
 
 
+def test_numbers_inside_are_not_taken_for_tensors_that_have_gone(mesh):
+    """The handle of a buffer that is freed while a function is traced may be given to the next one."""
+    x, host = rows(mesh, 3)
+    gone = [torch.tensor(float(i), device=mesh.device) for i in range(50)]
+    torch_xla.sync(wait=True)
+
+    def frees(x):
+        gone.clear()
+        return x + sum(x.new_full((), 0.5 + i) for i in range(50))
+
+    assert torch.allclose(Captured(mesh)(frees, x).cpu(), host + sum(0.5 + i for i in range(50)))
+
+
 def test_a_tensor_that_was_not_given_is_refused(mesh):
     hidden = rows(mesh, 3)[0]
 
