@@ -8,7 +8,8 @@ import torch
 from itit.config import VqganConfig
 from itit.tracing import TracedMesh
 from itit.train_step import tasks
-from tests.xla.small import NUM_DEVICES, config_of
+from tests.twins import config_of
+from tests.xla.small import NUM_DEVICES
 from tools import step_programs
 
 VQGAN = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
