@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # What the other flagfiles for v4 pods do on them, predicted as table 4 is (see table4.sh), and written into
-# launch/README.md. Rows of table 2 with cycles, and row 3, are the steps of table 4. Needs no TPU; hours on two cores and
-# up to 24 GiB. RUN: where (runs/table4); what is there is skipped. Arguments: names, such as itit_L table2/row05; without
-# any, all.
+# launch/README.md. Rows 3 and 4, 9 and 12 of table 2 are the steps of rows 1, 3 and 6 of table 4, and row 13 and itit_B that
+# of row 14. Needs no TPU; hours on two cores and up to 24 GiB. RUN: where (runs/table4); what is there is skipped.
+# Arguments: names, such as itit_L table2/row05; without any, all.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 run="${RUN:-runs/table4}"
 mkdir -p "$run"
-[ $# -gt 0 ] || set -- table2/row01 table2/row02 table2/row05 table2/row06 table2/row07 coco_finetune itit_L itit_H
+[ $# -gt 0 ] || set -- table2/row{01,02,05,06,07,08,10,11,14} coco_finetune itit_L itit_H
 for name in "$@"; do
     for topology in v4:8x8x4 v4:8x8x8; do
         json="$run/${name//\//_}-${topology#v4:}.json"
