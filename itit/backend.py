@@ -10,6 +10,7 @@ import os
 import torch
 
 from itit.eager import Eager
+from itit.graphs import Graphs
 from itit.hosts import Hosts
 from itit.noise import Noise
 from itit.sharding import Piece, whole_index
@@ -20,13 +21,21 @@ class Local:
 
     Attributes: `device`; `run`, which runs the parts of a step, and `sampler`, which runs those of generation (see
     eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
+
+    Args:
+      graphs: on a GPU, functions of many parts run as CUDA graphs (see graphs.py).
     """
 
     num_devices = 1
 
-    def __init__(self, device):
+    def __init__(self, device, graphs=False):
         self.device, self.hosts = torch.device(device), Hosts()
         self.run = self.sampler = Eager()
+        self._graphs = Graphs() if graphs else None
+
+    def whole(self, function, *args):
+        """Calls a function of many parts, such as a step; its parts run as it says."""
+        return self._graphs(function, *args) if self._graphs else function(*args)
 
     def adopt(self, module):
         """Moves the weights of a module to the device, and returns it."""
@@ -65,7 +74,10 @@ class Local:
         Args:
           whole: every host gives the whole batch.
         """
-        return {name: torch.from_numpy(value).to(self.device, non_blocking=True) for name, value in batch.items()}
+        tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
+        if self.device.type == "cuda":  # out of other memory the copy makes the host wait for the step before
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
 
     def noise(self, seed, step, part=0, rows=None):
         """The draws of a part of a step, an index or a name; `rows`: list of numbers, one a row (see noise.py)."""
@@ -86,7 +98,12 @@ class Local:
 
 
 def connect(config):
-    """The backend of a TrainConfig. Raises ValueError, one line, where it is not there."""
+    """The backend of a TrainConfig. Sets torch's precision of float32 products and convolutions, too.
+
+    Raises ValueError, one line, where it is not there.
+    """
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"  # by default it is, whatever the line above
     backend = config.backend
     if backend == "auto":
         backend = "xla" if _has_tpu() else "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,7 +115,7 @@ def connect(config):
         return xla.connect(config)
     if backend == "cuda" and not torch.cuda.is_available():
         raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
-    return Local(backend)
+    return Local(backend, graphs=backend == "cuda" and config.cuda_graphs)
 
 
 def _has_tpu():

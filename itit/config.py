@@ -228,6 +228,9 @@ class TrainConfig:
     seed: int = knob(0, "Seed of the weights, the data order and every draw.")
     backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
                         ("auto", "cpu", "cuda", "xla"))  # fmt: skip
+    cuda_graphs: bool = knob(
+        True, "On a GPU, record a step as a CUDA graph; off: launch its kernels one by one, to debug."
+    )
     mesh_data: int = knob(0, "XLA devices that the batch is split over, weights copied; 0: as mesh_fsdp leaves.")
     mesh_fsdp: int = knob(0, "XLA devices that the batch and the weights are split over; 0: up to 8.")
     xla_mode: str = knob("captured", "captured: each part of the step is traced once; lazy: at every step, to debug.",
@@ -235,8 +238,8 @@ class TrainConfig:
     xla_cache: str = knob("~/.cache/itit", "Folder of compiled XLA programs, kept from run to run; empty: none.")
     profile_step: int = knob(-1, "Step (from 0) that is recorded for TensorBoard's profiler; -1: none.")
     compute_dtype: str = knob("bf16", "Type of matrix products; weights and losses stay float32.", ("bf16", "fp32"))
-    matmul_precision: str = knob("highest", "How products of float32 are computed: high allows TF32 on GPUs; medium "
-                                 "bf16 inside, a gain on processors with AMX.",
+    matmul_precision: str = knob("highest", "How float32 products and convolutions are computed: high allows TF32 on "
+                                 "GPUs; medium bf16 inside, a gain on processors with AMX.",
                                  ("highest", "high", "medium"))  # fmt: skip
     overfit_batch: bool = knob(False, "Train on the first batch for ever: the loss must go to its floor.")
     log_every: int = knob(50, "Steps between lines of metrics.")

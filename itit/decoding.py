@@ -7,6 +7,7 @@ callables are then NamedTuples of what they read, called as functions.
 Shapes: B batch, N image tokens, C codebook, L text tokens, V vocabulary, R beams (rows of a sample).
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -28,8 +29,20 @@ def guide(conditional, unconditional, scale):
 def by_step(function, step, num_steps, device):
     """`function(step)`, a number or a list of them, as a tensor. `step`: int, or int64 [] on the device."""
     if isinstance(step, int):
-        return torch.tensor(function(step), device=device)
+        value = function(step)
+        return _kept(tuple(value), device) if isinstance(value, list) else on_device(value, device)
     return torch.tensor([function(i) for i in range(num_steps)], device=device).index_select(0, step.view(1))[0]
+
+
+def on_device(number, device):
+    """A number, or a tensor there, as a tensor. It is written by the device: a copy would make the host wait."""
+    return number if isinstance(number, torch.Tensor) else torch.full((), number, device=device)
+
+
+@functools.cache
+def _kept(numbers, device):
+    """A list of numbers as a tensor, copied once."""
+    return torch.tensor(numbers, device=device)
 
 
 def ramp(value, schedule, step, num_steps, device):
@@ -163,7 +176,7 @@ def greedy_steps(step_fn, caption, cache, first, count, suppressed):
     ids, token, ended = caption
     slots = torch.arange(ids.shape[1], device=ids.device)
     for position in range(count):
-        position = (torch.as_tensor(first, device=ids.device) + position).view(1)
+        position = (on_device(first, ids.device) + position).view(1)
         token = argmax(suppress(step_fn(token, position, cache), suppressed)).masked_fill(ended, PAD)
         ids = torch.where(slots == position, token[:, None], ids)
         ended = ended | (token == EOS)
@@ -264,8 +277,8 @@ def beam_step(step_fn, reorder_fn, beams, cache, position, alpha, suppressed):
     batch, beam_size, length = beams.texts.shape
     device = beams.texts.device
     here = torch.arange(length, device=device) == position
-    position = torch.as_tensor(position, device=device)
-    log_probs = suppress(step_fn(beams.token, position.view(1), cache), suppressed).log_softmax(-1)
+    slot = on_device(position, device).view(1)
+    log_probs = suppress(step_fn(beams.token, slot, cache), suppressed).log_softmax(-1)
     vocab = log_probs.shape[-1]
     scores = (beams.scores[..., None] + log_probs.view(batch, beam_size, vocab)).flatten(1)
     scores, picks = scores.topk(2 * beam_size, dim=1)  # [B, 2 R], descending

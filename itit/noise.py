@@ -38,18 +38,68 @@ class Noise:
         if self.rows is None:
             torch.rand(shape, generator=self._generator(name), out=drawn)
         else:
-            for row, number in zip(drawn, self.rows, strict=True):
-                torch.rand(row.shape, generator=self._generator(name, number), out=row)
+            assert len(drawn) == len(self.rows)
+            for place, row in enumerate(drawn):
+                torch.rand(row.shape, generator=self._generator(name, place), out=row)
         return drawn.clamp_(min=_SMALLEST)
 
-    def _generator(self, *name):
-        return torch.Generator(self.device).manual_seed(_hash(*self.key, *name))
+    def _generator(self, name, place=None):
+        """The generator of a draw, or of the row at a place of it."""
+        return torch.Generator(self.device).manual_seed(self._seed(name, place))
+
+    def _seed(self, name, place):
+        return _hash(*self.key, name, *([] if place is None else [self.rows[place]]))
 
     def start_dropout(self, model):
         """Dropout draws from torch's own generators; seeds them for this part of this step."""
         for _, dropout in _dropouts(model):
             dropout.noise = None
+        self.seed_dropout()
+
+    def seed_dropout(self):
         torch.manual_seed(_hash(*self.key, "dropout"))
+
+
+class RepeatedNoise(Noise):
+    """The draws of `Noise` for a function that is run once, then recorded and replayed (see graphs.py).
+
+    A recorded draw goes on with the generator that it was recorded with: `restart` seeds them all anew. Dropout has one
+    seed for all noises of a call, since none can be set in a recording.
+
+    Args:
+      earlier: the noises of the call before this one.
+    """
+
+    def __init__(self, noise, earlier):
+        super().__init__(*noise.key[:2], noise.device, noise.key[2], noise.rows)
+        self._earlier, self._seeds_dropout = earlier, False
+        self._draws, self._next = [], None  # (name, place, generator) of each; the next one, once they are repeated
+
+    @property
+    def generators(self):
+        return [generator for _, _, generator in self._draws]
+
+    def restart(self, noise):
+        """Draws as that `Noise` would."""
+        self.key, self.rows, self._next = noise.key, noise.rows, 0
+        for name, place, generator in self._draws:
+            generator.manual_seed(self._seed(name, place))
+        if self._seeds_dropout:
+            super().seed_dropout()
+
+    def seed_dropout(self):
+        if self._next is None and not any(noise._seeds_dropout for noise in self._earlier):
+            self._seeds_dropout = True
+            super().seed_dropout()
+
+    def _generator(self, name, place=None):
+        if self._next is None:
+            self._draws.append((name, place, super()._generator(name, place)))
+            return self._draws[-1][-1]
+        *known, generator = self._draws[self._next]
+        assert known == [name, place], f"draws {name} where it drew {known[0]} before"
+        self._next += 1
+        return generator
 
 
 def _everywhere(x):

@@ -253,7 +253,8 @@ def _check_dtype(dtype):
 
 
 def _local(device):
-    return Local(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Local(device, graphs=device.type == "cuda")
 
 
 def _locate(name, given, recorded, file):

@@ -35,7 +35,12 @@ class Translator:
         rows = list(range(len(text_ids)) if rows is None else rows)
 
         def generate(part, start):
-            return self._generate(part, name, rows[start : start + self.batch_size], watch)
+            # Names become keys here, on the host: as prefixes they would be constants, and each a program of its own.
+            numbers = rows[start : start + self.batch_size]
+            noise = self.backend.noise(self.config.train.seed, self.step, f"samples/{name}", numbers)
+            if watch is not None:
+                return _pictures(self.state, part, noise, self.config, self.run, watch)
+            return self.backend.whole(_pictures, self.state, part, noise, self.config, self.run)
 
         return self.run(torch.cat, self._in_batches(text_ids, generate))
 
@@ -43,11 +48,11 @@ class Translator:
         """Beam search, or greedy: int64 [B, N] -> int64 [B, L]."""
         if not greedy:
             return self.run(decoding.best, self.candidates(image_ids))
-        return self.run(torch.cat, self._in_batches(image_ids, self._greedy))
+        return self.run(torch.cat, self._in_batches(image_ids, self._whole(_greedy_captions)))
 
     def candidates(self, image_ids):
         """Beam search: int64 [B, N] -> `decoding.Candidates`."""
-        parts = self._in_batches(image_ids, self._beam)
+        parts = self._in_batches(image_ids, self._whole(_candidates))
         return decoding.Candidates(*(self.run(torch.cat, list(part)) for part in zip(*parts, strict=True)))
 
     def turns(self, ids, kind, num_turns, rows=None):
@@ -67,24 +72,25 @@ class Translator:
         parts = self.run(torch.split, ids, self.batch_size)
         return [function(part, i * self.batch_size) for i, part in enumerate(parts)]
 
-    def _generate(self, text_ids, name, rows, watch):
-        text, empty = self.run(encode_text, self.state.t5, text_ids), self.run(_empty_text, self.state)
-        # Names become keys here, on the host: as prefixes they would be constants, and each a program of its own.
-        noise = self.backend.noise(self.config.train.seed, self.step, f"samples/{name}", rows)
-        dropped = inference.drops(self.state.model, self.config.objective, self.config.decode)
-        return inference.generate(
-            self.state.model, text, empty, noise, self.config.decode, dropped=dropped, run=self.run, watch=watch
-        )
-
-    def _beam(self, image_ids, _):
-        empty = self.run(_empty_text, self.state)
-        return inference.caption_beam(self.state.model, image_ids, empty, self.config.decode, self.run)
-
-    def _greedy(self, image_ids, _):
-        return inference.caption_greedy(self.state.model, image_ids, self.run(_empty_text, self.state), self.run)
+    def _whole(self, function):
+        return lambda ids, _: self.backend.whole(function, self.state, ids, self.config, self.run)
 
     def _pixels(self, image_ids, _):
         return self.run(_to_pixels, self.state.vqgan, image_ids)
+
+
+def _pictures(state, text_ids, noise, config, run, watch=None):
+    text, empty = run(encode_text, state.t5, text_ids), run(_empty_text, state)
+    dropped = inference.drops(state.model, config.objective, config.decode)
+    return inference.generate(state.model, text, empty, noise, config.decode, dropped=dropped, run=run, watch=watch)
+
+
+def _candidates(state, image_ids, config, run):
+    return inference.caption_beam(state.model, image_ids, run(_empty_text, state), config.decode, run)
+
+
+def _greedy_captions(state, image_ids, config, run):
+    return inference.caption_greedy(state.model, image_ids, run(_empty_text, state), run)
 
 
 @torch.no_grad()

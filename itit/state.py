@@ -84,8 +84,7 @@ def _freeze(module, backend):
 
 
 def make_state(config, backend):
-    """Everything that a step needs, fresh from the seed. Sets torch's precision of float32 products, too."""
-    torch.set_float32_matmul_precision(config.train.matmul_precision)
+    """Everything that a step needs, fresh from the seed."""
     t5, vqgan = make_t5(config, backend), make_vqgan(config, backend)
     torch.manual_seed(config.train.seed)
     model = backend.adopt(ITIT(config.model))

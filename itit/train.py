@@ -166,7 +166,7 @@ def run(config):
                         check_pictures(batch, state)
                         waited += batches.wait_seconds
                     noises = [backend.noise(t.seed, data_step, part) for part in range(config.optim.num_microbatches)]
-                    values = train_step(state, batch, noises, rate, config, active, backend.run)
+                    values = backend.whole(train_step, state, batch, noises, rate, config, active, backend.run)
                 skips.note(data_step, values)
                 step += 1
                 num_samples += sum(active.values())

@@ -222,6 +222,10 @@ class Mesh:
             rows = self.to_device({"rows": np.array(rows, np.int32)}, whole=True)["rows"]
         return CounterNoise(key, self.place, rows=rows)
 
+    def whole(self, function, *args):
+        """Calls a function of many parts, such as a step; its parts run as it says, here each a program of its own."""
+        return function(*args)
+
     def wait(self):
         """Returns when the devices have done all that was started."""
         xm.wait_device_ops()

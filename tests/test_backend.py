@@ -48,6 +48,13 @@ def test_chips_that_are_not_to_be_used_are_left_alone(monkeypatch):
     assert isinstance(connect(TrainConfig()), Local)
 
 
+def test_the_precision_of_products_and_convolutions_is_set():
+    for precision in ("medium", "highest"):
+        connect(TrainConfig(backend="cpu", matmul_precision=precision))
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cudnn.allow_tf32 == (precision == "medium")
+
+
 def test_plain_torch():
     local = Local("cpu")
     rows = np.arange(6).reshape(2, 3)

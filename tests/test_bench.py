@@ -15,6 +15,7 @@ from itit.train_step import tasks
 from tests.common import ROOT
 from tests.tiny import ONE_THREAD_SIZES, make_config
 from tools import bench
+from tools.flops import step_flops
 
 NAP = "nap of seconds: "
 ROWS = [f"launch/flagfiles/table2/row{number}.cfg" for number in ("03", "14")]
@@ -90,7 +91,7 @@ def check(monkeypatch, sleeps):
     steps, step, shares_of = [], train_step.train_step, bench.shares
     monkeypatch.setattr(train_step, "train_step", lambda *args: steps.append(None) or step(*args))
     monkeypatch.setattr(bench, "shares", lambda events, on_gpu: shares_of([told_time(e) for e in events], on_gpu))
-    seconds, shares = bench.measure(make_config(ema_decay=0.9), 1)
+    seconds, _, shares = bench.measure(make_config(ema_decay=0.9), 1)
     assert len(seconds) == 1 and len(steps) == 3
     assert shares.keys() == set(bench.PARTS) and sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
@@ -125,9 +126,10 @@ def test_it_runs_the_very_step(monkeypatch):
     real = train_step.train_step
     monkeypatch.setattr(train_step, "train_step", lambda *args: calls.append(args) or real(*args))
     config = make_config(t2i_batch=6, t2t_batch=0, i2t2i_warmup_steps=50)
-    assert len(bench.measure(config, 3)[0]) == 3
+    result = bench.measure(config, 3)
+    assert len(result.seconds) == 3 and not result.one_by_one
     assert len(calls) == 5
-    for i, (_, batch, noises, _, used, active) in enumerate(calls):
+    for i, (_, batch, noises, _, used, active, *_) in enumerate(calls):
         assert used is config and active == {"t2i": 6, "i2t": 4, "t2i2t": 4, "i2t2i": 4, "i2i": 4}
         assert {key: tuple(value.shape) for key, value in batch.items()} == {
             f"{task}/{field}": (rows if i else 1, {"image_ids": 16, "text_ids": 8}[field])
@@ -151,6 +153,19 @@ def test_flags_override_flagfiles(monkeypatch):
     assert sum(tasks(bench.read_config(ROWS[1], [], 0), 0).values()) == 2048
     with pytest.raises(ValueError, match="none.cfg"):
         bench.read_config("none.cfg", [], 0)
+
+
+def test_the_table_of_a_gpu():
+    configs = [make_config(), make_config(t2t_batch=0)]
+    shares = dict.fromkeys(bench.PARTS, 1 / len(bench.PARTS))
+    results = [bench.Result([1.0, 3.0], [8.0, 12.0], shares), bench.Result([0.5, 0.5], [], shares)]
+    lines = {line.split("  ")[0].strip() or line.split("  ")[1]: line.split()[-2:]
+             for line in bench.table(["a", "b"], configs, results)[1:]}  # fmt: skip
+    assert lines["kernels one by one"] == ["10.000", "-"] and lines["of the CUDA graph's"] == ["5.00", "-"]
+    assert lines["steps/s"] == ["0.5000", "2.0000"] and lines["time, of the first"] == ["1.00", "0.25"]
+    flops = [sum(step_flops(config, tasks(config, 0)).values()) for config in configs]
+    found = [float(cell) for cell in lines["model TFLOP/s"]]
+    assert found == pytest.approx([flops[0] / 2 / 1e12, flops[1] / 0.5 / 1e12], rel=0.01) and flops[0] > flops[1]
 
 
 def test_the_command():

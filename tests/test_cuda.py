@@ -41,6 +41,25 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextlib.contextmanager
+def no_copies():
+    """A number of the host as a tensor of the device is a copy that the host waits for."""
+
+    def refuse(make):
+        def made(data, *args, device=None, **kwargs):
+            assert device is None or torch.device(device) != DEVICE or isinstance(data, torch.Tensor), (
+                f"{data} is copied to the device"
+            )
+            return make(data, *args, device=device, **kwargs)
+
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tensor", "as_tensor"):
+            patch.setattr(torch, name, refuse(getattr(torch, name)))
+        yield
+
+
 class Draws(Noise):
     """Noise without a generator, which "meta" does not have."""
 
@@ -75,11 +94,13 @@ def make_batch(config, pictures):
 
 
 def run_step(pictures=False, **flags):
-    """State and metrics of one watched step."""
+    """State and metrics of a watched step, the second one: tables are copied to the device once."""
     config = small.small(**SIZES | flags)
     state, batch, noises = make_meta_state(config), make_batch(config, pictures), [Draws(0, 0, DEVICE)]
-    with Watch():
-        return state, train_step(state, batch, noises, 0.01, config, tasks(config, 0))
+    for copies in (contextlib.nullcontext(), no_copies()):
+        with Watch(), copies:
+            metrics = train_step(state, batch, noises, 0.01, config, tasks(config, 0))
+    return state, metrics
 
 
 @pytest.mark.parametrize("flags", [
@@ -102,13 +123,16 @@ def test_generation_stays_on_the_device():
     config = small.small(**SIZES)
     state, noise = make_meta_state(config), Draws(0, 0, DEVICE)
     texts = torch.zeros(4, config.model.num_text_tokens, dtype=torch.long, device=DEVICE)
-    with Watch():
-        translator = Translator(state, config, MetaBackend(DEVICE), 0)
-        images = translator.pictures(texts)
-        found = [images, translator.captions(images), translator.captions(images, greedy=True)]
-        text, empty = encode_text(state.t5, texts), state.empty_text()
-        found.append(inference.generate(state.model, text, empty, noise, config.decode, guided=False, image_ids=images))
-        found.append(state.vqgan.to_pixels(images))
+    for copies in (contextlib.nullcontext(), no_copies()):  # tables are copied to the device once
+        with Watch(), copies:
+            translator = Translator(state, config, MetaBackend(DEVICE), 0)
+            images = translator.pictures(texts)
+            found = [images, translator.captions(images), translator.captions(images, greedy=True)]
+            text, empty = encode_text(state.t5, texts), state.empty_text()
+            found.append(
+                inference.generate(state.model, text, empty, noise, config.decode, guided=False, image_ids=images)
+            )
+            found.append(state.vqgan.to_pixels(images))
     assert {tensor.device for tensor in found} == {DEVICE}
 
 
@@ -127,9 +151,10 @@ class WrongBackward(torch.autograd.Function):
     (WrongBackward.apply, "mul.* reads from processor and device"),
     (lambda x: x[torch.zeros(len(x), dtype=torch.long)], "index.* reads from processor and device"),
     (lambda x: x.cpu().to(DEVICE), "Cannot copy out of meta"),
+    (lambda x: x + torch.tensor(1.0, device=DEVICE), "1.0 is copied to the device"),
     (lambda x: x * x.detach().sum().item(), "item"),
     (lambda x: x[x[:, 0, 0] > 0], "nonzero"),  # its shape depends on the numbers
-], ids=["fresh", "fresh in backward", "index", "cpu", "item", "boolean index"])  # fmt: skip
+], ids=["fresh", "fresh in backward", "index", "cpu", "number", "item", "boolean index"])  # fmt: skip
 def test_a_mistake_in_the_model_is_found(monkeypatch, wrong, message):
     logits = ITIT.image_logits
     monkeypatch.setattr(ITIT, "image_logits", lambda *args, **kwargs: wrong(logits(*args, **kwargs)))

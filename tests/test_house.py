@@ -17,7 +17,7 @@ DATA = ("records", "shard_index", "order", "blocks", "source", "images", "prepro
         "scenes")  # fmt: skip
 OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
           "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips", "watchdog", "runs",
-          "initial", "evaluation")  # fmt: skip
+          "initial", "evaluation", "graphs")  # fmt: skip
 XLA = ("sharding", "xla", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
@@ -27,6 +27,7 @@ LEAVES = ("presets", "checks", "eager", "masking", "losses", "noise", "sharding"
 ALLOWED = {name: set() for name in LEAVES} | {
     "config": {"checks", "presets"},
     "straight_through": {"tokens"},
+    "graphs": {"noise"},
     "decoding": {"eager", "masking", "noise", "tokens"},
     "inference": {"decoding", "eager", "masking", "models"},
     "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "tokens"},

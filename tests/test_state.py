@@ -62,12 +62,6 @@ def test_a_fresh_state_is_of_the_seed_alone():
     assert make_state(small.small(), BACKEND).ema is None
 
 
-def test_a_state_sets_the_precision_of_products():
-    for precision in ("medium", "highest"):
-        make_state(small.small(matmul_precision=precision), BACKEND)
-        assert torch.get_float32_matmul_precision() == precision
-
-
 def saved_as(tmp_path, tensors):
     """A reader of these tensors."""
     path = str(tmp_path / "state.safetensors")

@@ -5,12 +5,15 @@ side: seconds a step, steps/s, the time over that of the first flagfile, and the
 included. Other flags override every flagfile: --t5_size=base where T5-XXL does not fit. The cycles run whatever their
 warm-up. Random weights hardly ever end a caption: the synthesis of texts takes all its steps, its worst case.
 
-A step of one row a task warms up, then --steps steps are timed, then one is profiled for the shares. On a GPU the
-shares are of its kernels' time.
+A step of one row a task warms up, then --steps steps are timed, then one is profiled for the shares. On a GPU two whole
+steps warm up, too, the second of which is recorded as a CUDA graph, and steps with their kernels started one by one
+stand beside (not with --nocuda_graphs); the shares are of the kernels' time.
 """
 
+import statistics
 import sys
 import time
+from typing import NamedTuple
 
 import torch
 from absl import flags as absl_flags
@@ -22,6 +25,7 @@ from itit import train_step as step_lib
 from itit.backend import connect
 from itit.state import make_state
 from tools.batches import random_batch
+from tools.flops import step_flops
 from tools.parts import PARTS as ALL_PARTS
 from tools.parts import REST, VQGAN, labelled
 
@@ -56,20 +60,41 @@ def shares(events, on_gpu):
     return {name: value / sum(seconds.values()) for name, value in seconds.items()}
 
 
+class Result(NamedTuple):
+    """Seconds of each step; the same with its kernels started one by one, where it was a CUDA graph; part -> share."""
+
+    seconds: list
+    one_by_one: list
+    shares: dict
+
+
 def measure(config, num_steps):
-    """Seconds of each of `num_steps` steps, and part -> share of a further one."""
+    """The Result of `num_steps` steps, its shares from a further one."""
     backend = connect(config.train)
     if backend.device.type == "xla":
         raise ValueError("--backend=xla: this measures cpu and cuda; see tools.preflight and --profile_step for TPUs")
     state, on_gpu = make_state(config, backend), backend.device.type == "cuda"
+    graphs = on_gpu and config.train.cuda_graphs
     active = step_lib.tasks(config, sys.maxsize)
     batch, parts = random_batch(config, active, backend.device), config.optim.num_microbatches
 
-    def step(number, batch):
+    def as_it_stands(function, *args):
+        return function(*args)
+
+    def step(number, batch, whole=as_it_stands):
         noises = [backend.noise(config.train.seed, number, part) for part in range(parts)]
-        step_lib.train_step(state, batch, noises, config.optim.learning_rate, config, active)
+        rate = config.optim.learning_rate
+        whole(step_lib.train_step, state, batch, noises, rate, config, active, backend.run)
         if on_gpu:
             torch.cuda.synchronize()
+
+    def timed(whole, warm_up):
+        seconds = []
+        for number in range(1, 1 + warm_up + num_steps):
+            start = time.perf_counter()
+            step(number, batch, whole)
+            seconds.append(time.perf_counter() - start)
+        return seconds[warm_up:]
 
     def profiled(number, batch):
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
@@ -82,12 +107,9 @@ def measure(config, num_steps):
 
     # One row a task loads all kernels, and the profiler, whose first start takes long.
     profiled(0, {key: value[:parts] for key, value in batch.items()})
-    seconds = []
-    for number in range(1, num_steps + 1):
-        start = time.perf_counter()
-        step(number, batch)
-        seconds.append(time.perf_counter() - start)
-    return seconds, shares(profiled(num_steps + 1, batch).events(), on_gpu)
+    one_by_one = timed(as_it_stands, 1) if graphs else []
+    seconds = timed(backend.whole, 2 if graphs else int(on_gpu))
+    return Result(seconds, one_by_one, shares(profiled(num_steps + 1, batch).events(), on_gpu))
 
 
 def read_config(flagfile, arguments, batch):
@@ -110,8 +132,9 @@ def read_config(flagfile, arguments, batch):
 
 def table(names, configs, results):
     """The lines to print: a column for each flagfile."""
-    means = [sum(seconds) / len(seconds) for seconds, _ in results]
+    means = [statistics.mean(result.seconds) for result in results]
     actives = [step_lib.tasks(config, sys.maxsize) for config in configs]
+    flops = [sum(step_flops(config, active).values()) for config, active in zip(configs, actives, strict=True)]
     rows = [
         ("", names),
         ("model", [config.model.preset for config in configs]),
@@ -119,12 +142,19 @@ def table(names, configs, results):
         ("type", [config.train.compute_dtype for config in configs]),
         ("samples a step", [sum(active.values()) for active in actives]),
         ("seconds a step", [f"{mean:.3f}" for mean in means]),
-        ("  fastest, slowest", [f"{min(seconds):.3f}, {max(seconds):.3f}" for seconds, _ in results]),
+        ("  fastest, slowest", [f"{min(seconds):.3f}, {max(seconds):.3f}" for seconds, _, _ in results]),
         ("steps/s", [f"{1 / mean:.4f}" for mean in means]),
+        ("model TFLOP/s", [f"{count / mean / 1e12:.3g}" for count, mean in zip(flops, means, strict=True)]),
         ("time, of the first", [f"{mean / means[0]:.2f}" for mean in means]),
     ]
+    if any(result.one_by_one for result in results):
+        found = [statistics.mean(result.one_by_one or [0]) for result in results]
+        rows += [
+            ("kernels one by one", [f"{mean:.3f}" if mean else "-" for mean in found]),
+            ("  of the CUDA graph's", [f"{a / b:.2f}" if a else "-" for a, b in zip(found, means, strict=True)]),
+        ]
     for part in PARTS:
-        found = [parts[part] for _, parts in results]
+        found = [result.shares[part] for result in results]
         if any(found):
             rows.append((f"share of {part}", [f"{100 * share:.1f} %" if share else "-" for share in found]))
     left = max(len(label) for label, _ in rows) + 2

@@ -86,13 +86,16 @@ class _Codes(VQGanVAE):
         return ids
 
 
-def muse(size, batch, num_steps, guidance):
-    """Muse (arXiv:2301.00704) as muse-maskgit-pytorch has it, its base transformer, with guidance."""
+def muse(size, batch, num_steps, guidance, flash=True):
+    """Muse (arXiv:2301.00704) as muse-maskgit-pytorch has it, its base transformer, with guidance.
+
+    `flash`: its own flash attention, which knows float32 alone.
+    """
     s = SIZES[size]
     muse_t5.T5_CONFIGS["features"] = {"config": T5Config(d_model=TEXT_DIM)}  # else it would be fetched
     transformer = MaskGitTransformer(
         num_tokens=CODES, seq_len=GRID**2, dim=s["dim"], depth=s["muse_blocks"], dim_head=s["dim"] // s["heads"],
-        heads=s["heads"], t5_name="features", flash=True,
+        heads=s["heads"], t5_name="features", flash=flash,
     )  # fmt: skip
     text = torch.randn(batch, TEXT_TOKENS, TEXT_DIM)
     transformer.encode_text = lambda texts: text

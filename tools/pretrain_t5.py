@@ -101,7 +101,6 @@ class State(NamedTuple):
 
 def make_state(config, backend):
     """A fresh State from the seed."""
-    torch.set_float32_matmul_precision(config.train.matmul_precision)
     torch.manual_seed(config.train.seed)
     model = backend.adopt(Pretrained(config))
     state = State(model, Adafactor(model.named_parameters(), config.optim))

@@ -15,7 +15,6 @@ import math
 import sys
 
 import numpy as np
-import torch
 from absl import flags
 from PIL import Image
 
@@ -93,7 +92,6 @@ def train(config, recipe, data, run, flag_values):
     """Trains and writes the tokenizer. Returns the exit code."""
     recipe.check(config.image_size)
     backend = backends.connect(run)
-    torch.set_float32_matmul_precision(run.matmul_precision)
     sizes = dict(image_size=config.image_size, batch_size=recipe.batch_size, seed=run.seed)
     pictures = Pictures("data", data.data, **sizes, host_index=backend.hosts.index, num_hosts=backend.hosts.count,
                         crop_from=data.crop_from, random_flip=data.random_flip)  # fmt: skip
