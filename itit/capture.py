@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch_xla.utils.buffer_donor_context import alias_with_buffer_donor_config
 
 from itit import sharding
+from itit.eager import owned_by
 
 _C = torch_xla._XLAC
 _CONSTANTS = set()  # handles of the numbers inside all captured functions
@@ -232,13 +233,6 @@ def tensors_of(tree):
 
 def are_pending(tensors):
     return _C._check_tensor_need_materialization(tensors) if tensors else []
-
-
-def owned_by(leaf):
-    """The tensors of a module, an optimizer or averaged weights."""
-    if isinstance(leaf, torch.nn.Module):
-        return [*leaf.parameters(), *leaf.buffers()]
-    return leaf.state().values() if hasattr(leaf, "state") else []
 
 
 def _live():

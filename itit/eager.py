@@ -1,5 +1,7 @@
 """How the parts of a step run: here as they stand, one operation after the other; on XLA captured (`xla.py`)."""
 
+import torch
+
 
 class Eager:
     """`run(function, *args)` calls the function.
@@ -22,3 +24,10 @@ class Eager:
     def number(self, value):
         """A number that changes from call to call, as an argument of `run`."""
         return value
+
+
+def owned_by(leaf):
+    """The tensors of a module, an optimizer or averaged weights among the arguments of a function."""
+    if isinstance(leaf, torch.nn.Module):
+        return [*leaf.parameters(), *leaf.buffers()]
+    return leaf.state().values() if hasattr(leaf, "state") else []

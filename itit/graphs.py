@@ -12,6 +12,7 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
+from itit.eager import owned_by
 from itit.noise import Noise, RepeatedNoise
 
 MAX_MOVES = 4  # weights in training, averaged ones, and those of an evaluation between
@@ -34,7 +35,7 @@ class Graphs:
     def __call__(self, function, *args):
         leaves, structure = pytree.tree_flatten(args)
         signature = tuple(_sign(leaf) for leaf in leaves)
-        owned = [t.data_ptr() for leaf in leaves for t in _owned_by(leaf)]
+        owned = [t.data_ptr() for leaf in leaves for t in owned_by(leaf)]
         kind, places = (function, structure, signature), tuple(owned)
         recording = self._recordings.pop((kind, places), None)
         if recording is None:
@@ -54,15 +55,8 @@ def _sign(leaf):
     if isinstance(leaf, torch.Tensor):
         return tuple(leaf.shape), leaf.dtype
     if isinstance(leaf, Noise):
-        return Noise, leaf.rows and len(leaf.rows)
+        return Noise, None if leaf.rows is None else len(leaf.rows)
     return float if isinstance(leaf, float) else leaf
-
-
-def _owned_by(leaf):
-    """The tensors of a module, an optimizer or averaged weights."""
-    if isinstance(leaf, torch.nn.Module):
-        return [*leaf.parameters(), *leaf.buffers()]
-    return leaf.state().values() if hasattr(leaf, "state") else []
 
 
 class _Recording:
@@ -77,7 +71,7 @@ class _Recording:
             noises = []
             for noise in (leaf for leaf in leaves if isinstance(leaf, Noise)):
                 noises.append(RepeatedNoise(noise, list(noises)))
-            device = next(t.device for leaf in leaves for t in (*_owned_by(leaf), leaf) if isinstance(t, torch.Tensor))
+            device = next(t.device for leaf in leaves for t in (*owned_by(leaf), leaf) if isinstance(t, torch.Tensor))
             repeated = iter(noises)
             inputs = [_input(leaf, repeated, device) for leaf in leaves]
             result = self.run(inputs)

@@ -12,7 +12,8 @@ import torch_xla.core.xla_builder as xb
 from torch.utils import _pytree as pytree
 
 from itit import sharding
-from itit.capture import Lazy, are_pending, owned_by, tensors_of, traced
+from itit.capture import Lazy, are_pending, tensors_of, traced
+from itit.eager import owned_by
 from itit.noise import CounterNoise
 from itit.xla import Mesh, prepare
 

@@ -155,6 +155,16 @@ def test_the_oldest_recordings_go_first(recorder, monkeypatch):
     assert seen == [(0, 0), (1, 1), (1, 1), (2, 2), (2, 3), (2, 3), (2, 4), (2, 4), (3, 5)]
 
 
+def test_no_rows(recorder):
+    backend, recorder.state = Local("cpu", graphs=True), types.SimpleNamespace(tensors=dict)
+
+    def draw(x, noise):
+        return x + noise("a", x.shape)
+
+    for _ in range(3):
+        assert backend.whole(draw, torch.zeros(0, 3), backend.noise(1, 2, rows=[])).shape == (0, 3)
+
+
 def test_weights_that_move_at_every_call_are_an_error(recorder):
     config, backend = make_config(), Local("cpu", graphs=True)
     state, kept = make_state(config, 1), []

@@ -27,7 +27,7 @@ LEAVES = ("presets", "checks", "eager", "masking", "losses", "noise", "sharding"
 ALLOWED = {name: set() for name in LEAVES} | {
     "config": {"checks", "presets"},
     "straight_through": {"tokens"},
-    "graphs": {"noise"},
+    "graphs": {"eager", "noise"},
     "decoding": {"eager", "masking", "noise", "tokens"},
     "inference": {"decoding", "eager", "masking", "models"},
     "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "tokens"},
