@@ -1,4 +1,4 @@
-"""Where a run computes: one processor or GPU (`Local`), or all chips of all hosts by PyTorch/XLA (`xla.Mesh`).
+"""Where a run computes: one processor or GPU (`Local`), or all chips of all hosts by PyTorch/XLA (`mesh.Mesh`).
 
 Both have the same attributes and methods, which is all that the mains know of a device.
 """
@@ -109,10 +109,10 @@ def connect(config):
         backend = "xla" if _has_tpu() else "cuda" if torch.cuda.is_available() else "cpu"
     if backend == "xla":
         try:
-            from itit import xla  # takes seconds, and not every machine has it
+            from itit import mesh  # takes seconds, and not every machine has it
         except ImportError as error:
             raise ValueError(f"--backend=xla: torch_xla cannot be imported: {error}") from None
-        return xla.connect(config)
+        return mesh.connect(config)
     if backend == "cuda" and not torch.cuda.is_available():
         raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
     return Local(backend, graphs=backend == "cuda" and config.cuda_graphs)

@@ -1,4 +1,4 @@
-"""How the parts of a step run: here as they stand, one operation after the other; on XLA captured (`xla.py`)."""
+"""How the parts of a step run: here as they stand, one operation after the other; on XLA captured (`capture.py`)."""
 
 import torch
 

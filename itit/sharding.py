@@ -1,4 +1,4 @@
-"""Which dimension of which tensor is split over which axis of the mesh. Pure Python; `xla.py` applies it.
+"""Which dimension of which tensor is split over which axis of the mesh. Pure Python; `mesh.py` applies it.
 
 The mesh has two axes: "data", over which weights are copied, and "fsdp", over which they are split. The batch is split
 over both. Weights are gathered where they are used, so the table below only says where each is kept. Moments and

@@ -7,17 +7,14 @@ any machine, and what each program reads, and how that is split, is written down
 import contextlib
 
 import torch
-import torch_xla
-import torch_xla.core.xla_builder as xb
 from torch.utils import _pytree as pytree
 
-from itit import sharding
-from itit.capture import Lazy, are_pending, tensors_of, traced
+from itit import sharding, xla
+from itit.capture import Lazy, tensors_of, traced
 from itit.eager import owned_by
+from itit.mesh import Mesh, prepare
 from itit.noise import CounterNoise
-from itit.xla import Mesh, prepare
 
-_C = torch_xla._XLAC
 SCOPE = "itit/"  # goes before the name of a part in the names of its operations
 
 
@@ -37,8 +34,8 @@ class TracedMesh(Mesh):
         self.run = self.sampler = Traced(self)
 
     def placeholder(self, shape, dtype, spec):
-        tensor = xb.create_placeholder_tensor(tuple(shape), dtype)
-        self.specs[_C._get_tensors_handle([tensor])[0]] = spec
+        tensor = xla.placeholder(shape, dtype)
+        self.specs[xla.handle(tensor)] = spec
         return tensor
 
     def adopt(self, module):
@@ -93,40 +90,39 @@ class Traced(Lazy):
         specs, before = self.mesh.specs, {}
         for leaf in pytree.tree_leaves(args):
             for tensor in [leaf] if isinstance(leaf, torch.Tensor) else owned_by(leaf):
-                before[id(tensor)] = _C._get_tensors_handle([tensor])[0]
+                before[id(tensor)] = xla.handle(tensor)
         result = traced(function, args)
-        updated = [t for t, changed in zip(updates, are_pending(updates), strict=True) if changed]
+        updated = [t for t, changed in zip(updates, xla.are_pending(updates), strict=True) if changed]
         leaves, structure = pytree.tree_flatten(result)
-        fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(are_pending([x]))]
-        roots = list({_C._unique_id_for_ir_and_data(x): x for x in [*updated, *fresh]}.values())
+        fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(xla.are_pending([x]))]
+        roots = list({xla.value_id(x): x for x in [*updated, *fresh]}.values())
         for tensor in updated:
             self.mesh.mark(tensor, specs[before[id(tensor)]])
         for root in roots[len(updated) :]:
             self.mesh.place_result(root)
-        _, values = _C._get_tensors_xla_device_data_node(roots)
-        handles = _C._get_tensors_handle(values)
+        values = xla.graph_inputs(roots)
+        handles = xla.handles(values)
         inputs = tuple((tuple(v.shape), specs.get(h, (None,) * v.ndim)) for v, h in zip(values, handles, strict=True))
         texts = {text: spec for spec, text in self.mesh.texts.items()}
         outputs = tuple((tuple(t.shape), self._spec(t, texts)) for t in roots)
         donated = tuple((handles.index(before[id(t)]), i) for i, t in enumerate(updated) if before[id(t)] in handles)
-        hlo = _C._get_xla_tensors_hlo_proto(roots)
+        hlo = xla.hlo_proto(roots)
         self.programs.append(sharding.Program(function.__name__, 0, hlo, inputs, outputs, donated, texts))
         # From here on placeholders stand for what was computed.
         replaced = {}
         for i, root in enumerate(roots):
             shape, spec = outputs[i]
             empty = self.mesh.placeholder(shape, root.dtype, spec)
-            replaced[_C._unique_id_for_ir_and_data(root)] = empty
-        leaves = [replaced.get(_C._unique_id_for_ir_and_data(x), x) if isinstance(x, torch.Tensor) else x
-                  for x in leaves]  # fmt: skip
+            replaced[xla.value_id(root)] = empty
+        leaves = [replaced.get(xla.value_id(x), x) if isinstance(x, torch.Tensor) else x for x in leaves]
         for tensor in updated:
-            tensor.data = replaced[_C._unique_id_for_ir_and_data(tensor)]
+            tensor.data = replaced[xla.value_id(tensor)]
         return pytree.tree_unflatten(leaves, structure)
 
     @staticmethod
     def _spec(tensor, specs):
-        """Of a marked tensor; `specs`: as torch_xla writes it -> spec."""
-        spec = specs[_C._get_xla_sharding_spec(tensor)]
+        """Of a marked tensor; `specs`: text -> spec."""
+        spec = specs[xla.sharding_text(tensor)]
         return spec if any(spec) else (None,) * tensor.ndim
 
 
@@ -136,7 +132,7 @@ class Traced(Lazy):
 @contextlib.contextmanager
 def scope(name):
     """Operations traced inside carry this name of a part, where XLA_HLO_DEBUG=1 is in the environment."""
-    pushed = _C.profiler.scope_pusher(SCOPE + name)
+    pushed = xla.push_scope(SCOPE + name)
     yield
     del pushed
 
@@ -158,7 +154,7 @@ class _Leave(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         _Leave.open[:] = []
-        _Leave.open.append(_C.profiler.scope_pusher(SCOPE + ctx.name))
+        _Leave.open.append(xla.push_scope(SCOPE + ctx.name))
         return grad, None
 
 

@@ -1,19 +1,18 @@
-"""PyTorch/XLA: the devices of all hosts as a mesh, what is split where on it, batches onto it (see also capture.py).
+"""All that is asked of PyTorch/XLA, named by what it does; the one file that knows the library, and its private calls.
+
+A tensor is pending while it has been traced and not computed. A graph is what computes some pending tensors, its
+`roots`; a buffer is what lies on the devices, and its handle is its number.
 
 Import this before TensorFlow; the other way round LLVM aborts the process.
 """
 
-import contextlib
 import glob
+import math
 import os
 import sys
 
 import numpy as np
 import torch
-
-from itit import sharding
-from itit.hosts import Hosts
-from itit.noise import CounterNoise, counter_key
 
 if "tensorflow" in sys.modules and "torch_xla" not in sys.modules:
     raise ValueError("TensorFlow was imported before torch_xla, which aborts the process: import itit.xla first")
@@ -23,248 +22,237 @@ if "PJRT_DEVICE" not in os.environ:
     os.environ["PJRT_DEVICE"] = "CPU"
 
 import torch_xla  # noqa: E402
+import torch_xla.core.xla_builder as xb  # noqa: E402
 import torch_xla.core.xla_model as xm  # noqa: E402
 import torch_xla.debug.metrics as counters  # noqa: E402
 import torch_xla.debug.profiler as profiler  # noqa: E402
 import torch_xla.distributed.spmd as xs  # noqa: E402
 import torch_xla.runtime as xr  # noqa: E402
-
-from itit.capture import Captured, Lazy, num_compilations  # noqa: E402
+from torch_xla.utils.buffer_donor_context import alias_with_buffer_donor_config  # noqa: E402
 
 _C = torch_xla._XLAC
-PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
 
 
-# ---------------------------------------------------------------------------------------------- devices
+# ---------------------------------------------------------------------------------------------- the process
 
 
-def connect(config):
-    """The Mesh of all devices of all hosts, for a TrainConfig; the first call to the runtime.
-
-    Raises ValueError, one line: versions that do not belong together, a TPU in use by another process, a mesh that
-    does not match the devices.
-    """
+def check_versions():
+    """Raises ValueError where torch and torch_xla do not belong together."""
     versions = [".".join(module.__version__.split(".")[:2]) for module in (torch, torch_xla)]
     if versions[0] != versions[1]:
         raise ValueError(f"torch {torch.__version__} and torch_xla {torch_xla.__version__}: must be of one version")
-    if config.xla_cache and not _C._xla_computation_cache_is_initialized():
-        folder = os.path.expanduser(config.xla_cache)
+
+
+def initialize_cache(folder):
+    """Compiled programs are kept in this folder, which is made; the first call in a process counts."""
+    if not _C._xla_computation_cache_is_initialized():
+        folder = os.path.expanduser(folder)
         os.makedirs(folder, exist_ok=True)
         xr.initialize_cache(folder)
-    try:
-        prepare(config.matmul_precision)
-        num_devices = xr.global_runtime_device_count()
-    except RuntimeError as error:
-        if "libtpu" in str(error) or "in use" in str(error):
-            raise ValueError("the TPU is in use by another process (sudo lsof -w /dev/accel* /dev/vfio/*): "
-                             f"{str(error).splitlines()[0]}") from None  # fmt: skip
-        raise
-    mesh = Mesh(*sharding.mesh_shape(config.mesh_data, config.mesh_fsdp, num_devices))
-    if config.xla_mode == "lazy":
-        mesh.run = mesh.sampler = Lazy(mesh)
-    return mesh
 
 
-def prepare(matmul_precision):
-    """Settings of the whole process."""
+def use_spmd():
+    """From here on one program runs on all devices, each on its part of the tensors."""
     xr.use_spmd()
-    _C._set_xla_enable_device_data_cache(False)  # see capture.py
-    _C._xla_set_mat_mul_precision({"highest": "highest", "high": "high", "medium": "default"}[matmul_precision])
 
 
-class Mesh:
-    """The devices as a grid of data x fsdp, and where tensors lie on it. A backend: see backend.py."""
-
-    def __init__(self, data, fsdp):
-        self.data, self.fsdp, self.num_devices = data, fsdp, data * fsdp
-        self.device = torch_xla.device()
-        address = xr.get_master_ip() if xr.process_count() > 1 else ""
-        self.hosts = Hosts(xr.process_index(), xr.process_count(), address, PORT)
-        self._mesh = xs.Mesh(np.arange(self.num_devices), (data, fsdp), (sharding.DATA, sharding.FSDP))
-        self._shardings, self.texts = {}, {}  # spec -> as torch_xla has it, and as it writes it
-        self.run, self.sampler = Captured(self), Captured(self, strict=False)
-
-    def __str__(self):
-        return f"{self.num_devices} x {xr.device_type()} (data {self.data}, fsdp {self.fsdp}), {self.hosts.count} hosts"
-
-    # ------------------------------------------------------------------------------------------ where tensors lie
-
-    def mark(self, tensor, spec):
-        """Declares in place how a tensor is split: an axis, a tuple of axes or None for each dimension."""
-        if spec not in self._shardings:
-            self._shardings[spec] = self._mesh.get_op_sharding(spec)
-        _C._xla_mark_sharding(tensor, self._shardings[spec])
-        if spec not in self.texts:
-            self.texts[spec] = _C._get_xla_sharding_spec(tensor)
-        return tensor
-
-    def place(self, tensor):
-        """Puts the rows of a fresh tensor [rows, ...], or of a computed one, where the rows of the batch are."""
-        return self.mark(tensor, sharding.batch_spec(tuple(tensor.shape), self.num_devices))
-
-    def place_result(self, tensor):
-        """The same for a result, unless it was given a place."""
-        return tensor if _C._get_xla_sharding_spec(tensor) else self.place(tensor)
-
-    def adopt(self, module):
-        """Splits the weights of a module by the table of sharding.py, and holds what its blocks return by rows."""
-        module.to(self.device)
-        for name, p in module.named_parameters():
-            self.mark(p.data, sharding.parameter_spec(name, tuple(p.shape), self.fsdp))
-        self.hold_rows(module)
-        torch_xla.sync(wait=True)
-        return module
-
-    def hold_rows(self, module):
-        """What the blocks of a module return, and the gradient that comes back, stays split by rows.
-
-        An image tokenizer gets 8 pictures a device: for 4 or 6 the TPU compiler needs more than twice the time.
-        """
-        if hasattr(module, "row_multiple"):
-            module.row_multiple = 8 * self.num_devices
-
-        def hook(part, inputs, output):
-            if output.device.type != "xla" or output.shape[0] % self.num_devices:
-                return output
-            return _Placed.apply(output, self)
-
-        for part in module.modules():
-            if getattr(part, "returns_rows", False) or isinstance(part, torch.nn.Embedding):
-                part.register_forward_hook(hook)
-
-    def place_state(self, state):
-        """Splits moments and averages of a `train_step.State`, or what is like one, by the table of sharding.py."""
-        self._specs = {}
-        shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
-        for name, tensor in state.tensors().items():
-            spec = sharding.state_spec(name, tuple(tensor.shape), self.data, self.fsdp, shapes)
-            self._specs[id(tensor)] = spec
-            if not name.startswith(sharding.MODEL):
-                tensor.data = tensor.data * 1  # an average begins as a copy of its weight, which lies otherwise
-            self.mark(tensor.data, spec)
-        for tensor in state.placed_rows():
-            self.place(tensor)
-        torch_xla.sync(wait=True)
-
-    def owned(self, tensors):
-        """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.
-
-        Those on its devices of which it has the first copy; copies on the host, which later steps do not reach. Pieces,
-        since torch_xla's own copy of a whole tensor compiles a program and gathers.
-        """
-        return {name: self._owned(tensor.detach()) for name, tensor in tensors.items()}
-
-    def _owned(self, tensor):
-        shape = tuple(tensor.shape)
-        if not self._is_split(tensor):
-            return [sharding.Piece(shape, sharding.whole_index(shape), tensor.cpu())] if self.hosts.leads else []
-        mine = [(i, index) for i, (copy, index) in enumerate(self._places(tensor)) if copy == 0]
-        values = _C._get_local_shards([tensor])[0] if mine else []
-        return [sharding.Piece(shape, index, values[i][0]) for i, index in mine]
-
-    def held(self, tensor):
-        """The indices (see `sharding.Piece`) of a tensor of the state that lie on devices of this host."""
-        if not self._is_split(tensor):
-            return [sharding.whole_index(tensor.shape)]
-        return list(dict.fromkeys(index for _, index in self._places(tensor.detach())))
-
-    def fill(self, tensor, parts):
-        """Sets a tensor of the state, in place. `parts`: each of `held` -> what belongs there, on the host."""
-        if not self._is_split(tensor):
-            (value,) = parts.values()
-            tensor.data = self.mark(value.to(self.device, tensor.dtype), self._specs[id(tensor)])
-            return
-        values = [parts[index].to(tensor.dtype) for _, index in self._places(tensor.detach())]
-        _C._load_local_shards(tensor.data, values, _C._xla_get_runtime_devices())
-
-    def on_host(self, tensors):
-        """Tensors by name, whole, on the host; all hosts call it."""
-        self.wait()  # the pieces of what is still being computed cannot be had
-        return {name: self._on_host(tensor.detach()) for name, tensor in tensors.items()}
-
-    def _on_host(self, tensor):
-        if self.hosts.count > 1 or not self._is_split(tensor):
-            return tensor.cpu()
-        out = torch.empty(tensor.shape, dtype=tensor.dtype)
-        for piece in self._owned(tensor):
-            out[sharding.slices(piece.index)] = piece.value[sharding.slices(piece.index, piece.index)]
-        return out
-
-    def _is_split(self, tensor):
-        return self.num_devices > 1 and "devices=" in (_C._get_xla_sharding_spec(tensor) or "")
-
-    @staticmethod
-    def _places(tensor):
-        """(number of the copy, index) of the piece on each device of this host, in torch_xla's order."""
-        found = _C._get_local_shard_replica_and_indices([tensor])[0]
-        return [(copy, tuple((s.start, s.stop) for s in index)) for copy, index in found]
-
-    # ------------------------------------------------------------------------------------------ input
-
-    def to_device(self, batch, whole=False):
-        """This host's rows, name -> NumPy array, as rows of the global batch on the devices of all hosts.
-
-        Args:
-          whole: every host gives the whole batch.
-        """
-        out = {}
-        for name, value in batch.items():
-            shape = (len(value) * (1 if whole else self.hosts.count), *value.shape[1:])
-            axes = sharding.batch_spec(shape, self.num_devices)
-            spec = xs.ShardingSpec(self._mesh, axes, minibatch=not whole and axes[0] is not None)
-            out[name] = xm.send_cpu_data_to_device([torch.as_tensor(value)], self.device, spec)[0]
-        return out
-
-    def noise(self, seed, step, part=0, rows=None):
-        """The draws of a part of a step, an index or a name; `rows`: list of numbers, one a row (see noise.py)."""
-        key = self.mark(counter_key(seed, step, part).to(self.device), (None,))
-        if rows is not None:
-            rows = self.to_device({"rows": np.array(rows, np.int32)}, whole=True)["rows"]
-        return CounterNoise(key, self.place, rows=rows)
-
-    def whole(self, function, *args):
-        """Calls a function of many parts, such as a step; its parts run as it says, here each a program of its own."""
-        return function(*args)
-
-    def wait(self):
-        """Returns when the devices have done all that was started."""
-        xm.wait_device_ops()
-
-    # ------------------------------------------------------------------------------------------ what happened
-
-    @contextlib.contextmanager
-    def watch(self, folder=""):
-        """Goes around a step. With a folder, records what runs, for TensorBoard's profiler.
-
-        Raises RuntimeError where a program was compiled that no captured function asked for: it would be again.
-        """
-        before = self._num_strays()
-        if folder:
-            profiler.start_trace(folder)
-        yield
-        if folder:
-            self.wait()
-            profiler.stop_trace()
-        found = self._num_strays() - before
-        if found and isinstance(self.run, Captured):
-            raise RuntimeError(f"{found} programs were compiled in a step beside its captured functions: something "
-                               "between them computes on the device")  # fmt: skip
-
-    def _num_strays(self):
-        return num_compilations() - getattr(self.run, "num_compilations", 0)
-
-    def measures(self):
-        """Name -> number, for TensorBoard after the first step: its time is that of a warm start if all were cached."""
-        found = counters.counter_value("PersistentCacheHit") or 0
-        return {"programs/made": num_compilations(), "programs/from_cache": found}
+def set_matmul_precision(precision):
+    """Of products of float32, by torch's names: "highest", "high" or "medium"."""
+    _C._xla_set_mat_mul_precision({"highest": "highest", "high": "high", "medium": "default"}[precision])
 
 
-class _Placed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, mesh):
-        ctx.mesh = mesh
-        return mesh.place(x.clone())
+def set_device_data_cache(enabled):
+    """Whether equal numbers that are made while tracing share one buffer."""
+    _C._set_xla_enable_device_data_cache(enabled)
 
-    @staticmethod
-    def backward(ctx, grad):
-        return ctx.mesh.place(grad.clone()), None
+
+# ---------------------------------------------------------------------------------------------- devices and hosts
+
+
+def device():
+    """The torch.device of all devices together."""
+    return torch_xla.device()
+
+
+def device_count():
+    """Devices of all hosts."""
+    return xr.global_runtime_device_count()
+
+
+def device_type():
+    """Such as "TPU" or "CPU"."""
+    return xr.device_type()
+
+
+def process_index():
+    """Which host this is."""
+    return xr.process_index()
+
+
+def process_count():
+    """Hosts of the run."""
+    return xr.process_count()
+
+
+def master_ip():
+    """Address of host 0 of a pod."""
+    return xr.get_master_ip()
+
+
+# ---------------------------------------------------------------------------------------------- where tensors lie
+
+
+def device_mesh(shape, axis_names):
+    """All devices, in the order of their numbers, as a grid with named axes."""
+    return xs.Mesh(np.arange(math.prod(shape)), shape, axis_names)
+
+
+def op_sharding(mesh, spec):
+    """A sharding, to mark tensors with. `spec`: for each dimension an axis of the mesh, a tuple of axes or None."""
+    return mesh.get_op_sharding(spec)
+
+
+def mark_sharding(tensor, sharding):
+    """Declares in place how a tensor is split."""
+    _C._xla_mark_sharding(tensor, sharding)
+
+
+def sharding_of(tensor):
+    """What a tensor is marked with, or None."""
+    return _C._get_xla_op_sharding(tensor)
+
+
+def sharding_text(tensor):
+    """The same as XLA writes it, such as "{devices=[8,1]0,1,2,3,4,5,6,7}"; empty where there is none."""
+    return _C._get_xla_sharding_spec(tensor)
+
+
+def sharding_texts(tensors):
+    """The text of each."""
+    return _C._get_xla_sharding_specs(tensors) if tensors else []
+
+
+def to_devices(value, device, mesh, spec, minibatch):
+    """A tensor of the host, on the devices of a mesh. `minibatch`: it is this host's rows alone, not all."""
+    return xm.send_cpu_data_to_device([value], device, xs.ShardingSpec(mesh, spec, minibatch=minibatch))[0]
+
+
+def local_places(tensor):
+    """(number of the copy, index) of the piece on each device of this host; index: (start, stop) of each dimension."""
+    found = _C._get_local_shard_replica_and_indices([tensor])[0]
+    return [(copy, tuple((s.start, s.stop) for s in index)) for copy, index in found]
+
+
+def local_shards(tensor):
+    """Copies on the host of those pieces, in the same order."""
+    return [value for value, _ in _C._get_local_shards([tensor])[0]]
+
+
+def load_local_shards(tensor, values):
+    """Sets those pieces, in place, from tensors on the host."""
+    _C._load_local_shards(tensor, values, _C._xla_get_runtime_devices())
+
+
+# ---------------------------------------------------------------------------------------------- tensors and graphs
+
+
+def are_pending(tensors):
+    """Of each, whether it is pending."""
+    return _C._check_tensor_need_materialization(tensors) if tensors else []
+
+
+def handles(tensors):
+    """The handle of each one's buffer; that of a freed one may be given anew. RuntimeError: donated, and gone."""
+    return _C._get_tensors_handle(tensors)
+
+
+def handle(tensor):
+    """The handle of one tensor's buffer."""
+    return _C._get_tensors_handle([tensor])[0]
+
+
+def value_id(tensor):
+    """Names the node of a graph or the buffer that it stands for: equal where two tensors are one value."""
+    return _C._unique_id_for_ir_and_data(tensor)
+
+
+def graph_inputs(roots):
+    """The buffers that the graph reads, numbers inside it among them, as tensors in the order of its parameters."""
+    return _C._get_tensors_xla_device_data_node(roots)[1]
+
+
+def base_seed(device):
+    """The state of torch's own generator, as a tensor: a graph that reads it draws from there."""
+    return _C._get_base_seed_as_tensor(str(device))
+
+
+def placeholder(shape, dtype):
+    """A tensor without a buffer: what is computed from it can be traced and not run."""
+    return xb.create_placeholder_tensor(tuple(shape), dtype)
+
+
+def hlo_proto(roots):
+    """The graph as a serialized HloModuleProto, not optimized."""
+    return _C._get_xla_tensors_hlo_proto(roots)
+
+
+def donate(tensor):
+    """A graph that reads this buffer takes its memory for a result."""
+    _C._set_buffer_donation(tensor, True)
+
+
+def compile_graph(roots):
+    """Compiles the graph as its buffers are donated, and returns its hash."""
+    with alias_with_buffer_donor_config(True):
+        graph_hash = _C._get_graph_hash(roots)
+        _C._xla_warm_up_cache(roots, [])
+    return graph_hash
+
+
+def run_graph(graph_hash, inputs):
+    """Starts the compiled graph on these tensors, one for each of `graph_inputs`; returns its roots as new tensors."""
+    return _C._run_cached_graph(graph_hash, inputs)
+
+
+def sync(wait=False):
+    """Compiles and starts what is pending; `wait`: returns when it is done."""
+    torch_xla.sync(wait=wait)
+
+
+def wait():
+    """Returns when the devices of this host have done all that was started."""
+    xm.wait_device_ops()
+
+
+# ---------------------------------------------------------------------------------------------- what happened
+
+
+def num_compilations():
+    """Programs made so far in this process."""
+    data = counters.metric_data("CompileTime")
+    return data[0] if data else 0
+
+
+def num_cache_hits():
+    """Programs that were read from the folder of `initialize_cache`."""
+    return counters.counter_value("PersistentCacheHit") or 0
+
+
+def fallbacks():
+    """Operation -> times that it ran on the host since XLA has it not."""
+    return {name: counters.counter_value(name) for name in counters.executed_fallback_ops()}
+
+
+def start_trace(folder):
+    """Records what runs, for TensorBoard's profiler, until `stop_trace`."""
+    profiler.start_trace(folder)
+
+
+def stop_trace():
+    """Writes what was recorded."""
+    profiler.stop_trace()
+
+
+def push_scope(name):
+    """Operations traced on this thread carry the name while what is returned lives."""
+    return _C.profiler.scope_pusher(name)

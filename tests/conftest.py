@@ -9,8 +9,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # run.sh runs two files at a time
 # Read once, when gcsfs is imported: with it, gcsfs asks Google what kind a bucket is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-with contextlib.suppress(ImportError):  # models of transformers do, and after TensorFlow that aborts the process
-    import torch_xla  # noqa: F401
+os.environ.setdefault("PJRT_DEVICE", "CPU")  # TPU chips are left alone
+with contextlib.suppress(ImportError):  # models of transformers import torch_xla: after TensorFlow the process aborts
+    import itit.xla  # noqa: F401
 pytest.register_assert_rewrite("tests.cloud")
 
 from tests.cloud import cloud, ready, repository  # noqa: E402, F401

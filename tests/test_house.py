@@ -18,12 +18,12 @@ DATA = ("records", "shard_index", "order", "blocks", "source", "images", "prepro
 OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
           "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips", "watchdog", "runs",
           "initial", "evaluation", "graphs")  # fmt: skip
-XLA = ("sharding", "xla", "capture", "tracing")
+XLA = ("sharding", "xla", "mesh", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
 
 # Module -> what it may import from the package; those not named here are only under the rules for all.
-LEAVES = ("presets", "checks", "eager", "masking", "losses", "noise", "sharding", "tokens", "data.order")
+LEAVES = ("presets", "checks", "eager", "masking", "losses", "noise", "sharding", "tokens", "xla", "data.order")
 ALLOWED = {name: set() for name in LEAVES} | {
     "config": {"checks", "presets"},
     "straight_through": {"tokens"},
@@ -44,7 +44,7 @@ GIVEN = ("inference", "objectives", "train_step")
 NO_NETWORKS = {"Text", "Encoded", "encode_text", "cast_once"}
 # Library -> the only modules that import it.
 ONLY = {
-    "torch_xla": {"itit.xla", "itit.capture", "itit.tracing"},
+    "torch_xla": {"itit.xla"},
     "tensorflow": {"itit.data.preprocess"},
     "tensorflow_text": {"itit.data.preprocess"},
     "fsspec": {"itit.storage"},
@@ -57,7 +57,7 @@ ONLY = {
 LAZY = {
     ("itit.data.streams", "itit.data.preprocess"),
     ("tools.tokenize", "itit.data.preprocess"),
-    ("itit.backend", "itit.xla"),
+    ("itit.backend", "itit.mesh"),
     ("itit.storage", "aiohttp"),
     ("tools.step_programs", "itit.tracing"),
     # `itit.ITIT`, `itit.models.load` and `itit.models.t5.load` are names for a user; importing `itit` or the networks
@@ -158,6 +158,15 @@ def test_rule_4_one_importer_each():
             assert name in ONLY.get(full.split(".")[0], {name}), f"{name} imports {full}"
             if full.startswith("absl.flags"):
                 assert name == "itit.flags" or is_main(TREES[name]), f"{name} imports absl.flags and is no main"
+
+
+def test_rule_4_torch_xla_is_asked_by_the_functions_of_one_file():
+    """And each of them is wanted. Tests do not import it either."""
+    importers = {name for name, tree in TREES.items() for full in imports(tree) if full.split(".")[0] == "torch_xla"}
+    assert importers == {"itit.xla"}
+    functions = {node.name for node in TREES["itit.xla"].body if isinstance(node, ast.FunctionDef)}
+    attributes = [node for name in CODE for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)]
+    assert {node.attr for node in attributes if ast.unparse(node.value) == "xla"} == functions
 
 
 def test_rule_5_nothing_imports_a_main_and_the_package_no_tool():

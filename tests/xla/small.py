@@ -2,7 +2,7 @@
 
 import os
 
-from itit import xla
+from itit import mesh
 from itit.config import TrainConfig
 
 NUM_DEVICES = int(os.environ["CPU_NUM_DEVICES"])
@@ -10,4 +10,4 @@ MESHES = {1: [(1, 1)], 8: [(8, 1), (4, 2), (1, 8)]}[NUM_DEVICES]
 
 
 def connect(data, fsdp, **values):
-    return xla.connect(TrainConfig(mesh_data=data, mesh_fsdp=fsdp, xla_cache="", **values))
+    return mesh.connect(TrainConfig(mesh_data=data, mesh_fsdp=fsdp, xla_cache="", **values))

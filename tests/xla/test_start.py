@@ -4,9 +4,8 @@ import subprocess
 import sys
 
 import pytest
-import torch_xla
 
-from itit import xla
+from itit import mesh, xla
 from itit.config import TrainConfig
 from tests.common import ROOT
 
@@ -28,9 +27,9 @@ def test_what_must_be_right_before_the_import(before, said):
 
 
 def test_versions_that_do_not_belong_together(monkeypatch):
-    monkeypatch.setattr(torch_xla, "__version__", "2.8.0")
+    monkeypatch.setattr(xla.torch_xla, "__version__", "2.8.0")
     with pytest.raises(ValueError, match=r"^torch 2\.9.* and torch_xla 2\.8\.0: must be of one version$"):
-        xla.connect(TrainConfig(xla_cache=""))
+        mesh.connect(TrainConfig(xla_cache=""))
 
 
 def test_a_tpu_in_use(monkeypatch):
@@ -39,4 +38,4 @@ def test_a_tpu_in_use(monkeypatch):
 
     monkeypatch.setattr(xla.xr, "global_runtime_device_count", locked)
     with pytest.raises(ValueError, match="^the TPU is in use by another process .*: .*libtpu lockfile$"):
-        xla.connect(TrainConfig(xla_cache=""))
+        mesh.connect(TrainConfig(xla_cache=""))

@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-import torch_xla
 
-from itit import checkpoint, inference, sharding
-from itit.capture import num_compilations
+from itit import checkpoint, inference, sharding, xla
 from itit.samples import Translator
 from itit.state import frozen, load_state
 from tests import twins
@@ -35,13 +33,13 @@ def test_captured_equals_lazy_bit_for_bit_and_shardings_stay():
             with mesh.watch():
                 metrics = run_step(mesh, state, config, step, rate=1e-3 * (step + 1))
             found.append({name: value.item() for name, value in metrics.items()})
-            assert mode == "lazy" or step == 0 or num_compilations() == compiled
+            assert mode == "lazy" or step == 0 or xla.num_compilations() == compiled
             if step == 1:
                 ids = mesh.to_device({"x": random_batch(config, 7)["i2t/image_ids"].numpy()})["x"]
                 with state.averaged():
                     empty = mesh.sampler(empty_text, state)
                     inference.caption_greedy(state.model, ids, empty, mesh.sampler).cpu()
-            compiled = num_compilations()
+            compiled = xla.num_compilations()
         assert {name: spec_of(t) for name, t in state.tensors().items()} == before
         losses.append(found)
         ends.append({name: t.detach().cpu() for name, t in state.tensors().items()})
@@ -61,15 +59,15 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     name, weight = next(iter(state.t5.named_parameters()))
     kept, spec = weight.data, sharding.parameter_spec(name, tuple(weight.shape), fsdp)
     weight.data = mesh.mark(torch.full(weight.shape, torch.nan, dtype=weight.dtype).to(mesh.device), spec)
-    torch_xla.sync(wait=True)
-    compiled = num_compilations()  # reading a mesh's tensors may compile
+    xla.sync(wait=True)
+    compiled = xla.num_compilations()  # reading a mesh's tensors may compile
     metrics = run_step(mesh, state, config, 1)
     assert metrics["skipped"].item() == 1 and not torch.isfinite(metrics["loss"].cpu())
-    assert num_compilations() == compiled
+    assert xla.num_compilations() == compiled
     after = bits(state)
     assert all(torch.equal(after[name], before[name]) for name in before) and "optimizer/usual_norm" in before
-    weight.data, compiled = kept, num_compilations()
-    assert run_step(mesh, state, config, 2)["skipped"].item() == 0 and num_compilations() == compiled
+    weight.data, compiled = kept, xla.num_compilations()
+    assert run_step(mesh, state, config, 2)["skipped"].item() == 0 and xla.num_compilations() == compiled
     assert not torch.equal(bits(state)["model/text_decoder.head.bias"], before["model/text_decoder.head.bias"])
 
 
@@ -78,7 +76,7 @@ def bits(state):
 
 
 def spec_of(tensor):
-    return torch_xla._XLAC._get_xla_sharding_spec(tensor)
+    return xla.sharding_text(tensor)
 
 
 def empty_text(state):

@@ -18,7 +18,7 @@ def made(mesh):
     placed = {name: mesh.mark(value.to(mesh.device), spec)
               for (name, value), (spec, _) in zip(host.items(), SPECS, strict=True)}  # fmt: skip
     mesh._specs = {id(tensor): spec for tensor, (spec, _) in zip(placed.values(), SPECS, strict=True)}
-    xla.torch_xla.sync(wait=True)
+    xla.sync(wait=True)
     return placed, host
 
 
@@ -43,7 +43,7 @@ def test_a_mesh_is_filled_by_its_parts_and_keeps_its_shardings(tmp_path, data, f
     checkpoint.save(str(tmp_path), 1, checkpoint.whole(tensors), {}, 1)
     mesh = connect(data, fsdp)
     placed, _ = made(mesh)
-    before = [xla._C._get_xla_sharding_spec(tensor) for tensor in placed.values()]
+    before = [xla.sharding_text(tensor) for tensor in placed.values()]
 
     def load(_, reader, meta):
         for name, tensor in placed.items():
@@ -53,7 +53,7 @@ def test_a_mesh_is_filled_by_its_parts_and_keeps_its_shardings(tmp_path, data, f
             mesh.fill(tensor, parts)
 
     checkpoint.restore(str(tmp_path), load)
-    assert before == [xla._C._get_xla_sharding_spec(tensor) for tensor in placed.values()]
+    assert before == [xla.sharding_text(tensor) for tensor in placed.values()]
     for name, tensor in placed.items():
         assert torch.equal(tensor.cpu(), tensors[name]), name
     checkpoint.save(str(tmp_path), 2, mesh.owned(placed), {}, 1)
@@ -63,13 +63,9 @@ def test_a_mesh_is_filled_by_its_parts_and_keeps_its_shardings(tmp_path, data, f
 
 def host_of(mesh, monkeypatch, mine):
     """The mesh as a host sees it that has only some of the devices."""
-    shards, places = (
-        xla._C._get_local_shards, xla._C._get_local_shard_replica_and_indices
-    )  # fmt: skip
-    monkeypatch.setattr(xla._C, "_get_local_shards", lambda ts: [[found[i] for i in mine] for found in shards(ts)])
-    monkeypatch.setattr(
-        xla._C, "_get_local_shard_replica_and_indices", lambda ts: [[found[i] for i in mine] for found in places(ts)]
-    )
+    shards, places = xla.local_shards, xla.local_places
+    monkeypatch.setattr(xla, "local_shards", lambda tensor: [shards(tensor)[i] for i in mine])
+    monkeypatch.setattr(xla, "local_places", lambda tensor: [places(tensor)[i] for i in mine])
     monkeypatch.setattr(mesh.hosts, "leads", 0 in mine)
 
 
