@@ -10,6 +10,7 @@ that fall back to the host, arguments of another shape, dtype or sharding, work 
 import contextlib
 import gc
 import time
+import weakref
 
 import torch
 from absl import logging
@@ -27,7 +28,7 @@ class Lazy:
     unroll = 16
 
     def __init__(self, mesh):
-        self.mesh, self._numbers = mesh, {}
+        self.mesh, self._numbers, self._kept = mesh, {}, weakref.WeakKeyDictionary()
 
     def __call__(self, function, *args, updates=()):
         result = traced(function, args)
@@ -39,6 +40,12 @@ class Lazy:
 
     def hold(self, name, weight):
         return self.mesh.mark(weight, sharding.parameter_spec(name, tuple(weight.shape), self.mesh.fsdp))
+
+    def keep(self, module, tensors):
+        kept = self._kept.setdefault(module, tensors)
+        for name, tensor in tensors.items():
+            kept[name].data = tensor
+        return kept
 
     def number(self, value):
         if isinstance(value, int) and value in self._numbers:  # whole numbers come again in every loop
@@ -134,6 +141,7 @@ class _Graph:
         updated = [t for t, p in zip(tensors_of(updates), xla.are_pending(tensors_of(updates)), strict=True) if p]
         for tensor in updated:  # the compiler would choose for itself where what is whole on every chip comes out
             if shardings[id(tensor)] is not None:
+                settle(tensor)
                 xla.mark_sharding(tensor, shardings[id(tensor)])
         roots, places = list(updated), {xla.value_id(t): i for i, t in enumerate(updated)}
         for tensor, p in zip(pending, xla.are_pending(pending), strict=True):
@@ -207,13 +215,18 @@ def traced(function, args):
         xla.set_device_data_cache(False)
 
 
+def settle(tensor):
+    """Before it is marked: what is computed last, too, is then computed where its parts are, not after the gather."""
+    xla.barrier(tensor)
+
+
 def tensors_of(tree):
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def _live():
     """Handle -> tensor, of the buffers of all XLA tensors that Python knows."""
-    live = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and x.device.type == "xla"]
+    live = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and x.is_xla]
     handles = {}
     for tensor, pending in zip(live, xla.are_pending(live), strict=True):
         if not pending:

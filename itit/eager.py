@@ -21,6 +21,11 @@ class Eager:
         """A result that takes the place of a model's weight of this name: it is to lie where that does."""
         return weight
 
+    def keep(self, module, tensors):
+        """Results of a call, name -> tensor, that a module is to own for a while. A runner that captures returns the
+        same tensors each time, with the new values."""
+        return tensors
+
     def number(self, value):
         """A number that changes from call to call, as an argument of `run`."""
         return value
@@ -29,5 +34,5 @@ class Eager:
 def owned_by(leaf):
     """The tensors of a module, an optimizer or averaged weights among the arguments of a function."""
     if isinstance(leaf, torch.nn.Module):
-        return [*leaf.parameters(), *leaf.buffers()]
+        return [*leaf.parameters(), *leaf.buffers(), *getattr(leaf, "casts", {}).values()]
     return leaf.state().values() if hasattr(leaf, "state") else []

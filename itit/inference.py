@@ -13,29 +13,41 @@ import torch
 from itit import decoding
 from itit.eager import Eager
 from itit.masking import decode_schedule, drop_masked, keep_all, num_dropped
-from itit.models import Text
+from itit.models import Text, casts_of, weights_to_cast
 
 
 @contextlib.contextmanager
 def inference_mode(model, run):
-    """No gradient and no dropout inside, and linear maps hold their weights in the dtype that they compute in, so that
-    not every step casts them anew. All is restored after."""
-    training, own = model.training, {name: p.data for name, p in model.named_parameters()}
+    """No gradient and no dropout inside, and weights are cast as by `weights_cast`. All is restored after."""
+    training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            if any(p.dtype != dtype for p, dtype in model.linear_weights().values()):
-                for name, weight in run(_cast_linears, model, run.hold).items():
-                    model.get_parameter(name).data = weight
+        with torch.no_grad(), weights_cast(model, run):
             yield
     finally:
         model.train(training)
-        for name, p in model.named_parameters():
-            p.data = own[name]
 
 
-def _cast_linears(model, hold):
-    return {name: hold(name, p.to(dtype)) for name, (p, dtype) in model.linear_weights().items()}
+@contextlib.contextmanager
+def weights_cast(model, run):
+    """Inside, weights that products take in another dtype are cast already, so that not every step casts them anew.
+
+    Weights may change at its end alone. One inside another casts nothing.
+    """
+    if model.casts or not weights_to_cast(model):
+        yield
+        return
+    with torch.no_grad():
+        model.casts = run.keep(model, run(_cast_weights, model, run.hold))
+    try:
+        with casts_of(model, model.casts):
+            yield
+    finally:
+        model.casts = {}
+
+
+def _cast_weights(model, hold):
+    return {name: hold(name, p.to(dtype)) for name, (p, dtype) in weights_to_cast(model).items()}
 
 
 def drops(model, objective, decode):
@@ -66,12 +78,12 @@ class ImageLogits(NamedTuple):
         # Masked slots are embedded as [MASK] whatever they hold; 0 is a valid row for the lookup.
         ids = ids.masked_fill(mask, 0)
         encoded = model.encode(model.embed(ids, masking), masking, self.text)
-        logits = model.image_logits(model.decode_image(encoded, masking))
-        if not self.guided:
-            return logits
-        logits = logits.view(batch, 2, *logits.shape[1:])
-        scale = decoding.ramp(config.guidance_scale, config.guidance_schedule, step, self.num_steps, logits.device)
-        return decoding.guide(logits[:, 0], logits[:, 1], scale)
+        features = model.image_features(model.decode_image(encoded, masking))
+        if self.guided:  # what guides logits guides what they are linear in, and takes half the product
+            features = features.view(batch, 2, *features.shape[1:])
+            scale = decoding.ramp(config.guidance_scale, config.guidance_schedule, step, self.num_steps, ids.device)
+            features = decoding.guide(features[:, 0], features[:, 1], scale)
+        return model.logits_of(features)
 
 
 def generate(

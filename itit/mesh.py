@@ -8,9 +8,18 @@ import torch
 from itit import sharding, xla
 from itit.capture import Captured, Lazy
 from itit.hosts import Hosts
+from itit.models import weights_to_cast
+from itit.models.product import COMPUTED_ONCE
 from itit.noise import CounterNoise, counter_key
 
 PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
+
+
+@torch.library.impl(COMPUTED_ONCE, "XLA")
+def _computed_once(x):
+    x = x.clone()
+    xla.barrier(x)
+    return x
 
 
 # ---------------------------------------------------------------------------------------------- devices
@@ -54,7 +63,8 @@ class Mesh:
         self.device = xla.device()
         address = xla.master_ip() if xla.process_count() > 1 else ""
         self.hosts = Hosts(xla.process_index(), xla.process_count(), address, PORT)
-        self._mesh = xla.device_mesh((data, fsdp), (sharding.DATA, sharding.FSDP))
+        axes = sharding.axes(data, fsdp)
+        self._mesh = xla.device_mesh(tuple(axes.values()), tuple(axes))
         self._shardings, self.texts = {}, {}  # spec -> as XLA has it, and as it writes it
         self.run, self.sampler = Captured(self), Captured(self, strict=False)
 
@@ -108,18 +118,22 @@ class Mesh:
                 part.register_forward_hook(hook)
 
     def place_state(self, state):
-        """Splits moments and averages of a `train_step.State`, or what is like one, by the table of sharding.py."""
+        """Splits the tensors of a `train_step.State`, or of what is like one, by the table of sharding.py."""
         self._specs = {}
-        shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
-        for name, tensor in state.tensors().items():
-            spec = sharding.state_spec(name, tuple(tensor.shape), self.data, self.fsdp, shapes)
+        for tensor, spec in self.state_specs(state):
             self._specs[id(tensor)] = spec
-            if not name.startswith(sharding.MODEL):
-                tensor.data = tensor.data * 1  # an average begins as a copy of its weight, which lies otherwise
+            tensor.data = tensor.data * 1  # it has a place already, or is a copy of what has
             self.mark(tensor.data, spec)
         for tensor in state.placed_rows():
             self.place(tensor)
         xla.sync(wait=True)
+
+    def state_specs(self, state):
+        """(tensor, spec) of each tensor of a state."""
+        shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
+        cast = weights_to_cast(state.model)
+        return [(tensor, sharding.state_spec(name, tuple(tensor.shape), self.data, self.fsdp, shapes, cast))
+                for name, tensor in state.tensors().items()]  # fmt: skip
 
     def owned(self, tensors):
         """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.

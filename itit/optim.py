@@ -100,8 +100,9 @@ class Adafactor:
                 update = update / torch.clamp(update.square().mean().sqrt() / config.update_clip, min=1.0)
             moment = torch.lerp(update, self.moments[name], config.beta1)
             decay = config.weight_decay if decays(name, p, config.decay_embeddings) else 0.0
-            changed = p - rate * (moment + decay * p)
-            for old, new in zip([p, self.moments[name], *self.squares[name]], [changed, moment, *squares], strict=True):
+            # Chosen before it is subtracted: over a mesh a chip has a part of it, while the weight afterwards is whole.
+            p.sub_(torch.where(made, rate * (moment + decay * p), 0.0))
+            for old, new in zip([self.moments[name], *self.squares[name]], [moment, *squares], strict=True):
                 old.copy_(torch.where(made, new, old))
             p.grad = None
         if config.skip_spikes:

@@ -1,16 +1,20 @@
 """Which dimension of which tensor is split over which axis of the mesh. Pure Python; `mesh.py` applies it.
 
 The mesh has two axes: "data", over which weights are copied, and "fsdp", over which they are split. The batch is split
-over both. Weights are gathered where they are used, so the table below only says where each is kept. Moments and
-averages, of which a step only needs what it changes, are split over both: no chip computes what another one does.
+over both. Weights are gathered where they are used, so the table below only says where each is kept. Of what is trained
+a step changes every number once: moments, averages and the weights of linear maps are split over a part of "data", too,
+an axis of its own, "part", where products take casts of the weights, made once a step and copied over "data".
 """
 
 import re
 from typing import NamedTuple
 
-DATA, FSDP = "data", "fsdp"
-BATCH = (DATA, FSDP)
-MOMENTS = (FSDP, DATA)  # a part of what their weight's part is: changed weights are gathered over "data" alone
+PART, DATA, FSDP = "part", "data", "fsdp"
+BATCH = (PART, DATA, FSDP)
+TRAINED = (FSDP, PART)  # a part of what the cast's part is: casts are gathered over "part" alone
+# Into no more parts, all matrices of the paper's models are cut between tiles of a TPU, 8 rows or columns each. Cut
+# within tiles, the compiler gathers by adding up zeros, which takes twice as long.
+MAX_PARTS = 32
 MODEL = "model"  # before the names of the weights in `State.tensors()`
 
 # Pattern of a name -> the dimension that is split over "fsdp", the first match counts. Token tables are split along
@@ -23,6 +27,12 @@ RULES = (
     (r"\.weight$", 0),
     (r"", None),
 )
+
+
+def axes(data, fsdp):
+    """The mesh as a grid: axis -> devices along it, in the order of their numbers; "part" times "data" is `data`."""
+    parts = max(n for n in range(1, max(1, MAX_PARTS // fsdp) + 1) if data % n == 0)
+    return {PART: parts, DATA: data // parts, FSDP: fsdp}
 
 
 def split_dim(name, shape, fsdp):
@@ -40,20 +50,22 @@ def parameter_spec(name, shape, fsdp):
     return tuple(FSDP if dim == split else None for dim in range(len(shape)))
 
 
-def state_spec(name, shape, data, fsdp, parameter_shapes):
-    """The same for a tensor of `State.tensors()`, by its name there: axes are "fsdp", MOMENTS or None.
+def state_spec(name, shape, data, fsdp, parameter_shapes, cast=()):
+    """The same for a tensor of `State.tensors()`, by its name there: axes are "fsdp", TRAINED or None.
 
     Args:
       parameter_shapes: parameter name -> shape.
+      cast: names of parameters that products take casts of, made ahead.
     """
     kind, _, parameter = name.rpartition("/")
     if parameter not in parameter_shapes:  # the step count
         return (None,) * len(shape)
     whole = parameter_shapes[parameter]
     spec = parameter_spec(parameter, whole, fsdp)
-    if kind != MODEL:
-        split = split_dim(parameter, whole, data * fsdp)
-        spec = spec if split is None else tuple(MOMENTS if dim == split else None for dim in range(len(whole)))
+    if kind != MODEL or parameter in cast and not parameter.endswith("token_embed.weight"):  # which is looked up, too
+        parts = axes(data, fsdp)[PART] * fsdp
+        split = split_dim(parameter, whole, parts) if len(whole) > 1 or whole[0] % parts else 0
+        spec = spec if split is None else tuple(TRAINED if dim == split else None for dim in range(len(whole)))
     if len(shape) == len(spec):
         return spec
     # A factored second moment: the row means lie along the first dimension, the column means along the second.

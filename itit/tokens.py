@@ -64,20 +64,26 @@ def argmax(x, size=128):
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table, ids, dtype):
+    def forward(ctx, cast, table, ids):
         ctx.save_for_backward(ids)
-        ctx.rows, ctx.dtype = table.shape[0], dtype
+        ctx.rows, ctx.dtype = table.shape[0], cast.dtype
         return table[ids]
 
     @staticmethod
     def backward(ctx, grad):
         (ids,) = ctx.saved_tensors
-        return add_rows(grad, ids, ctx.rows, ctx.dtype), None, None
+        return add_rows(grad.to(ctx.dtype), ids, ctx.rows, ctx.dtype), None, None
 
 
-def lookup(table, ids, dtype=torch.float32):
-    """Rows of a table [V, D] at int64 [...]. `dtype`: of the product that is the table's gradient on XLA."""
-    return _Lookup.apply(table, ids, dtype) if on_xla(table) else F.embedding(ids, table)
+def lookup(table, ids, cast=None):
+    """Rows of a table [V, D] at int64 [...].
+
+    `cast`: the table in another dtype, which on XLA gets the gradient in the table's place, by a product in that dtype:
+    so that it is added to other gradients of the cast before it is exchanged between chips.
+    """
+    if not on_xla(table):
+        return F.embedding(ids, table)
+    return _Lookup.apply(table if cast is None else cast, table.detach(), ids)
 
 
 def add_rows(grad, ids, rows, dtype):

@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from itit import sharding, xla
-from itit.capture import Lazy, tensors_of, traced
+from itit.capture import Lazy, settle, tensors_of, traced
 from itit.eager import owned_by
 from itit.mesh import Mesh, prepare
 from itit.noise import CounterNoise
@@ -53,9 +53,7 @@ class TracedMesh(Mesh):
         return module
 
     def place_state(self, state):
-        shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
-        for name, tensor in state.tensors().items():
-            spec = sharding.state_spec(name, tuple(tensor.shape), self.data, self.fsdp, shapes)
+        for tensor, spec in self.state_specs(state):
             tensor.data = self.placeholder(tensor.shape, tensor.dtype, spec)
 
     def rows(self, shape, dtype):
@@ -97,6 +95,7 @@ class Traced(Lazy):
         fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(xla.are_pending([x]))]
         roots = list({xla.value_id(x): x for x in [*updated, *fresh]}.values())
         for tensor in updated:
+            settle(tensor)
             self.mesh.mark(tensor, specs[before[id(tensor)]])
         for root in roots[len(updated) :]:
             self.mesh.place_result(root)

@@ -88,8 +88,9 @@ def train_step(state, batch, noises, rate, config, active, run=None):
     run = run or Eager()
     parts = [run(prepare, state, batch, noise, noises[0], config, active, (i, len(noises)))
              for i, noise in enumerate(noises)]  # fmt: skip
-    parts = [synthesize(state, part, noise, config, run) for part, noise in zip(parts, noises, strict=True)]
-    return run(update, state, parts, noises, run.number(rate), config, updates=list(state.tensors().values()))
+    with inference.weights_cast(state.model, run):
+        parts = [synthesize(state, part, noise, config, run) for part, noise in zip(parts, noises, strict=True)]
+        return run(update, state, parts, noises, run.number(rate), config, updates=list(state.tensors().values()))
 
 
 def synthesize(state, part, noise, config, run):

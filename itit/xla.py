@@ -191,6 +191,11 @@ def placeholder(shape, dtype):
     return xb.create_placeholder_tensor(tuple(shape), dtype)
 
 
+def barrier(tensor):
+    """Marks it, in place, as computed before anything that reads it: the compiler merges nothing across."""
+    _C._xla_optimization_barrier_([tensor])
+
+
 def hlo_proto(roots):
     """The graph as a serialized HloModuleProto, not optimized."""
     return _C._get_xla_tensors_hlo_proto(roots)

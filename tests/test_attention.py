@@ -43,13 +43,17 @@ def test_projections_to_and_from_heads_equal_linear_maps(way, bias):
     into, out = layers.Linear(12, 3 * 12, bias=bias), layers.Linear(12, 12, bias=bias)
     x = torch.randn(2, 5, 12)
     heads = attention.project_heads(into, x, 4, 3)
-    assert heads.shape == (3, 2, 4, 5, 3)
+    assert len(heads) == 3 and all(part.shape == (2, 4, 5, 3) for part in heads)
+    with torch.no_grad():
+        again = attention.project_heads(into, x, 4, 3)
+    for a, b in zip(heads, again, strict=True):
+        torch.testing.assert_close(a, b)
     for part, expected in zip(heads, into(x).chunk(3, -1), strict=True):
         assert torch.equal(attention.split_heads(attention.join_heads(part), 4), part)
         torch.testing.assert_close(attention.join_heads(part), expected)
         torch.testing.assert_close(attention.project_out(out, part), out(expected))
     layers.set_compute_dtype(into, torch.bfloat16)
-    assert attention.project_heads(into, x, 4, 3).dtype == torch.bfloat16
+    assert all(part.dtype == torch.bfloat16 for part in attention.project_heads(into, x, 4, 3))
 
 
 def test_attention_and_its_gradients_are_alike_in_both_forms(monkeypatch):

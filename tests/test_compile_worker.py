@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from itit.sharding import axes
 from tests.common import ROOT
 from tests.compiler import needs_compiler, program
 from tools import tpu_compiler
@@ -40,7 +41,7 @@ def test_shardings_inside_are_rewritten(tmp_path, monkeypatch, specs, said):
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("JAX_PLATFORMS", "cpu"), ("TPU_ACCELERATOR_TYPE", "v4-8")):
         monkeypatch.setenv(name, value)
     made = program(MARKED, (ROWS,), (ROWS,), specs=specs)
-    request = tpu_compiler.request(made, Topology.parse("v4:2x2x1"), {"data": 2, "fsdp": 2})
+    request = tpu_compiler.request(made, Topology.parse("v4:2x2x1"), axes(2, 2))
     result = run(tmp_path, made.hlo, request)
     assert said in result.get("error", "") and bool(said) == ("error" in result)
     assert result["host_kib"] > 0

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from itit.sharding import axes
 from tests.compiler import needs_compiler, program
 from tools import hlo, tpu_compiler
 from tools.chips import Topology
@@ -156,7 +157,7 @@ def test_trips_of_a_compiled_loop():
     for trips in random.sample(range(5, 40), 2):
         text = LOOP.format(trips=trips)
         looped = program(text, ((square, rows), (square, (None, None))), ((square, rows),))
-        compiled = tpu_compiler.compile_program(looped, Topology.parse("v4:2x2x1"), {"data": 1, "fsdp": 4})
+        compiled = tpu_compiler.compile_program(looped, Topology.parse("v4:2x2x1"), axes(1, 4))
         assert compiled.error == ""
         assert sorted(compiled.module.visits.values()) == [1, trips] and compiled.module.unknown_loops == []
         cycles[trips] = compiled.module.cycles("rest")["rest"]

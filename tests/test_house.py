@@ -41,7 +41,7 @@ ALLOWED = {name: set() for name in LEAVES} | {
 }
 # These are given the networks: from `models` they take only the types and pure functions on what goes in and out.
 GIVEN = ("inference", "objectives", "train_step")
-NO_NETWORKS = {"Text", "Encoded", "encode_text", "cast_once"}
+NO_NETWORKS = {"Text", "Encoded", "encode_text", "cast_once", "casts_of", "weights_to_cast"}
 # Library -> the only modules that import it.
 ONLY = {
     "torch_xla": {"itit.xla"},

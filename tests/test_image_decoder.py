@@ -45,7 +45,7 @@ def test_image_decoder_equals_numpy(flags):
     table = torch.randn(config.model.codebook_size, config.model.embed_dim)
     hidden = decoder(*inputs)
     at = torch.stack([torch.randperm(config.model.num_image_tokens)[:5] for _ in range(2)])
-    logits, some = decoder.logits(hidden, table), decoder.logits(hidden, table, at)
+    logits, some = (decoder.logits(decoder.features(hidden, where), table) for where in (None, at))
     w = small.weights(decoder)
     for b in range(2):
         arrays = [x[b].double().numpy() if x.is_floating_point() else x[b].numpy() for x in inputs]
@@ -72,6 +72,6 @@ def test_gradient_into_the_tied_table_stops_where_asked():
     for detached in (False, True):
         decoder = small.small_model(detach_tied_table=detached).image_decoder
         table = torch.randn(40, 32, requires_grad=True)
-        decoder.logits(torch.randn(1, 16, 32), table).square().sum().backward()
+        decoder.logits(decoder.features(torch.randn(1, 16, 32)), table).square().sum().backward()
         assert (table.grad is None) == detached
         assert decoder.head_in.weight.grad.any()

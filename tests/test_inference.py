@@ -233,20 +233,27 @@ def test_mode_is_restored_after_an_error():
     assert model.training and torch.is_grad_enabled()
 
 
-def test_linear_maps_hold_their_weights_as_they_compute():
+def test_weights_are_cast_once_for_all_steps():
     config, model, text, empty = prepare()
     set_compute_dtype(model, torch.bfloat16)
     own, ids = {name: p.clone() for name, p in model.named_parameters()}, torch.randint(40, (BATCH, 16))
-    run = Eager()
-    with inference.inference_mode(model, run):
-        inside = {name: p.dtype for name, p in model.named_parameters()}
-        captions = inference.caption_greedy(model, ids, empty)  # casts nothing again
-        assert inside == {name: p.dtype for name, p in model.named_parameters()}
-    assert inside["encoder.blocks.0.mlp.up.weight"] == inside["text_decoder.memory_in.bias"] == torch.bfloat16
-    assert inside["encoder.token_embed.weight"] == inside["encoder.norm.weight"] == torch.float32
-    assert all(torch.equal(p, own[name]) for name, p in model.named_parameters())
-    model.linear_weights = dict  # without
-    assert torch.equal(inference.caption_greedy(model, ids, empty), captions)
+    called = []
+
+    class Noting(Eager):
+        def __call__(self, function, *args, updates=()):
+            called.append(function.__name__)
+            return function(*args)
+
+    with inference.weights_cast(model, Noting()):
+        names = set(model.casts)
+        captions = inference.caption_greedy(model, ids, empty, Noting())
+    assert called.count("_cast_weights") == 1
+    assert {"encoder.blocks.0.mlp.up.weight", "text_decoder.memory_in.bias", "encoder.token_embed.weight"} < names
+    assert "text_decoder.token_embed.weight" not in names
+    assert not any("norm" in name or name.endswith("positions") for name in names)
+    assert all(torch.equal(p, own[name]) and p.dtype == torch.float32 for name, p in model.named_parameters())
+    assert not model.casts and not any(getattr(part, "casts", None) for part in model.modules())
+    assert torch.equal(inference.caption_greedy(model, ids, empty), captions)  # the next ones anew
 
 
 def test_every_draw_of_a_picture_has_a_name_of_its_own():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from itit.models import product
+from itit.sharding import axes
 from tests import traced
 from tests.compiler import needs_compiler
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
@@ -39,9 +40,17 @@ def test_a_product_with_many_letters_and_its_gradients_equal_torchs():
     torch.testing.assert_close(torch.autograd.grad((frozen * out).sum(), x)[0], results[1][1])
 
 
+def test_what_is_computed_once_is_the_same_tensor_with_the_same_gradient(monkeypatch):
+    x, weights = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4)
+    assert product.computed_once(x) is x  # but on XLA
+    monkeypatch.setattr(product, "on_xla", lambda x: True)
+    y = product.computed_once(x)
+    assert torch.equal(y, x) and torch.equal(torch.autograd.grad((y * weights).sum(), x)[0], weights)
+
+
 @needs_compiler
 def test_gradients_of_three_passes_are_exchanged_once(traced_programs):
     step = next(p for p in traced_programs if p.name == "three_passes")
-    module = tpu_compiler.compile_program(step, Topology.parse("v4:2x2x1"), {"data": 4, "fsdp": 1}).module
+    module = tpu_compiler.compile_program(step, Topology.parse("v4:2x2x1"), axes(4, 1)).module
     sizes = [c.size * c.count for c in module.collectives("none") if c.kind in ("reduce-scatter", "all-reduce")]
     assert sum(sizes) == 2 * traced.H * traced.D  # bfloat16

@@ -39,23 +39,57 @@ def test_matrices_of_the_paper_split_evenly_and_vectors_stay_whole(preset, fsdp)
     assert whole < 0.01 * sum(math.prod(shape) for shape in found.values())
 
 
+@pytest.mark.parametrize("data, fsdp, parts", [(1, 2, 1), (8, 1, 8), (2, 4, 2), (4, 8, 4), (96, 1, 32), (8, 8, 4),
+                                               (40, 2, 10), (2, 64, 1)])  # fmt: skip
+def test_the_grid_has_an_axis_for_the_parts_of_moments(data, fsdp, parts):
+    axes = sharding.axes(data, fsdp)
+    assert axes == {"part": parts, "data": data // parts, "fsdp": fsdp} and tuple(axes) == sharding.BATCH
+    assert math.prod(axes.values()) == data * fsdp
+
+
+@pytest.mark.parametrize("preset", ["B", "L", "H"])
+def test_on_a_pod_moments_of_the_papers_models_are_cut_between_tiles(preset):
+    config = settings.replace(settings.Config(), preset=preset).resolve()
+    with torch.device("meta"):
+        shapes = shapes_of(ITIT(config.model))
+    split = whole = 0
+    for fsdp in (1, 8):
+        mesh = sharding.axes(256 // fsdp, fsdp)
+        for name, shape in shapes.items():
+            spec = sharding.state_spec(f"optimizer/moment/{name}", shape, 256 // fsdp, fsdp, shapes)
+            if len(shape) == 1:
+                continue
+            if sharding.TRAINED in spec:
+                dim = spec.index(sharding.TRAINED)
+                assert shape[dim] // pieces(spec, mesh)[dim] % 8 == 0, (name, shape, spec)
+                split += math.prod(shape)
+            else:
+                whole += math.prod(shape)
+    assert whole < 0.01 * split
+
+
 @pytest.mark.parametrize("data, fsdp", [(1, 2), (8, 1), (2, 4), (4, 8), (96, 1)])
-def test_moments_and_averages_are_split_over_all_devices_where_they_divide(data, fsdp):
-    """Each lies as its weight on a mesh that splits over as many; a factored second moment is the mean over one
-    dimension, and lies as the one that is left."""
+def test_what_is_trained_is_split_where_it_divides(data, fsdp):
+    """Moments, averages and the weights that are cast ahead: each lies as its weight on a mesh that splits over as
+    many; a factored second moment is the mean over one dimension, and lies as the one that is left."""
     config = make_config(embed_dim=128, num_heads=4, codebook_size=160, ema_decay=0.9)
     state = make_state(config, 0)
-    shapes, factored, split = shapes_of(state.model), 0, 0
+    shapes, factored, split, cast = shapes_of(state.model), 0, 0, {"encoder.blocks.0.mlp.up.weight"}
     for name, tensor in state.tensors().items():
         owner, _, rest = name.partition("/")
-        spec = sharding.state_spec(name, tuple(tensor.shape), data, fsdp, shapes)
+        spec = sharding.state_spec(name, tuple(tensor.shape), data, fsdp, shapes, cast)
         if rest == "count":
             assert spec == ()
             continue
         parameter = rest.removeprefix("moment/").removeprefix("square0/").removeprefix("square1/")
         expected = sharding.parameter_spec(parameter, shapes[parameter], fsdp)
-        if owner != "model" and "fsdp" in (every := sharding.parameter_spec(parameter, shapes[parameter], data * fsdp)):
-            expected = tuple(axis and ("fsdp", "data") for axis in every)
+        every = sharding.parameter_spec(parameter, shapes[parameter], sharding.axes(data, fsdp)["part"] * fsdp)
+        parts = sharding.axes(data, fsdp)["part"] * fsdp
+        if (owner != "model" or parameter in cast) and len(every) == 1 and shapes[parameter][0] % parts == 0:
+            assert spec == (("fsdp", "part"),), name
+            continue
+        if (owner != "model" or parameter in cast) and "fsdp" in every:
+            expected = tuple(axis and ("fsdp", "part") for axis in every)
             split += 1
         if owner == "optimizer" and tensor.ndim < len(expected):
             factored += 1
@@ -69,7 +103,7 @@ def test_moments_and_averages_are_split_over_all_devices_where_they_divide(data,
 
 @pytest.mark.parametrize("data, fsdp", [(2, 4), (4, 2), (8, 1), (1, 8)])
 def test_a_device_holds_the_moments_of_a_part_of_the_weight_that_it_holds(data, fsdp):
-    mesh, shapes = {"data": data, "fsdp": fsdp}, {"a.weight": (64, 8)}
+    mesh, shapes = sharding.axes(data, fsdp), {"a.weight": (64, 8)}
     places = {}
     for name in ("model/a.weight", "optimizer/moment/a.weight"):
         spec = sharding.state_spec(name, (64, 8), data, fsdp, shapes)
@@ -83,8 +117,8 @@ def test_a_device_holds_the_moments_of_a_part_of_the_weight_that_it_holds(data, 
         assert length == 64 // fsdp and start <= moments[device][0] < start + length
 
 
-def test_rows_of_a_batch_lie_on_both_axes():
-    assert sharding.batch_spec((16, 3, 4), 8) == (("data", "fsdp"), None, None)
+def test_rows_of_a_batch_lie_on_all_axes():
+    assert sharding.batch_spec((16, 3, 4), 8) == (("part", "data", "fsdp"), None, None)
     assert sharding.batch_spec((12, 3), 8) == (None, None)
     assert sharding.batch_spec((), 8) == ()
 

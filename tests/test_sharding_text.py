@@ -9,7 +9,8 @@ import pytest
 from tools import sharding_text
 
 SPECS = [("fsdp", None), (None, "fsdp"), ("data", None), ("data", "fsdp"), ("fsdp", "data"), (("data", "fsdp"), None),
-         (("fsdp", "data"), None), (None, ("data", "fsdp"), None), (None,), (), ("fsdp",)]  # fmt: skip
+         (("fsdp", "data"), None), (None, ("data", "fsdp"), None), (None,), (), ("fsdp",), (("fsdp", "part"), None),
+         (("part", "data", "fsdp"), None), ("part",), (("data", "part"), "fsdp")]  # fmt: skip
 
 
 def holders(spec, mesh):
@@ -30,7 +31,7 @@ def holders(spec, mesh):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_tile_is_where_it_belongs(spec):
-    mesh = {"data": random.choice((1, 2, 4, 32)), "fsdp": random.choice((1, 2, 4, 8))}
+    mesh = {"part": random.choice((1, 2, 8)), "data": random.choice((1, 2, 4, 32)), "fsdp": random.choice((1, 2, 4, 8))}
     text = sharding_text.to_text(spec, mesh)
     read = sharding_text.canonical(text)
     expected = holders(spec, mesh)

@@ -65,3 +65,16 @@ def test_lookup_and_its_gradient_equal_loops(way):
             expected[ids[i, j]] += weights[i, j].double()
     torch.testing.assert_close(grad.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(tokens.add_rows(weights, ids, 6, torch.float32), grad)
+
+
+def test_a_lookups_gradient_goes_by_way_of_the_cast_where_it_is_a_product(monkeypatch):
+    """The rows are the table's own all the same."""
+    monkeypatch.setattr(tokens, "on_xla", lambda x: True)
+    table, ids, weights = torch.randn(6, 5, requires_grad=True), torch.randint(6, (7,)), torch.randn(7, 5)
+    cast = table.to(torch.bfloat16)
+    rows = tokens.lookup(table, ids, cast)
+    assert torch.equal(rows, table[ids])
+    to_cast, to_table = torch.autograd.grad((rows * weights).sum(), [cast, table])
+    expected = torch.nn.functional.one_hot(ids, 6).T.float() @ weights.bfloat16().float()
+    torch.testing.assert_close(to_cast, expected.bfloat16())
+    assert torch.equal(to_table, to_cast.float()) and to_table.dtype == torch.float32

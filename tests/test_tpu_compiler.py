@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from itit.sharding import Program
+from itit.sharding import Program, axes
 from tests import traced
 from tests.compiler import needs_compiler, program
 from tools import tpu_compiler
 from tools.chips import Topology
 from tools.hlo import array_bytes
 
-TRAY, MESH = Topology.parse("v4:2x2x1"), {"data": 1, "fsdp": 4}
+TRAY, MESH = Topology.parse("v4:2x2x1"), axes(1, 4)
 SQUARE = (65536, 65536)  # 16 GiB of float32
 BIG = """
 HloModule big
@@ -32,7 +32,7 @@ def test_a_step_for_another_mesh(traced_programs, text, data, fsdp, tmp_path):
     results = {(traced.H, traced.D): 0, (traced.D, traced.H): 1}  # shape of a weight -> its place among the results
     step = next(p for p in traced_programs if p.name == "update")
     step = step._replace(donated=tuple((i, results[x]) for i, (x, _) in enumerate(step.inputs) if x in results))
-    found = tpu_compiler.compile_program(step, Topology.parse(text), {"data": data, "fsdp": fsdp}, tmp_path)
+    found = tpu_compiler.compile_program(step, Topology.parse(text), axes(data, fsdp), tmp_path)
     assert found.error == "" and found.seconds > 0 and found.host_gib > 0
     cut = dict.fromkeys(results, fsdp) | {(traced.B, traced.D): data * fsdp}
     shapes = [(shape[0] // cut[shape], *shape[1:]) if shape else () for shape, _ in step.inputs]
@@ -48,7 +48,7 @@ def test_a_step_for_another_mesh(traced_programs, text, data, fsdp, tmp_path):
 def test_parts_reach_the_compiled_program(traced_programs):
     """Forward and backward passes alike: the gradients' sums over chips are of the part that they belong to."""
     step = next(p for p in traced_programs if p.name == "update")
-    module = tpu_compiler.compile_program(step, TRAY, {"data": 2, "fsdp": 2}).module
+    module = tpu_compiler.compile_program(step, TRAY, axes(2, 2)).module
     cycles = module.cycles("none")
     assert cycles["t2i"] > 0 and cycles["optimizer, EMA"] > 0
     reductions = [c for c in module.collectives("none") if c.kind in ("reduce-scatter", "all-reduce")]

@@ -1,16 +1,18 @@
 """The step: accumulation, split of rows, tasks, non-finite gradients, golden losses, over-fitting one batch."""
 
+import contextlib
 import math
 from collections import Counter
 
 import pytest
 import torch
 
-from itit import objectives
+from itit import inference, objectives
 from itit import train_step as step_module
 from itit.eager import Eager
 from itit.masking import Masking
 from itit.models import Text
+from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
 from itit.train_step import LOSSES, Part, compute_losses, tasks, train_step
 from tests.tiny import TASKS as ALL
@@ -175,8 +177,9 @@ def test_tasks_by_batch_and_warm_up():
 
 
 def test_tasks_that_are_not_active_are_neither_drawn_nor_learned():
-    config = make_config()
+    config = make_config(compute_dtype="bf16")
     state = make_state(config, 0)
+    set_compute_dtype(state.model, torch.bfloat16)
     called = []
 
     class Noting(Eager):
@@ -184,10 +187,20 @@ def test_tasks_that_are_not_active_are_neither_drawn_nor_learned():
             called.append(function.__name__)
             return function(*args)
 
-    state.model.linear_weights = lambda: pytest.fail("nothing is synthesized, and weights are cast for it")
     metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ("t2t", "i2i"), Noting())
     assert metrics.keys() == {"loss", "loss/t2t", "loss/i2i", "grad_norm", "skipped"}
-    assert called == ["prepare", "update"]
+    assert called == ["prepare", "_cast_weights", "update"]
+
+
+def test_weights_cast_for_the_synthesis_serve_the_update_too(monkeypatch):
+    config, results = make_config(compute_dtype="bf16"), []
+    for cast in (inference.weights_cast, lambda model, run: contextlib.nullcontext()):
+        monkeypatch.setattr(inference, "weights_cast", cast)
+        state = make_state(config, 0)
+        set_compute_dtype(state.model, torch.bfloat16)
+        metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ALL)
+        results.append(metrics | {name: p.detach() for name, p in state.tensors().items()})
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[1])
 
 
 def test_weights_multiply_the_losses():

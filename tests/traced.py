@@ -42,7 +42,7 @@ def main(folder):
     import torch
 
     from itit.models.product import linear
-    from itit.sharding import MOMENTS
+    from itit.sharding import TRAINED
     from itit.tracing import TracedMesh, end_backward, leave, scope
 
     def update(weights, rows):
@@ -74,7 +74,7 @@ def main(folder):
         mesh.run(update, weights, rows, updates=weights)
         for _ in range(24):
             mesh.run(decode_step, weights, rows)
-    moment = mesh.placeholder((H, D), torch.float32, (MOMENTS, None))
+    moment = mesh.placeholder((H, D), torch.float32, (TRAINED, None))
     mesh.run(three_passes, mesh.placeholder((H, D), torch.float32, ("fsdp", None)).requires_grad_(), moment, rows,
              updates=[moment])  # fmt: skip
     for program in mesh.run.programs:

@@ -11,7 +11,7 @@ from itit.models import Text
 from itit.models.layers import set_compute_dtype
 from itit.noise import CounterNoise, counter_key
 from itit.optim import Adafactor, Ema, global_norm
-from itit.state import fingerprint
+from itit.state import DTYPES, fingerprint
 from itit.train_step import State, tasks, train_step
 from tests.tiny import TASKS, make_config, make_state, random_batch
 
@@ -57,6 +57,7 @@ def states(backend, config, seed, optimizer=Adafactor):
     made = []
     for place in (CPU, backend):
         state = make_state(config, seed)
+        set_compute_dtype(state.model, DTYPES[config.train.compute_dtype])
         state.t5.fingerprint = fingerprint(state.t5)
         model, t5 = place.adopt(state.model), place.adopt(state.t5)
         ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
@@ -101,9 +102,7 @@ def check_bfloat16(backend, seed):
     """A step in bfloat16 is as far from float32 as its precision says, and as plain torch's."""
     config = config_of(compute_dtype="bf16", **PAIRS_ONLY)
     plain, placed = states(backend, config, seed, Gradients)
-    exact, _ = states(backend, config, seed, Gradients)
-    for state in (plain, placed):
-        set_compute_dtype(state.model, torch.bfloat16)
+    exact, _ = states(backend, config_of(**PAIRS_ONLY), seed, Gradients)
     expected, found = run_step(CPU, plain, config, 0), run_step(backend, placed, config, 0)
     sharp = run_step(CPU, exact, config, 0)
     for name, value in expected.items():

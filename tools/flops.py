@@ -107,7 +107,8 @@ def synthesize_image(config):
     rows = 2 if d.synth_cfg else 1
     kept = [m.num_image_tokens - (dropped if dropped <= masked else 0)
             for masked in decode_schedule(m.num_image_tokens, num_steps)]  # fmt: skip
-    return rows * sum(encode(m, k) + decode_image(m, k) + image_logits(m, m.num_image_tokens) for k in kept)
+    each = [encode(m, k) + decode_image(m, k) + image_features(m, m.num_image_tokens) for k in kept]
+    return rows * sum(each) + num_steps * code_product(m, m.num_image_tokens)  # of the guided features alone
 
 
 def synthesize_text(m):
@@ -156,7 +157,11 @@ def decode_image(m, kept):
 
 
 def image_logits(m, tokens):
-    return 2 * tokens * m.embed_dim**2 + code_product(m, tokens)
+    return image_features(m, tokens) + code_product(m, tokens)
+
+
+def image_features(m, tokens):
+    return 2 * tokens * m.embed_dim**2
 
 
 def code_product(m, tokens):

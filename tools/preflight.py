@@ -14,8 +14,7 @@ import time
 from absl import flags as absl_flags
 
 from itit import config as config_lib
-from itit import flags
-from itit.sharding import check_batches
+from itit import flags, sharding
 from itit.train_step import tasks
 from tools import prediction, tpu_compiler
 from tools.chips import CHIPS, Topology
@@ -31,7 +30,7 @@ KEYS = ("compiles", "hbm_gib_per_chip", "predicted_step_ms", "predicted_ici_ms",
 def preflight(config, topology, keep=None, say=print):
     """The prediction (see `prediction.predict`) for a resolved Config. Raises ValueError for what cannot be."""
     active = tasks(config, sys.maxsize)
-    check_batches(active, topology.num_chips, config.optim.num_microbatches)
+    sharding.check_batches(active, topology.num_chips, config.optim.num_microbatches)
     data, fsdp = mesh_of(config, topology.num_chips)
     start, compiled = time.perf_counter(), []
     say(f"tracing the step; mesh: data {data} x fsdp {fsdp}")
@@ -39,7 +38,7 @@ def preflight(config, topology, keep=None, say=print):
     say(f"traced {len(traced)} programs in {time.perf_counter() - start:.0f} s")
     for number, program in enumerate(traced, 1):
         say(f"compiling {number} of {len(traced)}: {program.name}, {len(program.hlo) / 2**20:.1f} MiB")
-        compiled.append(tpu_compiler.compile_program(program, topology, {"data": data, "fsdp": fsdp}, keep))
+        compiled.append(tpu_compiler.compile_program(program, topology, sharding.axes(data, fsdp), keep))
         say(f"  {compiled[-1].error or 'compiled'}, {compiled[-1].seconds:.0f} s")
         if compiled[-1].error:
             break

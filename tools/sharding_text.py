@@ -1,6 +1,6 @@
 """Shardings as XLA writes them, such as {devices=[4,1,2]<=[2,4]T(1,0) last_tile_dim_replicate}. Pure Python.
 
-A spec names the mesh axis of each dimension of a tensor: "data", "fsdp", both as a tuple, or None.
+A spec names the mesh axis of each dimension of a tensor (see itit/sharding.py), several as a tuple, or None.
 """
 
 import math
@@ -29,15 +29,20 @@ def to_text(spec, mesh):
     if len(set(used)) != len(used):
         raise ValueError(f"spec {spec}: an axis is used twice")
     copies = math.prod(size for axis, size in mesh.items() if axis not in used)
-    # XLA reads only the shortest form: no axis of one device, and no order where it is the usual one.
-    mesh = {axis: size for axis, size in mesh.items() if size > 1}
-    names, order = list(mesh), [axis for axis in used if axis in mesh]
-    order = [names.index(axis) for axis in order + [axis for axis in mesh if axis not in used]]
+    # XLA reads only the shortest form: no axis of one device, as one those that stay side by side, and no order where
+    # it is the usual one.
+    names = [axis for axis, size in mesh.items() if size > 1]
+    runs = []
+    for axis in [axis for axis in used if axis in names] + [axis for axis in names if axis not in used]:
+        if runs and names.index(axis) == names.index(runs[-1][-1]) + 1:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
     tiles = ",".join(map(str, tiles + ((copies,) if copies > 1 else ())))
-    if order == sorted(order):
-        devices = f"[{math.prod(mesh.values())}]"
-    else:
-        devices = f"[{','.join(map(str, mesh.values()))}]T({','.join(map(str, order))})"
+    grid = sorted(runs, key=lambda run: names.index(run[0]))
+    devices = f"[{','.join(str(math.prod(mesh[axis] for axis in run)) for run in grid)}]"
+    if len(runs) > 1:
+        devices += f"T({','.join(str(grid.index(run)) for run in runs)})"
     return f"{{devices=[{tiles}]<={devices}" + (" last_tile_dim_replicate}" if copies > 1 else "}")
 
 

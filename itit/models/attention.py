@@ -7,6 +7,8 @@ afterwards the compiler makes copies, in as much time as the products take. Wher
 weights comes out of their product with the values: as a sum it is a pass of its own over all of them.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 
@@ -44,8 +46,9 @@ def attend(q, k, v, mask, dropout=None):
 def _mean(scores, v):
     """softmax(scores) @ v, with the sum of the weights from a column of ones beside v."""
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp().to(v.dtype)
-    sums = torch.einsum("bhqk,bhkd->bhqd", weights, F.pad(v, (0, 1), value=1.0)).float()
-    return (sums[..., :-1] / sums[..., -1:]).to(v.dtype)
+    # The order in which the compiler computes them.
+    sums = torch.einsum("bhqk,bhkd->bhdq", weights, F.pad(v, (0, 1), value=1.0)).float()
+    return (sums[:, :, :-1] / sums[:, :, -1:]).to(v.dtype).transpose(2, 3)
 
 
 def attend_wide(q, groups, num_heads):
@@ -80,12 +83,19 @@ def join_heads(x):
 
 
 def project_heads(linear, x, num_heads, parts):
-    """A linear map to heads: [B, T, D] -> [parts, B, H, T, D / H], such as queries, keys and values at once."""
+    """A linear map to heads: [B, T, D] -> `parts` times [B, H, T, D / H], such as queries, keys and values."""
     if not on_xla(x):
         return linear(x).unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
     weight, bias = linear.cast("weight", linear.weight), linear.cast("bias", linear.bias)
-    y = product("btd,khed->kbhte", x.to(weight.dtype), weight.unflatten(0, (parts, num_heads, -1)))
-    return y if bias is None else y + bias.view(parts, 1, num_heads, 1, -1)
+    # The last part by a product of its own: out of a single one, what is made from it alone would be copied. With
+    # gradients all at once, since they are one product.
+    cut = [0, parts] if torch.is_grad_enabled() else [0, parts - 1, parts]
+    x, size, found = x.to(weight.dtype), weight.shape[0] // parts, []
+    for start, stop in itertools.pairwise(cut):
+        rows = slice(start * size, stop * size)  # before heads are told apart: that costs no copy
+        y = product("btd,khed->kbhte", x, weight[rows].unflatten(0, (-1, num_heads, size // num_heads)))
+        found += y if bias is None else y + bias[rows].view(-1, 1, num_heads, 1, size // num_heads)
+    return found
 
 
 def project_out(linear, x):

@@ -19,7 +19,7 @@ class Encoder(nn.Module):
         super().__init__()
         dim = config.embed_dim
         self.config = config
-        self.token_embed = Embedding(config.codebook_size + 1, dim)  # the last row is [MASK]
+        self.token_embed = Embedding(config.codebook_size + 1, dim, cast_ahead=True)  # the last row is [MASK]
         self.image_positions = learned(config.num_image_tokens, dim)
         self.image_norm = LayerNorm(dim)
         self.dropout = Dropout(config.dropout)

@@ -4,11 +4,12 @@ Shapes: B batch, N image tokens, K kept image tokens, S other slots, D width, C 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from itit.models.encoder import key_mask
+from itit.models.gelu import gelu
 from itit.models.layers import Block, LayerNorm, Linear, TiedHead, learned
+from itit.models.product import computed_once
 from itit.tokens import put_tokens, take_tokens
 
 
@@ -43,7 +44,7 @@ class ImageDecoder(nn.Module):
           text_mask: bool [B, S].
 
         Returns:
-          float32 [B, N, D], to be given to `logits`.
+          float32 [B, N, D], to be given to `features`.
         """
         num_tokens = mask.shape[1]
         x = put_tokens(self.embed(image).float(), kept, num_tokens)
@@ -59,10 +60,16 @@ class ImageDecoder(nn.Module):
             x = block(x, key)
         return self.norm(x[:, :num_tokens])
 
-    def logits(self, x, table, at=None):
-        """float [B, N, D], code table [C, D] -> float32 [B, N, C], or [B, K, C] at positions `at` int64 [B, K]."""
+    def features(self, x, at=None):
+        """What logits are linear in: float [B, N, D] -> float32 [B, N, D], or [B, K, D] at `at` int64 [B, K]."""
         if at is not None:
             x = take_tokens(x, at)
+        return self.head_norm(gelu(self.head_in(x)))
+
+    def logits(self, features, table):
+        """float [B, N, D], code table [C, D] -> float32 [B, N, C]."""
         if self.config.detach_tied_table:
             table = table.detach()
-        return self.head(self.head_norm(F.gelu(self.head_in(x))), table)
+        if not torch.is_grad_enabled():  # as in gelu.py
+            features = computed_once(features.to(self.head.compute_dtype))
+        return self.head(features, table)

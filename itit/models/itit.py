@@ -13,7 +13,7 @@ from torch import nn
 
 from itit.models.encoder import Encoder
 from itit.models.image_decoder import ImageDecoder
-from itit.models.layers import Linear, init_weights
+from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
 from itit.tokens import take_tokens
 
@@ -44,6 +44,7 @@ class ITIT(nn.Module):
         self.image_decoder = ImageDecoder(config)
         self.text_decoder = TextDecoder(config)
         self.apply(init_weights)
+        self.casts = {}  # name -> weight in the dtype of the products, while `inference.weights_cast` is on
 
     @property
     def mask_token_id(self):
@@ -53,13 +54,6 @@ class ITIT(nn.Module):
     def code_table(self):
         """[C, D]: image tokens on the way in and, tied, the image decoder's output."""
         return self.encoder.token_embed.weight[: self.config.codebook_size]
-
-    def linear_weights(self):
-        """Weights and biases of the linear maps: name -> (parameter, the dtype that it computes in)."""
-        linears = [(name, part) for name, part in self.named_modules() if isinstance(part, Linear)]
-        return {
-            f"{name}.{leaf}": (p, part.compute_dtype) for name, part in linears for leaf, p in part.named_parameters()
-        }
 
     def embed(self, image_ids, masking):
         """int64 [B, N] -> float [B, K, D]: the kept tokens, [MASK] where they are masked."""
@@ -73,12 +67,20 @@ class ITIT(nn.Module):
         return Encoded(image, other, other_mask)
 
     def decode_image(self, encoded, masking):
-        """Encoded -> hidden states float32 [B, N, D] of every image slot, for `image_logits`."""
+        """Encoded -> hidden states float32 [B, N, D] of every image slot, for `image_logits` or `image_features`."""
         return self.image_decoder(encoded.image, encoded.other, masking.kept, masking.mask, encoded.other_mask)
+
+    def image_features(self, hidden, at=None):
+        """What logits are linear in, float32 [B, N, D], or [B, K, D] at positions `at` int64 [B, K]."""
+        return self.image_decoder.features(hidden, at)
+
+    def logits_of(self, features):
+        """float [B, N, D] (see `image_features`) -> float32 [B, N, C]."""
+        return self.image_decoder.logits(features, self.encoder.token_embed.table(self.config.codebook_size))
 
     def image_logits(self, hidden, at=None):
         """float32 [B, N, C], or [B, K, C] at positions `at` int64 [B, K]."""
-        return self.image_decoder.logits(hidden, self.code_table, at)
+        return self.logits_of(self.image_features(hidden, at))
 
     def memory(self, encoded, masking):
         """What the text decoder may see: float [B, M, D] and bool [B, M]."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from itit.models.attention import attend, project_heads, project_out
 from itit.models.cast import CastsWeights
+from itit.models.gelu import gelu
 from itit.models.product import linear
 from itit.tokens import lookup
 
@@ -35,13 +36,25 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.float())
 
 
-class Embedding(nn.Embedding):
+class Embedding(CastsWeights, nn.Embedding):
     """`nn.Embedding` whose gradient, where that is a product, is computed in `compute_dtype`."""
 
-    compute_dtype = torch.float32
+    def __init__(self, num_tokens, dim, cast_ahead):
+        super().__init__(num_tokens, dim)
+        self.cast_ahead = cast_ahead
 
     def forward(self, ids):
-        return lookup(self.weight, ids, self.compute_dtype)
+        return lookup(self.weight, ids, self.table())
+
+    def table(self, rows=None):
+        """[V, D], or its first rows, in `compute_dtype`, for a tied head."""
+        table = self.cast("weight", self.weight)
+        if rows is None or self.kept is None:
+            return table[:rows]
+        if rows not in self.kept:  # cut once, that the gradients of all heads are added up before they are exchanged
+            with torch.enable_grad():
+                self.kept[rows] = table[:rows]
+        return self.kept[rows]
 
 
 class Dropout(nn.Module):
@@ -66,9 +79,10 @@ class Dropout(nn.Module):
         return torch.where(kept, x / (1 - self.rate), 0)
 
 
-class TiedHead(CastsWeights, nn.Module):
-    """Logits by a product with a token table owned by another module, always the same, plus a bias of its own."""
+class TiedHead(nn.Module):
+    """Logits by a product with a token table owned by another module, plus a bias of its own."""
 
+    compute_dtype = torch.float32
     returns_rows = True  # [B, ...]: a mesh keeps it split by rows
 
     def __init__(self, num_tokens):
@@ -77,7 +91,7 @@ class TiedHead(CastsWeights, nn.Module):
 
     def forward(self, x, table):
         """float [B, T, D], [V, D] -> float32 [B, T, V]."""
-        return linear(x.to(self.compute_dtype), self.cast("table", table)).float() + self.bias
+        return linear(x.to(self.compute_dtype), table.to(self.compute_dtype)).float() + self.bias
 
 
 def set_compute_dtype(module, dtype):
@@ -118,7 +132,7 @@ class Mlp(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x):
-        return self.dropout(self.down(F.gelu(self.up(x))))
+        return self.dropout(self.down(gelu(self.up(x))))
 
 
 class Block(nn.Module):

@@ -7,6 +7,14 @@ from itit.tokens import on_xla
 
 _ROWS = "abc"  # letters of the leading dimensions
 
+COMPUTED_ONCE = "itit::computed_once"  # an operation of torch, which itit/mesh.py gives to XLA
+torch.library.define(COMPUTED_ONCE, "(Tensor x) -> Tensor")
+
+
+@torch.library.impl(COMPUTED_ONCE, "CompositeExplicitAutograd")
+def _copy(x):
+    return x.clone()
+
 
 def linear(x, weight, bias=None):
     """`F.linear`: float [..., D], [O, D], [O] -> [..., O]."""
@@ -24,6 +32,15 @@ def product(equation, x, weight):
     product just as the weight lies; torch's own is turned round after it, and each would be exchanged.
     """
     return _Product.apply(equation, x, weight)
+
+
+def computed_once(x):
+    """The same tensor, which XLA computes and keeps before it goes on.
+
+    Left to itself the compiler merges what is computed from a product with the next product, and there computes it
+    again for every block of columns.
+    """
+    return _ComputedOnce.apply(x) if on_xla(x) else x
 
 
 class _Product(torch.autograd.Function):
@@ -44,3 +61,13 @@ class _Product(torch.autograd.Function):
             torch.einsum(f"{output},{of_weight}->{of_x}", grad, weight) if needs[1] else None,
             torch.einsum(f"{output},{of_x}->{of_weight}", grad, x) if needs[2] else None,
         )
+
+
+class _ComputedOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.ops.itit.computed_once(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad

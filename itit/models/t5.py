@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from itit.models.product import computed_once
 from itit.tokens import on_xla
 
 NORM_EPS = 1e-6
@@ -45,7 +46,9 @@ class Attention(nn.Module):
 
     def forward(self, x, bias):
         """x [B, L, D], bias float32 [1 or B, H, L, L] added to the scores -> [B, L, D]."""
-        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.query, self.key, self.value))
+        # Else XLA gives the heads their places in the products, in nearly twice the time.
+        q, k, v = (computed_once(project(x)) for project in (self.query, self.key, self.value))
+        q, k, v = (y.unflatten(-1, (self.num_heads, -1)) for y in (q, k, v))
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k).float() + bias
         seen = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1).to(v.dtype), v)  # [B, L, H, head_dim]
         if on_xla(x):

@@ -22,7 +22,8 @@ class TextDecoder(nn.Module):
         self.config = config
         self.memory_in = Linear(config.embed_dim, dim)
         self.memory_norm = LayerNorm(dim)
-        self.token_embed = Embedding(config.vocab_size, dim)
+        # A TPU keeps a table that a program casts itself in fast memory: predicted, 16 tokens take 3.6 ms and not 4.7.
+        self.token_embed = Embedding(config.vocab_size, dim, cast_ahead=False)
         self.positions = learned(config.num_text_tokens, dim)
         self.text_norm = LayerNorm(dim)
         self.dropout = Dropout(config.dropout)
@@ -59,7 +60,7 @@ class TextDecoder(nn.Module):
             mask = mask & F.pad(memory_mask, (0, length), value=True)[:, None, None]
         for block in self.blocks:
             x = block(x, mask)
-        return self.head(self.norm(x[:, num_memory:]), self.token_embed.weight)
+        return self.head(self.norm(x[:, num_memory:]), self.token_embed.table())
 
     def start(self, memory, memory_mask):
         """Encodes the memory once. Returns the cache for `step`."""
@@ -89,7 +90,7 @@ class TextDecoder(nn.Module):
         x = self._embed(ids[:, None], self.positions[position])  # [B, 1, D]
         for layer, block in enumerate(self.blocks):
             x = block(x, look=cache.look(layer, position))
-        return self.head(self.norm(x), self.token_embed.weight)[:, 0]
+        return self.head(self.norm(x), self.token_embed.table())[:, 0]
 
 
 def prefix_causal_mask(num_memory, length, device):

@@ -122,6 +122,21 @@ def upsampled(x):
     return torch.autograd.grad(torch.nn.functional.interpolate(leaf, scale_factor=2.0).square().sum(), leaf)[0]
 
 
+def test_tensors_that_have_no_device_do_not_matter(mesh):
+    """Autograd leaves some about."""
+
+    class Without(torch.Tensor):
+        @property
+        def device(self):
+            raise RuntimeError("tensor does not have a device")
+
+    other = torch.zeros(1).as_subclass(Without)
+    x, plain = rows(mesh, 3)
+    run = Captured(mesh)
+    assert torch.equal(run(scaled, x, run.number(2.0)).cpu(), scaled(plain, torch.tensor(2.0)))
+    assert other.shape == (1,)
+
+
 def test_work_between_two_calls_is_refused(mesh):
     run = Captured(mesh)
     run(scaled, rows(mesh, 3)[0], run.number(2.0))
@@ -141,6 +156,25 @@ def test_modules_give_their_weights_and_take_new_ones(mesh):
         xla.sync(wait=True)
         x, plain = rows(mesh, 3)
         assert torch.allclose(run(applied, layer, x).cpu(), host(plain), atol=1e-5)
+
+
+def test_what_a_module_is_to_own_comes_as_the_same_tensors_with_new_values(mesh):
+    """So that a captured function that reads it reads the newest."""
+    run, modules, found = Captured(mesh), [mesh.adopt(torch.nn.Linear(1, 1)) for _ in range(2)], {}
+    for module in modules:
+        module.casts = {}
+    for turn in range(3):
+        for number, module in enumerate(modules):
+            x, plain = rows(mesh, 3)
+            module.casts = run.keep(module, {"a": run(scaled, x, run.number(2.0))})
+            assert found.setdefault(number, module.casts["a"]) is module.casts["a"], turn
+            seen = run(from_casts, module, x)
+            assert torch.equal(seen.cpu(), scaled(plain, 2.0) + plain)
+    assert found[0] is not found[1] and len(run.graphs) == 3  # one for each module's weights
+
+
+def from_casts(module, x):
+    return module.casts["a"] + x
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from itit import checkpoint, sharding, xla
 from tests.xla.small import MESHES, connect
 
 SPECS = [(("fsdp", None), (16, 6)), ((None, "fsdp"), (3, 16)), ((None, None), (4, 4)), ((), ()), (("fsdp",), (8,)),
-         ((sharding.MOMENTS, None), (16, 6)), ((sharding.MOMENTS,), (8,))]  # fmt: skip
+         ((sharding.TRAINED, None), (16, 6)), ((sharding.TRAINED,), (8,))]  # fmt: skip
 
 
 def made(mesh):
@@ -27,7 +27,7 @@ def test_pieces_are_as_small_as_the_devices_parts(data, fsdp):
     mesh = connect(data, fsdp)
     placed, host = made(mesh)
     for (name, pieces), (spec, shape) in zip(mesh.owned(placed).items(), SPECS, strict=True):
-        count = data * fsdp if sharding.MOMENTS in spec else fsdp if "fsdp" in spec else 1
+        count = data * fsdp if sharding.TRAINED in spec else fsdp if "fsdp" in spec else 1
         assert len(pieces) == count  # a copy on another row of the mesh is not saved again
         found = torch.full(shape, torch.nan)
         for piece in pieces:

@@ -18,10 +18,11 @@ def test_losses_and_gradients_equal_plain_torch(data, fsdp, seed):
     twins.check_losses_and_gradients(connect(data, fsdp), config_of(t2i_text_drop_prob=0.3), seed)
 
 
-def test_captured_equals_lazy_bit_for_bit_and_shardings_stay():
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_captured_equals_lazy_bit_for_bit_and_shardings_stay(dtype):
     """Five steps with the optimizer, changing batches and rates; what else runs between them changes nothing."""
     data, fsdp = MESHES[len(MESHES) // 2]
-    config = config_of(ema_decay=0.9)
+    config = config_of(ema_decay=0.9, compute_dtype=dtype)
     ends, losses = [], []
     for mode in ("captured", "lazy"):
         mesh = connect(data, fsdp, xla_mode=mode)
