@@ -35,7 +35,7 @@ class Clock:
 
     def __init__(self, run, wait):
         self.run, self.wait, self.unroll, self.number = run, wait, run.unroll, run.number
-        self.hold = run.hold
+        self.hold, self.keep = run.hold, run.keep
         self.calls = collections.defaultdict(list)  # function's name -> seconds of each call
 
     def __call__(self, function, *args, updates=()):
