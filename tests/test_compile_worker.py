@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from itit.sharding import axes
+from itit.sharding import BATCH, axes
 from tests.common import ROOT
 from tests.compiler import needs_compiler, program
 from tools import tpu_compiler
@@ -21,7 +21,7 @@ ENTRY main {
   ROOT z = f32[8,8] add(y, y)
 }
 """
-ROWS = ((8, 8), (("data", "fsdp"), None))
+ROWS = ((8, 8), (BATCH, None))
 
 
 def run(folder, hlo, request):
@@ -35,7 +35,7 @@ def run(folder, hlo, request):
 @needs_compiler
 @pytest.mark.parametrize("specs, said", [
     ({}, "a sharding that is not among its specs: {devices=[8,1]<=[8]}"),
-    ({"{devices=[8,1]0,1,2,3,4,5,6,7}": (("data", "fsdp"), None)}, ""),  # another way to write it
+    ({"{devices=[8,1]0,1,2,3,4,5,6,7}": (BATCH, None)}, ""),  # another way to write it
 ])  # fmt: skip
 def test_shardings_inside_are_rewritten(tmp_path, monkeypatch, specs, said):
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("JAX_PLATFORMS", "cpu"), ("TPU_ACCELERATOR_TYPE", "v4-8")):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from itit.config import VqganConfig
+from itit.sharding import BATCH
 from itit.tracing import TracedMesh
 from itit.train_step import tasks
 from tests.twins import config_of
@@ -17,13 +18,15 @@ VQGAN = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), nu
 
 
 @pytest.mark.skipif(math.prod(step_programs.TRACED) != NUM_DEVICES, reason="traced on eight devices")
-def test_the_programs_of_a_step_from_nothing():
-    config = config_of(ema_decay=0.9, synth_drop_masked=True, num_decode_steps=4, image_size=16)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_programs_of_a_step_from_nothing(dtype):
+    config = config_of(ema_decay=0.9, synth_drop_masked=True, num_decode_steps=4, image_size=16, compute_dtype=dtype)
     found = step_programs.programs(config, tasks(config, 0), VQGAN)
     calls = {}
     for program in found:
         calls[program.name] = calls.get(program.name, 0) + program.calls
-    assert calls == {"prepare": 1, "_start_picture": 1, "_new_canvas": 1, "decode_step": 4, "_start_caption": 1,
+    cast = {"_cast_weights": 1} if dtype == "bf16" else {}
+    assert calls == cast | {"prepare": 1, "_start_picture": 1, "_new_canvas": 1, "decode_step": 4, "_start_caption": 1,
                      "_new_caption": 1, "greedy_steps": 1, "update": 1}  # fmt: skip
     assert sum(program.name == "decode_step" for program in found) == 2  # with tokens dropped, and without
     update = found[-1]
@@ -34,7 +37,7 @@ def test_the_programs_of_a_step_from_nothing():
             assert program.inputs[parameter] == program.outputs[result]
         assert set(program.specs) and len(program.hlo) > 1000
     images = [spec for shape, spec in found[0].inputs if shape == (8, 16, 16, 3)]
-    assert len(images) == 4 and set(images) == {(("data", "fsdp"), None, None, None)}
+    assert len(images) == 4 and set(images) == {(BATCH, None, None, None)}
 
 
 @pytest.mark.skipif(math.prod(step_programs.TRACED) != NUM_DEVICES, reason="traced on eight devices")
