@@ -22,7 +22,7 @@ class TextDecoder(nn.Module):
         self.config = config
         self.memory_in = Linear(config.embed_dim, dim)
         self.memory_norm = LayerNorm(dim)
-        # A TPU keeps a table that a program casts itself in fast memory: by prediction 27 us a product, not 64
+        # A TPU keeps a table that a program casts itself in fast memory: by prediction 27 us a product, not 64.
         self.token_embed = Embedding(config.vocab_size, dim, cast_ahead=False)
         self.positions = learned(config.num_text_tokens, dim)
         self.text_norm = LayerNorm(dim)
