@@ -7,7 +7,7 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
     exit 2
 fi
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-patience=10  # failures in a row, after which resume gives up
+patience=10  # failures in a row, and hangs in all, after which resume gives up
 exec 3>&1
 # shellcheck source=tpu_options.sh
 source "$root/launch/tpu_options.sh"
@@ -121,8 +121,9 @@ tpu_delete() {
 
 # ---------------------------------------------------------------------------------------------- resume
 
-# One word for the run on all workers: running, done, failed, stopped, partial (it lives on some of them and cannot go
-# on), interrupted (on none), gone (no TPU), unreachable.
+# One word for the run on all workers: running, done, hung (the watchdog ended it on one, and others wait or fail for want
+# of that one), failed, stopped, partial (it lives on some of them and cannot go on), interrupted (on none), gone (no
+# TPU), unreachable.
 verdict() {
     local now lines words noise
     now="$(state)" || { echo unreachable; return; }
@@ -134,6 +135,7 @@ verdict() {
     words="$(awk 'NF > 1 { print $2 }' <<< "$lines" | sort -u | tr '\n' ' ')"
     say "${words}on $(wc -l <<< "$lines") workers; $(head -n 1 <<< "$lines")" >&2
     case "$words" in
+        *hung*) echo hung ;;
         *failed*) echo failed ;;
         "done " | "stopped ") echo "${words% }" ;;
         "running " | "done running ") echo running ;;
@@ -151,7 +153,7 @@ finish() {
 }
 
 tpu_resume() {
-    local now last="" started=false failures=0
+    local now last="" started=false failures=0 hangs=0
     while true; do
         now="$(verdict)"
         case "$now" in
@@ -170,12 +172,20 @@ tpu_resume() {
                 fi
                 ;;
             unreachable) failures=$((failures + 1)) ;;
+            hung)
+                hangs=$((hangs + 1))
+                if [ "$hangs" = "$patience" ]; then
+                    worker all last_lines || true
+                    finish
+                    fail "the run has hung $patience times: not started again"
+                fi
+                ;;&
             *)
                 if [ "$now $started" = "stopped true" ]; then
                     say "the run was stopped"
                     return
                 fi
-                [ "$now" != partial ] || again stop --now || true
+                [[ $now != partial && $now != hung ]] || again stop --now || true
                 if again create && again setup && again run; then started=true; else failures=$((failures + 1)); fi
                 ;;
         esac

@@ -2,7 +2,7 @@
 # Runs on the workers of a TPU, called by tpu.sh: bash itit/current/launch/worker.sh COMMAND RUN [argument ...]
 #
 # What lies in ~/itit there: COMMIT/ (the code of one commit), current (the commit that is set up), .venv, and runs/RUN/
-# with log, command, pid, status (exit status of itit.train, written when it ends) and stopped (stop was called).
+# with log, command, pid, status (exit status of itit.train, or "hung", written when it ends) and stopped (stop was called).
 # A run holds runs/lock as long as it lives. Whether one is going on is asked of the kernel, so that no file left by a
 # reboot can tell a lie, and a TPU, which serves one process at a time, is never given to a second.
 set -euo pipefail
@@ -81,19 +81,22 @@ start() {
     say "$run started"
 }
 
-# In the background. Dies with the machine, and then leaves no status.
+# In the background. Dies with the machine, and then leaves no status. The watchdog's exit status, 1, is that of any error:
+# what tells it apart is the first line of the stacks that faulthandler writes.
 train() {
-    local status=0
+    local status=0 before
+    before="$(stat --format=%s "$folder/log")"
     cd "$code"
     echo "$(date --utc +%FT%TZ) commit $commit: python -m itit.train $*"
     PJRT_DEVICE=TPU "$venv/bin/python" -u -m itit.train "$@" &
     echo "$$" > "$folder/group"
     echo "$!" > "$folder/pid"
     wait "$!" || status=$?
+    if [ "$status" = 1 ] && tail -c "+$((before + 1))" "$folder/log" | grep -aq '^Timeout (.*)!$'; then status=hung; fi
     echo "$status" > "$folder/status"
 }
 
-# One line: host, one word for the state (running, done, failed, stopped, interrupted, absent), how far it is.
+# One line: host, one word for the state (running, done, failed, hung, stopped, interrupted, absent), how far it is.
 status() {
     local word=interrupted code=
     [ ! -f "$folder/status" ] || code="$(cat "$folder/status")"
@@ -103,6 +106,8 @@ status() {
         word=running
     elif [ "$code" = 0 ]; then
         word="done"
+    elif [ "$code" = hung ]; then
+        word=hung
     elif [ -n "$code" ] && [ "$code" != 130 ] && [ "$code" != 143 ]; then  # by nobody's signal
         word="failed with exit status $code"
     elif [ -f "$folder/stopped" ]; then
@@ -137,9 +142,9 @@ follow() {
     tail -n 100 "$folder/log"
 }
 
-# Of a run that failed; nothing from other workers.
+# Of a run that failed or hung; nothing from other workers.
 last_lines() {
-    [[ "$(status)" != *" failed "* ]] || tail -n 20 "$folder/log" | sed "s/^/$(hostname) /"
+    [[ ! "$(status)" =~ \ (failed|hung)\  ]] || tail -n 20 "$folder/log" | sed "s/^/$(hostname) /"
 }
 
 case "$command" in

@@ -21,7 +21,9 @@ DEFAULT = {
     "node": "",  # state of the TPU itself
     "after_create": [["ACTIVE"]] * 9,  # `queued` after each create
     "num_workers": 2,
-    "trainers": ["waits"],  # what the trainer does at its first start, second, ...: waits, ends, fails, hangs
+    # What the trainer does at its first start, second, ...: waits, ends, fails, hangs (deaf to SIGTERM) or freezes (its
+    # watchdog ends it)
+    "trainers": ["waits"],
     "events": [],  # what happens as the state of the run is asked for: "", preempt, reboot, deaf
     "broken": False,  # gcloud fails
     "ensurepip": True,

@@ -12,6 +12,7 @@ folders: `ssh` runs its command there with the folder as home, so that launch/wo
 """
 
 import contextlib
+import faulthandler
 import glob
 import json
 import os
@@ -194,6 +195,9 @@ def train(arguments):
     print(f"step {before + 1}/10 | 1.47 steps/s | loss 3.1", flush=True)
     if kind == "fails" and worker == "1":
         sys.exit("error: loss is nan")
+    if kind == "freezes" and worker == "1":
+        faulthandler.dump_traceback_later(0.1, exit=True)  # what itit.watchdog calls
+        time.sleep(60)
     if kind == "ends":
         sys.exit(0)
 

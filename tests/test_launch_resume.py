@@ -95,6 +95,30 @@ def test_resume_starts_a_run_anew_that_lost_a_worker(cloud):
     assert len(cloud.read("launches")) == 4
 
 
+def test_resume_starts_a_run_anew_that_hung(cloud):
+    """The other worker, which waits for the one that hung, is ended by stop."""
+    cloud.set(trainers=["freezes", "freezes", "ends"])
+    done, words = resumed(cloud)
+    assert done.status == 0 and words == [*FRESH, *["stop", "scp", "setup", "start"] * 2]
+    assert "hung running on 2 workers" in done.err + done.out
+
+
+def test_resume_does_not_take_an_error_for_an_earlier_hang(cloud):
+    """Both are in one log and exit with 1."""
+    cloud.set(trainers=["freezes", "fails"])
+    done, words = resumed(cloud)
+    assert done.status == 1 and words == [*FRESH, "stop", "scp", "setup", "start", "last_lines"]
+    assert done.err.endswith("error: the run has failed: not started again\n")
+
+
+def test_resume_gives_up_after_ten_hangs_and_shows_where(cloud):
+    cloud.set(trainers=["freezes"])
+    done, words = resumed(cloud)
+    assert done.status == 1 and words.count("start") == 10 and words[-1] == "last_lines"
+    assert "t1v-n-w-1 Timeout (0:00:00.100000)!" in done.out and "t1v-n-w-0 Timeout" not in done.out
+    assert done.err.endswith("error: the run has hung 10 times: not started again\n")
+
+
 def test_resume_bears_a_broken_connection_for_a_while(ready):
     ready.set(trainers=["waits", "ends"], events=["deaf"] * 9 + ["", "preempt"])
     ready.good("run", *RUN)
