@@ -92,7 +92,7 @@ train() {
     echo "$$" > "$folder/group"
     echo "$!" > "$folder/pid"
     wait "$!" || status=$?
-    if [ "$status" = 1 ] && tail -c "+$((before + 1))" "$folder/log" | grep -aq '^Timeout (.*)!$'; then status=hung; fi
+    if [ "$status" = 1 ] && tail -c "+$((before + 1))" "$folder/log" | grep -aq 'Timeout ([0-9:.]*)!$'; then status=hung; fi
     echo "$status" > "$folder/status"
 }
 
