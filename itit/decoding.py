@@ -105,15 +105,16 @@ def decode_step(logits_fn, canvas, noise, step, choice):
     num_steps, mask_token_id, temperature, anneal = choice
     noise = indexed(noise, step)
     masked = image_ids == mask_token_id
-    log_probs = logits_fn(image_ids, step).log_softmax(-1)
-    sampled = (log_probs + gumbel(noise("token", log_probs.shape))).argmax(-1)
+    logits = logits_fn(image_ids, step)
+    sampled = (logits + gumbel(noise("token", logits.shape))).argmax(-1)
     filled = torch.where(masked, sampled, image_ids)
 
     def table(function):
         return by_step(function, step, num_steps, image_ids.device)
 
     scale = table(lambda i: temperature * (1 - (i + 1) / num_steps if anneal == "linear" else 1.0))
-    confidence = pick(log_probs, sampled)
+    # log p of what was drawn. XLA reads the logits once for both; log_softmax would also write those of all codes.
+    confidence = pick(logits, sampled) - logits.logsumexp(-1)
     confidence = confidence + scale * gumbel(noise("choice", confidence.shape))
     confidence = confidence.masked_fill(~masked, torch.inf)
     # By a table of Python's numbers: in float32 a product may round up to the next whole number. The last step keeps
