@@ -2,7 +2,8 @@
 # Runs on the workers of a TPU, called by tpu.sh: bash itit/current/launch/worker.sh COMMAND RUN [argument ...]
 #
 # What lies in ~/itit there: COMMIT/ (the code of one commit), current (the commit that is set up), .venv, and runs/RUN/
-# with log, command, pid, status (exit status of itit.train, or "hung", written when it ends) and stopped (stop was called).
+# with log, command, pid, status (exit status of itit.train, or "hung", written when it ends) and stopped (stop was
+# called).
 # A run holds runs/lock as long as it lives. Whether one is going on is asked of the kernel, so that no file left by a
 # reboot can tell a lie, and a TPU, which serves one process at a time, is never given to a second.
 set -euo pipefail
@@ -81,8 +82,8 @@ start() {
     say "$run started"
 }
 
-# In the background. Dies with the machine, and then leaves no status. The watchdog's exit status, 1, is that of any error:
-# what tells it apart is the first line of the stacks that faulthandler writes.
+# In the background. Dies with the machine, and then leaves no status. The watchdog's exit status, 1, is that of any
+# error: what tells it apart is the first line of the stacks that faulthandler writes.
 train() {
     local status=0 before
     before="$(stat --format=%s "$folder/log")"
