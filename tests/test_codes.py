@@ -21,7 +21,8 @@ def test_averages_follow_numpy():
             count[code] = 0.99 * count[code] + 0.01 * len(mine)
             total[code] = 0.99 * total[code] + 0.01 * mine.sum(0)
     used = count > 0
-    np.testing.assert_allclose(table.numpy()[used], total[used] / count[used, None], rtol=1e-4)
+    # Outputs of one code may cancel: what float32 loses is of their size, not of their mean's.
+    np.testing.assert_allclose(table.numpy()[used], total[used] / count[used, None], rtol=1e-5, atol=1e-6)
     assert torch.equal(table[20:], before[20:])
     assert set(codes.dead(averages.count).tolist()) == set(np.flatnonzero(~used))
     share = count[used] / count.sum()
