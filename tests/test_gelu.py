@@ -25,7 +25,8 @@ def slope(x):
 
 def test_exact_where_it_is_not_xlas_bfloat16(monkeypatch):
     x = numbers()
-    torch.testing.assert_close(gelu(x).double(), exact(x), rtol=1e-5, atol=1e-6)
+    # float32 adds 1 to an error function near -1: what that loses is of the size of x, not of the result.
+    assert ((gelu(x).double() - exact(x)).abs() <= 6 * torch.finfo(x.dtype).eps * x.abs()).all()
     assert torch.equal(gelu(x.bfloat16()), F.gelu(x.bfloat16()))
     for part in (module, product):
         monkeypatch.setattr(part, "on_xla", lambda x: True)
