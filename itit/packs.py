@@ -1,4 +1,4 @@
-"""Many tensors as few: each that a program reads or returns costs the host some 15 microseconds at every start.
+"""Many tensors as few: each that a program reads or returns costs the host some 20 microseconds at every start.
 
 Tensors that lie alike are the rows of one buffer. A program, while it is traced, sees each as its row. Outside it is a
 stand-in without a value: reading it is an error, and computing with it ends the process.
