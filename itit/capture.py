@@ -16,7 +16,7 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
-from itit import xla
+from itit import sharding, xla
 from itit.eager import owned_by
 
 _CONSTANTS = set()  # handles of the numbers inside all captured functions
@@ -26,23 +26,26 @@ class Lazy:
     """Runs a function as torch_xla does by itself, traced anew at every call; for debugging."""
 
     unroll = 16
-    packs = False  # whether few tensors lie in the place of many (see packs.py)
 
     def __init__(self, mesh):
-        self.mesh, self._numbers, self._owned = mesh, {}, weakref.WeakKeyDictionary()
+        self.mesh, self._numbers, self._kept = mesh, {}, weakref.WeakKeyDictionary()
 
     def __call__(self, function, *args, updates=()):
-        result = traced(function, args, self.mesh.packs)
+        result = traced(function, args)
         for tensor in tensors_of(result):
             if all(xla.are_pending([tensor])):
                 self.mesh.place_result(tensor)
         xla.sync()
         return result
 
-    def own(self, module, weights):
-        if module not in self._owned:
-            self._owned[module] = self.mesh.empty(weights, self.packs)
-        return self._owned[module]
+    def hold(self, name, weight):
+        return self.mesh.mark(weight, sharding.parameter_spec(name, tuple(weight.shape), self.mesh.fsdp))
+
+    def keep(self, module, tensors):
+        kept = self._kept.setdefault(module, tensors)
+        for name, tensor in tensors.items():
+            kept[name].data = tensor
+        return kept
 
     def number(self, value):
         if isinstance(value, int) and value in self._numbers:  # whole numbers come again in every loop
@@ -62,8 +65,6 @@ class Captured(Lazy):
     `graphs`: the captured functions, in order.
     """
 
-    packs = True
-
     def __init__(self, mesh, strict=True):
         super().__init__(mesh)
         self.strict, self.graphs, self._kinds = strict, {}, {}
@@ -72,8 +73,7 @@ class Captured(Lazy):
     def __call__(self, function, *args, updates=()):
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        others = tuple(None if isinstance(x, torch.Tensor) else x for x in leaves)
-        kind = function, structure, others, self.mesh.packs.held(others)
+        kind = function, structure, tuple(None if isinstance(x, torch.Tensor) else x for x in leaves)
         signature = self._sign(tensors)
         graph = self.graphs.get((kind, signature))
         if graph is None:
@@ -91,12 +91,6 @@ class Captured(Lazy):
                          len(graph.sources), len(graph.updated), graph.num_results,
                          time.perf_counter() - start)  # fmt: skip
         return graph.replay(tensors)
-
-    def own(self, module, weights):
-        before = xla.num_compilations()
-        owned = super().own(module, weights)
-        self.num_compilations += xla.num_compilations() - before
-        return owned
 
     @staticmethod
     def _sign(tensors):
@@ -123,7 +117,7 @@ class _Graph:
         xla.sync()
         xla.wait()
         compilations = xla.num_compilations()
-        owned, updates = mesh.packs.buffers(owned_by_all(leaves)), mesh.packs.buffers(tensors_of(updates))
+        owned = [t for leaf in leaves for t in owned_by(leaf)]
         known = {}  # handle -> index into the arguments, or the tensor itself where a module owns it
         for handle, tensor in zip(xla.handles(owned), owned, strict=True):
             known[handle] = tensor
@@ -136,15 +130,15 @@ class _Graph:
         others = {handle: x for handle, x in _live().items() if handle not in known and handle not in _CONSTANTS}
         seed = xla.handle(xla.base_seed(mesh.device))
 
-        shardings = {id(t): xla.sharding_of(t) for t in updates}
+        shardings = {id(t): xla.sharding_of(t) for t in tensors_of(updates)}
         before = xla.fallbacks()
-        result = traced(function, args, mesh.packs)
+        result = traced(function, args)
         fallen = sorted(xla.fallbacks().items() - before.items())
         # Their results would come back as they are now, for ever.
         assert not fallen, f"{function.__name__}: falls back to the host: {[name for name, _ in fallen]}"
         self._result, self._structure = pytree.tree_flatten(result)
         pending = [t for t in self._result if isinstance(t, torch.Tensor)]
-        updated = [t for t, p in zip(updates, xla.are_pending(updates), strict=True) if p]
+        updated = [t for t, p in zip(tensors_of(updates), xla.are_pending(tensors_of(updates)), strict=True) if p]
         for tensor in updated:  # the compiler would choose for itself where what is whole on every chip comes out
             if shardings[id(tensor)] is not None:
                 settle(tensor)
@@ -212,12 +206,11 @@ class _Graph:
         return pytree.tree_unflatten([origin(results, tensors) for origin in self._result], self._structure)
 
 
-def traced(function, args, packs):
+def traced(function, args):
     """Calls the function. Equal numbers inside share a buffer; outside they must not: one may be an argument."""
     xla.set_device_data_cache(True)
     try:
-        with packs.opened(owned_by_all(pytree.tree_leaves(args))):
-            return function(*args)
+        return function(*args)
     finally:
         xla.set_device_data_cache(False)
 
@@ -225,10 +218,6 @@ def traced(function, args, packs):
 def settle(tensor):
     """Before it is marked: what is computed last, too, is then computed where its parts are, not after the gather."""
     xla.barrier(tensor)
-
-
-def owned_by_all(leaves):
-    return [t for leaf in leaves for t in owned_by(leaf)]
 
 
 def tensors_of(tree):

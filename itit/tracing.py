@@ -10,7 +10,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from itit import sharding, xla
-from itit.capture import Lazy, owned_by_all, settle, tensors_of, traced
+from itit.capture import Lazy, settle, tensors_of, traced
+from itit.eager import owned_by
 from itit.mesh import Mesh, prepare
 from itit.noise import CounterNoise
 
@@ -55,15 +56,6 @@ class TracedMesh(Mesh):
         for tensor, spec in self.state_specs(state):
             tensor.data = self.placeholder(tensor.shape, tensor.dtype, spec)
 
-    def _joined(self, tensors, shape, spec):
-        return self._fresh(shape, tensors[0].dtype, spec)
-
-    def _fresh(self, shape, dtype, spec):
-        return self.placeholder(shape, dtype, spec)
-
-    def _compute(self):
-        """Placeholders stay what they are."""
-
     def rows(self, shape, dtype):
         """A tensor of the global batch."""
         return self.placeholder(shape, dtype, sharding.batch_spec(tuple(shape), self.num_devices))
@@ -74,8 +66,6 @@ class TracedMesh(Mesh):
 
 class Traced(Lazy):
     """Traces each function once for every kind of arguments, and counts how often it is called."""
-
-    packs = True
 
     def __init__(self, mesh):
         super().__init__(mesh)
@@ -96,11 +86,10 @@ class Traced(Lazy):
 
     def _trace(self, function, args, updates):
         specs, before = self.mesh.specs, {}
-        packs, leaves = self.mesh.packs, pytree.tree_leaves(args)
-        updates = packs.buffers(updates)
-        for tensor in [*tensors_of(leaves), *packs.buffers(owned_by_all(leaves))]:
-            before[id(tensor)] = xla.handle(tensor)
-        result = traced(function, args, packs)
+        for leaf in pytree.tree_leaves(args):
+            for tensor in [leaf] if isinstance(leaf, torch.Tensor) else owned_by(leaf):
+                before[id(tensor)] = xla.handle(tensor)
+        result = traced(function, args)
         updated = [t for t, changed in zip(updates, xla.are_pending(updates), strict=True) if changed]
         leaves, structure = pytree.tree_flatten(result)
         fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(xla.are_pending([x]))]
