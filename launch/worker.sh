@@ -99,11 +99,12 @@ train() {
 
 # One line: host, one word for the state (running, done, failed, hung, stopped, interrupted, absent), how far it is.
 status() {
-    local word=interrupted code=
+    local word=interrupted code="" live
+    live="$(running)"  # asked first: a run writes its status before it lets go of the lock
     [ ! -f "$folder/status" ] || code="$(cat "$folder/status")"
     if [ ! -d "$folder" ]; then
         word=absent
-    elif [ "$(running)" = "$run" ]; then
+    elif [ "$live" = "$run" ]; then
         word=running
     elif [ "$code" = 0 ]; then
         word="done"

@@ -21,8 +21,8 @@ DEFAULT = {
     "node": "",  # state of the TPU itself
     "after_create": [["ACTIVE"]] * 9,  # `queued` after each create
     "num_workers": 2,
-    # What the trainer does at its first start, second, ...: waits, ends, fails, hangs (deaf to SIGTERM) or freezes (its
-    # watchdog ends it)
+    # What the trainer does at its first start, second, ...: waits, ends, fails, hangs (deaf to SIGTERM), freezes (its
+    # watchdog ends it) or lingers (ends when the file `asked` is there)
     "trainers": ["waits"],
     "events": [],  # what happens as the state of the run is asked for: "", preempt, reboot, deaf
     "broken": False,  # gcloud fails

@@ -198,7 +198,10 @@ def train(arguments):
     if kind == "freezes" and worker == "1":
         faulthandler.dump_traceback_later(0.1, exit=True)  # what itit.watchdog calls
         time.sleep(60)
-    if kind == "ends":
+    if kind == "lingers":
+        while not os.path.exists(path("asked")):
+            time.sleep(0.01)
+    if kind in ("ends", "lingers"):
         sys.exit(0)
 
     def save(*_):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -213,6 +214,16 @@ def test_setup_of_another_commit_waits_for_the_end_of_a_run(ready):
     env = ready.env | {"PATH": f"{ready.folder / 'worker_bin'}:{ready.env['PATH']}", "WORKER": "0"}
     done = subprocess.run(["bash", "-c", command], cwd=home, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and "run itit is going on" in done.stderr
+
+
+def test_status_of_a_run_that_ends_as_it_is_asked_for(ready):
+    """Whether it lives is not yet known, and by then it has ended: what it left is read after that."""
+    ready.set(trainers=["lingers"])
+    ready.good("run", *RUN)
+    ends = 'touch "$FAKE_CLOUD/asked"; shift; set -- --wait 30 "$@"'
+    ready.script("worker_bin/flock", f'if [ "$1" = --nonblock ]; then {ends}; fi\nexec {shutil.which("flock")} "$@"')
+    out = ready.good("status").out
+    assert "t1v-n-w-0 done step 1/10" in out and "t1v-n-w-1 done step 1/10" in out
 
 
 def test_status_tells_the_state_of_each_worker(ready):
