@@ -44,6 +44,9 @@ class Local:
     def place_state(self, state):
         """Puts what belongs to the weights of a fresh `State` beside them."""
 
+    def pack(self, state):
+        """Readies a filled state for many steps; after it nothing but programs changes it."""
+
     def owned(self, tensors):
         """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.
 

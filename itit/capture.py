@@ -16,7 +16,7 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
-from itit import sharding, xla
+from itit import xla
 from itit.eager import owned_by
 
 _CONSTANTS = set()  # handles of the numbers inside all captured functions
@@ -28,24 +28,20 @@ class Lazy:
     unroll = 16
 
     def __init__(self, mesh):
-        self.mesh, self._numbers, self._kept = mesh, {}, weakref.WeakKeyDictionary()
+        self.mesh, self._numbers, self._owned = mesh, {}, weakref.WeakKeyDictionary()
 
     def __call__(self, function, *args, updates=()):
-        result = traced(function, args)
+        result, _ = traced(function, args, updates, self.mesh.packs)
         for tensor in tensors_of(result):
             if all(xla.are_pending([tensor])):
                 self.mesh.place_result(tensor)
-        xla.sync()
+        xla.sync(wait=True)  # the next call asks for handles
         return result
 
-    def hold(self, name, weight):
-        return self.mesh.mark(weight, sharding.parameter_spec(name, tuple(weight.shape), self.mesh.fsdp))
-
-    def keep(self, module, tensors):
-        kept = self._kept.setdefault(module, tensors)
-        for name, tensor in tensors.items():
-            kept[name].data = tensor
-        return kept
+    def own(self, module, weights):
+        if module not in self._owned:
+            self._owned[module] = self.mesh.empty(weights)
+        return self._owned[module]
 
     def number(self, value):
         if isinstance(value, int) and value in self._numbers:  # whole numbers come again in every loop
@@ -73,7 +69,8 @@ class Captured(Lazy):
     def __call__(self, function, *args, updates=()):
         leaves, structure = pytree.tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        kind = function, structure, tuple(None if isinstance(x, torch.Tensor) else x for x in leaves)
+        others = tuple(None if isinstance(x, torch.Tensor) else x for x in leaves)
+        kind = function, structure, others, self.mesh.packs.held(others)
         signature = self._sign(tensors)
         graph = self.graphs.get((kind, signature))
         if graph is None:
@@ -91,6 +88,12 @@ class Captured(Lazy):
                          len(graph.sources), len(graph.updated), graph.num_results,
                          time.perf_counter() - start)  # fmt: skip
         return graph.replay(tensors)
+
+    def own(self, module, weights):
+        before = xla.num_compilations()
+        owned = super().own(module, weights)
+        self.num_compilations += xla.num_compilations() - before
+        return owned
 
     @staticmethod
     def _sign(tensors):
@@ -117,7 +120,7 @@ class _Graph:
         xla.sync()
         xla.wait()
         compilations = xla.num_compilations()
-        owned = [t for leaf in leaves for t in owned_by(leaf)]
+        owned = mesh.packs.buffers(owned_by_all(leaves))
         known = {}  # handle -> index into the arguments, or the tensor itself where a module owns it
         for handle, tensor in zip(xla.handles(owned), owned, strict=True):
             known[handle] = tensor
@@ -130,19 +133,13 @@ class _Graph:
         others = {handle: x for handle, x in _live().items() if handle not in known and handle not in _CONSTANTS}
         seed = xla.handle(xla.base_seed(mesh.device))
 
-        shardings = {id(t): xla.sharding_of(t) for t in tensors_of(updates)}
         before = xla.fallbacks()
-        result = traced(function, args)
+        result, updated = traced(function, args, updates, mesh.packs)
         fallen = sorted(xla.fallbacks().items() - before.items())
         # Their results would come back as they are now, for ever.
         assert not fallen, f"{function.__name__}: falls back to the host: {[name for name, _ in fallen]}"
         self._result, self._structure = pytree.tree_flatten(result)
         pending = [t for t in self._result if isinstance(t, torch.Tensor)]
-        updated = [t for t, p in zip(tensors_of(updates), xla.are_pending(tensors_of(updates)), strict=True) if p]
-        for tensor in updated:  # the compiler would choose for itself where what is whole on every chip comes out
-            if shardings[id(tensor)] is not None:
-                settle(tensor)
-                xla.mark_sharding(tensor, shardings[id(tensor)])
         roots, places = list(updated), {xla.value_id(t): i for i, t in enumerate(updated)}
         for tensor, p in zip(pending, xla.are_pending(pending), strict=True):
             key = xla.value_id(tensor)
@@ -206,18 +203,32 @@ class _Graph:
         return pytree.tree_unflatten([origin(results, tensors) for origin in self._result], self._structure)
 
 
-def traced(function, args):
-    """Calls the function. Equal numbers inside share a buffer; outside they must not: one may be an argument."""
+def traced(function, args, updates, packs):
+    """Calls the function. Returns its result, and those of its updates that were made, each split as it was."""
+    updates = packs.buffers(tensors_of(updates))
+    shardings = [xla.sharding_of(t) for t in updates]
+    # Equal numbers inside share a buffer; outside they must not: one may be an argument.
     xla.set_device_data_cache(True)
     try:
-        return function(*args)
+        with packs.opened(owned_by_all(pytree.tree_leaves(args))):
+            result = function(*args)
     finally:
         xla.set_device_data_cache(False)
+    made = [pair for pair, p in zip(zip(updates, shardings, strict=True), xla.are_pending(updates), strict=True) if p]
+    for tensor, before in made:  # the compiler would choose for itself where what is whole on every chip comes out
+        if before is not None:
+            settle(tensor)
+            xla.mark_sharding(tensor, before)
+    return result, [tensor for tensor, _ in made]
 
 
 def settle(tensor):
     """Before it is marked: what is computed last, too, is then computed where its parts are, not after the gather."""
     xla.barrier(tensor)
+
+
+def owned_by_all(leaves):
+    return [t for leaf in leaves for t in owned_by(leaf)]
 
 
 def tensors_of(tree):

@@ -17,14 +17,10 @@ class Eager:
         """Result of `function(*args)`. `updates`: tensors that it changes in place."""
         return function(*args)
 
-    def hold(self, name, weight):
-        """A result that takes the place of a model's weight of this name: it is to lie where that does."""
-        return weight
-
-    def keep(self, module, tensors):
-        """Results of a call, name -> tensor, that a module is to own for a while. A runner that captures returns the
-        same tensors each time, with the new values."""
-        return tensors
+    def own(self, module, weights):
+        """Tensors without values, name -> tensor, that a module is to own for a while: shaped and placed as `weights`,
+        name -> (its weight, dtype). A runner that captures gives the same each time."""
+        return {name: torch.empty_like(weight, dtype=dtype) for name, (weight, dtype) in weights.items()}
 
     def number(self, value):
         """A number that changes from call to call, as an argument of `run`."""

@@ -37,17 +37,19 @@ def weights_cast(model, run):
     if model.casts or not weights_to_cast(model):
         yield
         return
-    with torch.no_grad():
-        model.casts = run.keep(model, run(_cast_weights, model, run.hold))
+    model.casts = run.own(model, weights_to_cast(model))
     try:
+        with torch.no_grad():
+            run(_cast_weights, model, updates=list(model.casts.values()))
         with casts_of(model, model.casts):
             yield
     finally:
         model.casts = {}
 
 
-def _cast_weights(model, hold):
-    return {name: hold(name, p.to(dtype)) for name, (p, dtype) in weights_to_cast(model).items()}
+def _cast_weights(model):
+    for name, (p, dtype) in weights_to_cast(model).items():
+        model.casts[name].copy_(p.to(dtype))  # as it stands, XLA would have it lie where the weight does
 
 
 def drops(model, objective, decode):

@@ -11,6 +11,8 @@ from itit.hosts import Hosts
 from itit.models import weights_to_cast
 from itit.models.product import COMPUTED_ONCE
 from itit.noise import CounterNoise, counter_key
+from itit.packs import Packs, lay
+from itit.sharding import Piece
 
 PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
 
@@ -66,6 +68,7 @@ class Mesh:
         axes = sharding.axes(data, fsdp)
         self._mesh = xla.device_mesh(tuple(axes.values()), tuple(axes))
         self._shardings, self.texts = {}, {}  # spec -> as XLA has it, and as it writes it
+        self.packs = Packs()
         self.run, self.sampler = Captured(self), Captured(self, strict=False)
 
     def __str__(self):
@@ -128,6 +131,43 @@ class Mesh:
             self.place(tensor)
         xla.sync(wait=True)
 
+    def pack(self, state):
+        """Few tensors on the devices in the place of a state's many (see packs.py), once it is filled."""
+        names, specs = state.tensors(), self.state_specs(state)
+        self._pack([(name.rpartition("/")[0], *one) for name, one in zip(names, specs, strict=True)], self._joined)
+        self._compute()
+
+    def empty(self, weights):
+        """Tensors without values that lie as weights do, name -> tensor. `weights`: name -> (weight, its new dtype).
+
+        Few lie in the place of many, but not of matrices: a TPU copies a matrix out of a buffer before it multiplies by
+        it, and decoding would take a fifth longer.
+        """
+        specs = {name: sharding.parameter_spec(name, tuple(w.shape), self.fsdp) for name, (w, _) in weights.items()}
+        tensors = {name: self._fresh(tuple(w.shape), dtype, specs[name]) for name, (w, dtype) in weights.items()}
+        self._pack([(None, tensor, specs[name]) for name, tensor in tensors.items() if tensor.ndim == 1],
+                   lambda tensors, shape, spec: self._fresh(shape, tensors[0].dtype, spec))  # fmt: skip
+        self._compute()
+        return tensors
+
+    def _pack(self, entries, buffer):
+        """entries: (kind, tensor, spec). Those that are alike become the rows of a `buffer(tensors, shape, spec)`."""
+        groups = {}
+        for kind, tensor, spec in entries:
+            groups.setdefault((kind, tuple(tensor.shape), tensor.dtype, spec), []).append(tensor)
+        for (_, shape, _, spec), tensors in groups.items():
+            if len(tensors) > 2 and shape:
+                self.packs.add(buffer(tensors, *lay(tensors, spec)), tensors)
+
+    def _joined(self, tensors, shape, spec):
+        return self.mark(torch.stack([t.detach() for t in tensors]).view(shape), spec)
+
+    def _fresh(self, shape, dtype, spec):
+        return self.mark(torch.zeros(shape, dtype=dtype, device=self.device), spec)
+
+    def _compute(self):
+        xla.sync(wait=True)
+
     def state_specs(self, state):
         """(tensor, spec) of each tensor of a state."""
         shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
@@ -141,15 +181,28 @@ class Mesh:
         Those on its devices of which it has the first copy; copies on the host, which later steps do not reach. Pieces,
         since torch_xla's own copy of a whole tensor compiles a program and gathers.
         """
-        return {name: self._owned(tensor.detach()) for name, tensor in tensors.items()}
+        return {
+            name: pieces if row is None else [piece.of_row(row, tuple(tensors[name].shape)) for piece in pieces]
+            for name, (pieces, row) in self._each(tensors, self._owned).items()
+        }
+
+    def _each(self, tensors, function):
+        """Name -> (what the function returns of a tensor, None), or, of packed ones, (of their buffer, the row)."""
+        buffers, found = {}, {}
+        for name, tensor in tensors.items():
+            buffer, row = self.packs.find(tensor) or (tensor.detach(), None)
+            if id(buffer) not in buffers:
+                buffers[id(buffer)] = buffer, function(buffer)
+            found[name] = buffers[id(buffer)][1], row
+        return found
 
     def _owned(self, tensor):
         shape = tuple(tensor.shape)
         if not self._is_split(tensor):
-            return [sharding.Piece(shape, sharding.whole_index(shape), tensor.cpu())] if self.hosts.leads else []
+            return [Piece(shape, sharding.whole_index(shape), tensor.cpu())] if self.hosts.leads else []
         mine = [(i, index) for i, (copy, index) in enumerate(xla.local_places(tensor)) if copy == 0]
         values = xla.local_shards(tensor) if mine else []
-        return [sharding.Piece(shape, index, values[i]) for i, index in mine]
+        return [Piece(shape, index, values[i]) for i, index in mine]
 
     def held(self, tensor):
         """The indices (see `sharding.Piece`) of a tensor of the state that lie on devices of this host."""
@@ -159,6 +212,7 @@ class Mesh:
 
     def fill(self, tensor, parts):
         """Sets a tensor of the state, in place. `parts`: each of `held` -> what belongs there, on the host."""
+        assert not self.packs.find(tensor), "a state is filled before it is packed"
         if not self._is_split(tensor):
             (value,) = parts.values()
             tensor.data = self.mark(value.to(self.device, tensor.dtype), self._specs[id(tensor)])
@@ -169,7 +223,10 @@ class Mesh:
     def on_host(self, tensors):
         """Tensors by name, whole, on the host; all hosts call it."""
         self.wait()  # the pieces of what is still being computed cannot be had
-        return {name: self._on_host(tensor.detach()) for name, tensor in tensors.items()}
+        found = self._each(tensors, self._on_host)
+        return {
+            name: value if row is None else value[row].view(tensors[name].shape) for name, (value, row) in found.items()
+        }
 
     def _on_host(self, tensor):
         if self.hosts.count > 1 or not self._is_split(tensor):

@@ -9,6 +9,8 @@ import math
 
 import torch
 
+from itit.tokens import on_xla
+
 _EPS = 1e-30
 _FACTOR_FROM = 128  # matrices with both sides this long keep row and column means only
 _SPIKES_FROM = 100  # updates before a gradient counts as a spike; its usual norm is a mean over about as many
@@ -54,13 +56,20 @@ class Adafactor:
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
         device = next(iter(self.parameters.values())).device
         self.count, self.usual_norm = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.moments, self.squares = {}, {}
+        self.moments, self.squares, groups = {}, {}, {}
         for name, p in self.parameters.items():
             self.moments[name] = torch.zeros_like(p)
             if p.ndim == 2 and min(p.shape) >= _FACTOR_FROM:
                 self.squares[name] = [p.new_zeros(p.shape[0]), p.new_zeros(p.shape[1])]
             else:
                 self.squares[name] = [torch.zeros_like(p)]
+            groups.setdefault((p.shape, decays(name, p, config.decay_embeddings)), []).append(name)
+        # (names, whether they decay) of tensors that are updated as one: on XLA all of a shape, as they lie together
+        # there (see packs.py), and a program of few operations is compiled and started sooner; elsewhere it would copy.
+        self._stacks = []
+        for (_, decay), names in groups.items():
+            size = len(names) if on_xla(self.parameters[names[0]]) else 1
+            self._stacks += [(names[i : i + size], decay) for i in range(0, len(names), size)]
 
     def state(self):
         """Every tensor of the state by name, to save or to load in place."""
@@ -91,20 +100,25 @@ class Adafactor:
         clip = torch.clamp(config.grad_clip / norm, max=1.0) if config.grad_clip else torch.ones_like(norm)
         count = self.count + 1
         beta2 = config.beta2 * (1 - config.beta2 ** (count - 1)) / (1 - config.beta2**count)
-        for name, p in self.parameters.items():
-            grad = grads[name] * clip
-            new = _squares(grad, len(self.squares[name]))
-            squares = [torch.lerp(a, b, beta2) for a, b in zip(new, self.squares[name], strict=True)]
+        for names, decay in self._stacks:
+            parameters, old = [self.parameters[n] for n in names], [[self.moments[n], *self.squares[n]] for n in names]
+            weight, grad = _stack(parameters), _stack([grads[n] for n in names]) * clip
+            before = [_stack(parts) for parts in zip(*old, strict=True)]
+            now = _squares(grad, len(before) - 1)
+            squares = [torch.lerp(a, b, beta2) for a, b in zip(now, before[1:], strict=True)]
             update = grad * _inverse_root(squares)
             if config.update_clip:
-                update = update / torch.clamp(update.square().mean().sqrt() / config.update_clip, min=1.0)
-            moment = torch.lerp(update, self.moments[name], config.beta1)
-            decay = config.weight_decay if decays(name, p, config.decay_embeddings) else 0.0
+                sizes = update.square().reshape(len(names), -1).mean(1).sqrt().view(-1, *[1] * (update.ndim - 1))
+                update = update / torch.clamp(sizes / config.update_clip, min=1.0)
+            moment = torch.lerp(update, before[0], config.beta1)
             # Chosen before it is subtracted: over a mesh a chip has a part of it, while the weight afterwards is whole.
-            p.sub_(torch.where(made, rate * (moment + decay * p), 0.0))
-            for old, new in zip([self.moments[name], *self.squares[name]], [moment, *squares], strict=True):
-                old.copy_(torch.where(made, new, old))
-            p.grad = None
+            change = torch.where(made, rate * (moment + (config.weight_decay if decay else 0.0) * weight), 0.0)
+            new = [torch.where(made, a, b) for a, b in zip([moment, *squares], before, strict=True)]
+            for p, part, tensors, parts in zip(parameters, change, old, zip(*new, strict=True), strict=True):
+                p.sub_(part)
+                for tensor, value in zip(tensors, parts, strict=True):
+                    tensor.copy_(value)
+                p.grad = None
         if config.skip_spikes:
             mean = torch.lerp(self.usual_norm, norm, (1 / count).clamp(min=1 / _SPIKES_FROM))
             # There is none yet where spikes are skipped from some later step on.
@@ -121,10 +135,14 @@ class Adafactor:
         return known & (norm > self.config.skip_spikes * self.usual_norm)
 
 
+def _stack(tensors):
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
+
+
 def _squares(grad, parts):
-    """The squared gradient, or its row and column means."""
+    """The squared gradients, or the row and column means of each."""
     square = grad.square() + _EPS
-    return [square] if parts == 1 else [square.mean(1), square.mean(0)]
+    return [square] if parts == 1 else [square.mean(2), square.mean(1)]
 
 
 def _inverse_root(squares):
@@ -132,7 +150,7 @@ def _inverse_root(squares):
     if len(squares) == 1:
         return squares[0].rsqrt()
     rows, columns = squares
-    return (rows / rows.mean()).rsqrt()[:, None] * columns.rsqrt()[None]
+    return (rows / rows.mean(1, keepdim=True)).rsqrt()[:, :, None] * columns.rsqrt()[:, None]
 
 
 class Ema:

@@ -2,8 +2,9 @@
 
 The mesh has two axes: "data", over which weights are copied, and "fsdp", over which they are split. The batch is split
 over both. Weights are gathered where they are used, so the table below only says where each is kept. Of what is trained
-a step changes every number once: moments, averages and the weights of linear maps are split over a part of "data", too,
-an axis of its own, "part", where products take casts of the weights, made once a step and copied over "data".
+a step changes every number once: of matrices, moments, averages and the weights of linear maps are split over a part
+of "data", too, an axis of its own, "part", where products take casts of the weights, made once a step and copied over
+"data". Vectors are small, and whole.
 """
 
 import re
@@ -64,7 +65,7 @@ def state_spec(name, shape, data, fsdp, parameter_shapes, cast=()):
     spec = parameter_spec(parameter, whole, fsdp)
     if kind != MODEL or parameter in cast and not parameter.endswith("token_embed.weight"):  # which is looked up, too
         parts = axes(data, fsdp)[PART] * fsdp
-        split = split_dim(parameter, whole, parts) if len(whole) > 1 or whole[0] % parts else 0
+        split = split_dim(parameter, whole, parts)
         spec = spec if split is None else tuple(TRAINED if dim == split else None for dim in range(len(whole)))
     if len(shape) == len(spec):
         return spec
@@ -106,6 +107,11 @@ class Piece(NamedTuple):
     shape: tuple
     index: tuple
     value: object
+
+    def of_row(self, row, shape):
+        """Of a buffer [rows, ..., *shape], the piece of one row's last dimensions; those between have size 1."""
+        index = self.index[-len(shape) :]
+        return Piece(shape, index, self.value[row].reshape([stop - start for start, stop in index]))
 
 
 def whole_index(shape):

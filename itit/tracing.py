@@ -10,8 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from itit import sharding, xla
-from itit.capture import Lazy, settle, tensors_of, traced
-from itit.eager import owned_by
+from itit.capture import Lazy, owned_by_all, settle, tensors_of, traced
 from itit.mesh import Mesh, prepare
 from itit.noise import CounterNoise
 
@@ -56,6 +55,15 @@ class TracedMesh(Mesh):
         for tensor, spec in self.state_specs(state):
             tensor.data = self.placeholder(tensor.shape, tensor.dtype, spec)
 
+    def _joined(self, tensors, shape, spec):
+        return self._fresh(shape, tensors[0].dtype, spec)
+
+    def _fresh(self, shape, dtype, spec):
+        return self.placeholder(shape, dtype, spec)
+
+    def _compute(self):
+        """Placeholders stay what they are."""
+
     def rows(self, shape, dtype):
         """A tensor of the global batch."""
         return self.placeholder(shape, dtype, sharding.batch_spec(tuple(shape), self.num_devices))
@@ -76,7 +84,7 @@ class Traced(Lazy):
         sizes = tuple((tuple(x.shape), x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves)
         kind = function, structure, sizes
         if kind not in self._kinds:
-            self._kinds[kind] = len(self.programs), self._trace(function, args, tensors_of(updates))
+            self._kinds[kind] = len(self.programs), self._trace(function, args, updates)
         number, result = self._kinds[kind]
         self.programs[number] = self.programs[number]._replace(calls=self.programs[number].calls + 1)
         return result
@@ -86,11 +94,10 @@ class Traced(Lazy):
 
     def _trace(self, function, args, updates):
         specs, before = self.mesh.specs, {}
-        for leaf in pytree.tree_leaves(args):
-            for tensor in [leaf] if isinstance(leaf, torch.Tensor) else owned_by(leaf):
-                before[id(tensor)] = xla.handle(tensor)
-        result = traced(function, args)
-        updated = [t for t, changed in zip(updates, xla.are_pending(updates), strict=True) if changed]
+        packs, leaves = self.mesh.packs, pytree.tree_leaves(args)
+        for tensor in [*tensors_of(leaves), *packs.buffers(owned_by_all(leaves))]:
+            before[id(tensor)] = xla.handle(tensor)
+        result, updated = traced(function, args, updates, packs)
         leaves, structure = pytree.tree_flatten(result)
         fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(xla.are_pending([x]))]
         roots = list({xla.value_id(x): x for x in [*updated, *fresh]}.values())

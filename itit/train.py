@@ -133,6 +133,7 @@ def run(config):
     start = step = resume(workdir, state, config, backend, order)
     if t.init_from and not start:
         initialise(t.init_from, state, backend)
+    backend.pack(state)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
         storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())

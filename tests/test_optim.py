@@ -19,8 +19,12 @@ SHAPES = {
     "encoder.image_positions": (140, 130),
     "image_decoder.mask_vector": (32,),
     "image_decoder.positions": (20, 8),
+    **{f"blocks.{i}.mlp.up.weight": (130, 140) for i in (1, 2)},  # updated as one with that of block 0
+    **{f"blocks.{i}.mlp.up.bias": (300,) for i in (1, 2, 3)},
+    "blocks.1.positions": (130, 140),  # of the same shape, and does not decay
 }
-DECAYED = ("blocks.0.mlp.up.weight", "blocks.0.attention.out.weight", "encoder.token_embed.weight")
+DECAYED = (*(f"blocks.{i}.mlp.up.weight" for i in range(3)), "blocks.0.attention.out.weight",
+           "encoder.token_embed.weight")  # fmt: skip
 
 
 def parameters():
@@ -63,7 +67,9 @@ def reference_steps(start, grads, rates, c, decayed):
     "changes",
     [{}, {"grad_clip": 0.0}, {"update_clip": 0.0}, {"decay_embeddings": False}, {"update_clip": 0.3, "beta2": 0.7}],
 )
-def test_adafactor_equals_numpy(changes):
+@pytest.mark.parametrize("together", [False, True])
+def test_adafactor_equals_numpy(changes, together, monkeypatch):
+    monkeypatch.setattr(optim, "on_xla", lambda x: together)
     config = OptimConfig(**{"weight_decay": 0.5} | changes)
     params = parameters()
     grads, rates = [gradients() for _ in range(5)], [float(torch.rand(())) * 0.3 for _ in range(5)]

@@ -35,7 +35,7 @@ class Clock:
 
     def __init__(self, run, wait):
         self.run, self.wait, self.unroll, self.number = run, wait, run.unroll, run.number
-        self.hold, self.keep = run.hold, run.keep
+        self.own = run.own
         self.calls = collections.defaultdict(list)  # function's name -> seconds of each call
 
     def __call__(self, function, *args, updates=()):
@@ -56,6 +56,7 @@ def narrow(config):
 def measure(config, mesh, num_steps):
     """Function's name -> seconds of each of its calls in `num_steps` steps, and seconds of the first step."""
     state, active = make_state(config, mesh), tasks(config, sys.maxsize)
+    mesh.pack(state)
     clock, started = Clock(mesh.run, mesh.wait), time.perf_counter()
     for step in range(num_steps + 1):
         host = {name: value.numpy() for name, value in random_batch(config, active, torch.device("cpu")).items()}

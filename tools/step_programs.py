@@ -57,6 +57,7 @@ def empty_state(config, vqgan, mesh):
     nothing = Text(mesh.rows((1, length, config.t5.dim), torch.float32), mesh.rows((1, length), torch.bool))
     state = State(model, t5, tokenizer, nothing, optimizer, ema)
     mesh.place_state(state)
+    mesh.pack(state)
     return state
 
 

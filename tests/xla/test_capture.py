@@ -158,23 +158,33 @@ def test_modules_give_their_weights_and_take_new_ones(mesh):
         assert torch.allclose(run(applied, layer, x).cpu(), host(plain), atol=1e-5)
 
 
-def test_what_a_module_is_to_own_comes_as_the_same_tensors_with_new_values(mesh):
+def test_what_a_module_is_to_own_is_the_same_with_new_values(mesh):
     """So that a captured function that reads it reads the newest."""
-    run, modules, found = Captured(mesh), [mesh.adopt(torch.nn.Linear(1, 1)) for _ in range(2)], {}
-    for module in modules:
-        module.casts = {}
+    run, modules = Captured(mesh), [mesh.adopt(torch.nn.Linear(1, 1)) for _ in range(2)]
+    weights = {name: (torch.zeros(3), torch.float32) for name in "abcd"} | {"e": (torch.zeros(8, 3), torch.bfloat16)}
+    owned = [run.own(module, weights) for module in modules]
     for turn in range(3):
-        for number, module in enumerate(modules):
+        for module, casts in zip(modules, owned, strict=True):
+            module.casts = run.own(module, weights)
+            assert module.casts is casts
+            assert all((casts[n].shape, casts[n].dtype) == (w.shape, dtype) for n, (w, dtype) in weights.items())
             x, plain = rows(mesh, 3)
-            module.casts = run.keep(module, {"a": run(scaled, x, run.number(2.0))})
-            assert found.setdefault(number, module.casts["a"]) is module.casts["a"], turn
+            run(fill_casts, module, x, run.number(1.0 + turn), updates=list(casts.values()))
             seen = run(from_casts, module, x)
-            assert torch.equal(seen.cpu(), scaled(plain, 2.0) + plain)
-    assert found[0] is not found[1] and len(run.graphs) == 3  # one for each module's weights
+            assert torch.allclose(seen.cpu(), plain + plain[0] * (1.0 + turn) + 2, atol=1e-5), turn
+    assert owned[0]["a"] is not owned[1]["a"] and len(run.graphs) == 4  # one for each module's
+    first = next(iter(run.graphs.values()))
+    assert len(first.updated) == 2  # four in one buffer, and "e"
+
+
+def fill_casts(module, x, number):
+    for i, tensor in enumerate("abcd"):
+        module.casts[tensor].copy_(x[0] * number + i)
+    module.casts["e"].fill_(1.0)
 
 
 def from_casts(module, x):
-    return module.casts["a"] + x
+    return x + module.casts["c"] * module.casts["e"]
 
 
 @torch.no_grad()
