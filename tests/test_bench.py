@@ -91,7 +91,7 @@ def check(monkeypatch, sleeps):
     steps, step, shares_of = [], train_step.train_step, bench.shares
     monkeypatch.setattr(train_step, "train_step", lambda *args: steps.append(None) or step(*args))
     monkeypatch.setattr(bench, "shares", lambda events, on_gpu: shares_of([told_time(e) for e in events], on_gpu))
-    seconds, _, shares = bench.measure(make_config(ema_decay=0.9), 1)
+    seconds, _, shares, _ = bench.measure(make_config(ema_decay=0.9), 1)
     assert len(seconds) == 1 and len(steps) == 3
     assert shares.keys() == set(bench.PARTS) and sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
@@ -127,7 +127,7 @@ def test_it_runs_the_very_step(monkeypatch):
     monkeypatch.setattr(train_step, "train_step", lambda *args: calls.append(args) or real(*args))
     config = make_config(t2i_batch=6, t2t_batch=0, i2t2i_warmup_steps=50)
     result = bench.measure(config, 3)
-    assert len(result.seconds) == 3 and not result.one_by_one
+    assert len(result.seconds) == 3 and not result.one_by_one and result.memory is None
     assert len(calls) == 5
     for i, (_, batch, noises, _, used, active, *_) in enumerate(calls):
         assert used is config and active == {"t2i": 6, "i2t": 4, "t2i2t": 4, "i2t2i": 4, "i2i": 4}
@@ -158,10 +158,11 @@ def test_flags_override_flagfiles(monkeypatch):
 def test_the_table_of_a_gpu():
     configs = [make_config(), make_config(t2t_batch=0)]
     shares = dict.fromkeys(bench.PARTS, 1 / len(bench.PARTS))
-    results = [bench.Result([1.0, 3.0], [8.0, 12.0], shares), bench.Result([0.5, 0.5], [], shares)]
+    results = [bench.Result([1.0, 3.0], [8.0, 12.0], shares, 1.25), bench.Result([0.5, 0.5], [], shares, 30.0)]
     lines = {line.split("  ")[0].strip() or line.split("  ")[1]: line.split()[-2:]
              for line in bench.table(["a", "b"], configs, results)[1:]}  # fmt: skip
     assert lines["kernels one by one"] == ["10.000", "-"] and lines["of the CUDA graph's"] == ["5.00", "-"]
+    assert lines["memory, GiB"] == ["1.2", "30.0"]
     assert lines["steps/s"] == ["0.5000", "2.0000"] and lines["time, of the first"] == ["1.00", "0.25"]
     flops = [sum(step_flops(config, tasks(config, 0)).values()) for config in configs]
     found = [float(cell) for cell in lines["model TFLOP/s"]]

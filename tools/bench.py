@@ -61,11 +61,13 @@ def shares(events, on_gpu):
 
 
 class Result(NamedTuple):
-    """Seconds of each step; the same with its kernels started one by one, where it was a CUDA graph; part -> share."""
+    """Seconds of each step; the same with its kernels started one by one, where it was a CUDA graph; part -> share; GiB
+    of a GPU that the steps took at the most, or None."""
 
     seconds: list
     one_by_one: list
     shares: dict
+    memory: float | None
 
 
 def measure(config, num_steps):
@@ -108,8 +110,12 @@ def measure(config, num_steps):
     # One row a task loads all kernels, and the profiler, whose first start takes long.
     profiled(0, {key: value[:parts] for key, value in batch.items()})
     one_by_one = timed(as_it_stands, 1) if graphs else []
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     seconds = timed(backend.whole, 2 if graphs else int(on_gpu))
-    return Result(seconds, one_by_one, shares(profiled(num_steps + 1, batch).events(), on_gpu))
+    memory = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None
+    return Result(seconds, one_by_one, shares(profiled(num_steps + 1, batch).events(), on_gpu), memory)
 
 
 def read_config(flagfile, arguments, batch):
@@ -142,11 +148,13 @@ def table(names, configs, results):
         ("type", [config.train.compute_dtype for config in configs]),
         ("samples a step", [sum(active.values()) for active in actives]),
         ("seconds a step", [f"{mean:.3f}" for mean in means]),
-        ("  fastest, slowest", [f"{min(seconds):.3f}, {max(seconds):.3f}" for seconds, _, _ in results]),
+        ("  fastest, slowest", [f"{min(seconds):.3f}, {max(seconds):.3f}" for seconds, *_ in results]),
         ("steps/s", [f"{1 / mean:.4f}" for mean in means]),
         ("model TFLOP/s", [f"{count / mean / 1e12:.3g}" for count, mean in zip(flops, means, strict=True)]),
         ("time, of the first", [f"{mean / means[0]:.2f}" for mean in means]),
     ]
+    if all(result.memory is not None for result in results):
+        rows.append(("memory, GiB", [f"{result.memory:.1f}" for result in results]))
     if any(result.one_by_one for result in results):
         found = [statistics.mean(result.one_by_one or [0]) for result in results]
         rows += [
