@@ -11,8 +11,8 @@ from tools import bench_host
 
 
 def test_the_table_adds_up_medians_times_calls():
-    found = {"captured": ({"decode_step": [0.001, 0.003, 0.002, 0.002], "update": [0.01, 0.01]}, 5.0),
-             "lazy": ({"decode_step": [0.1] * 4, "update": [0.5, 0.7]}, 9.0)}  # fmt: skip
+    found = {"captured": ({"decode_step": [0.001, 0.003, 0.002, 0.002], "update": [0.01, 0.01]}, 5.0, "a CPU"),
+             "lazy": ({"decode_step": [0.1] * 4, "update": [0.5, 0.7]}, 9.0, "a CPU")}  # fmt: skip
     head, decode, update, step, first = bench_host.table(found, 2)
     assert decode.split() == ["decode_step", "2", "2.00", "100.0", "50.0"]
     assert update.split() == ["update", "1", "10.00", "600.0", "60.0"]

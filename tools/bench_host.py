@@ -1,14 +1,16 @@
 """`python -m tools.bench_host [--devices=1] [--steps=3] [--flag=value]`: what a step costs the host on XLA, both modes.
 
-Runs the training step on virtual devices, captured (replayed) and lazy (traced anew), in one process and on the same
+Runs the training step on virtual devices, captured (replayed) and lazy (traced anew), one after the other on the same
 random ready ids, and prints the host's milliseconds of every graph until it is started: what a TPU would wait for. Only
 depth counts, and how many tensors there are; widths are those of nano unless flags say otherwise, depths those of
 --preset and --t5_size. Devices and host share the processor's cores here, so the devices are idle when a graph is
-started.
+started. Each mode has a process of its own: the programs of both may take more mappings of memory than Linux gives one.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
+import multiprocessing
 import os
 import statistics
 import sys
@@ -53,8 +55,9 @@ def narrow(config):
     return config_lib.replace(config, vqgan="", t5_weights="", **widths).resolve()
 
 
-def measure(config, mesh, num_steps):
-    """Function's name -> seconds of each of its calls in `num_steps` steps, and seconds of the first step."""
+def measure(config, mode, num_steps):
+    """Function's name -> seconds of each of its calls in `num_steps` steps; seconds of the first step; the devices."""
+    mesh = connect(dataclasses.replace(config.train, backend="xla", xla_mode=mode))
     state, active = make_state(config, mesh), tasks(config, sys.maxsize)
     mesh.pack(state)
     clock, started = Clock(mesh.run, mesh.wait), time.perf_counter()
@@ -67,11 +70,11 @@ def measure(config, mesh, num_steps):
         if step == 0:
             first = time.perf_counter() - started
             clock.calls.clear()
-    return clock.calls, first
+    return dict(clock.calls), first, str(mesh)
 
 
 def table(found, num_steps):
-    """The lines to print. `found`: mode -> (calls, first)."""
+    """The lines to print. `found`: mode -> what `measure` returns."""
     captured, lazy = (found[mode][0] for mode in ("captured", "lazy"))
     rows = [f"{'graph':20}{'calls':>7}{'captured ms':>14}{'lazy ms':>12}{'lazy / captured':>18}"]
     totals = [0.0, 0.0]
@@ -82,7 +85,7 @@ def table(found, num_steps):
         rows.append(f"{name:20}{calls:>7}{ms[0]:>14.2f}{ms[1]:>12.1f}{ms[1] / ms[0]:>18.1f}")
     rows.append(f"{'a step':20}{sum(map(len, captured.values())) // num_steps:>7}{totals[0]:>14.1f}{totals[1]:>12.1f}"
                 f"{totals[1] / totals[0]:>18.1f}")  # fmt: skip
-    return [*rows, "medians; first step: " + ", ".join(f"{mode} {first:.0f} s" for mode, (_, first) in found.items())]
+    return [*rows, "medians; first step: " + ", ".join(f"{mode} {found[mode][1]:.0f} s" for mode in found)]
 
 
 def define_flags():
@@ -94,12 +97,13 @@ def define_flags():
 def main(_):
     given = absl_flags.FLAGS
     os.environ |= VIRTUAL | {"CPU_NUM_DEVICES": str(given.devices)}
-    config, found = narrow(flags.from_flags()), {}
+    config, found, fresh = narrow(flags.from_flags()), {}, multiprocessing.get_context("spawn")
     for mode in ("captured", "lazy"):
-        mesh = connect(dataclasses.replace(config.train, backend="xla", xla_mode=mode))
-        found[mode] = measure(config, mesh, given.steps)
+        with concurrent.futures.ProcessPoolExecutor(1, fresh) as process:
+            found[mode] = process.submit(measure, config, mode, given.steps).result()
     depths = config.model.depth, config.model.image_decoder_depth, config.model.text_decoder_depth
-    print(f"torch {torch.__version__}, {mesh}, depths {depths}, samples {tasks(config, sys.maxsize)}")
+    devices = found["lazy"][2]
+    print(f"torch {torch.__version__}, {devices}, depths {depths}, samples {tasks(config, sys.maxsize)}")
     print("\n".join(table(found, given.steps)))
 
 
