@@ -247,8 +247,11 @@ class TrainConfig:
     num_samples: int = knob(8, "Prompts and pictures in the samples.")
     eval_every: int = knob(0, "Steps between losses and CIDEr on held-out pairs; 0: never.")
     num_eval: int = knob(512, "Pairs of eval_data that these are taken on.")
+    eval_scenes: bool = knob(
+        False, "The eval data are Scenes: also count captions and pictures that are exactly right."
+    )
     keep_best: str = knob("", "Keep the best checkpoint by this score of --eval_every in workdir/best.",
-                          ("", "CIDEr", "i2t", "t2i"))  # fmt: skip
+                          ("", "CIDEr", "i2t", "t2i", "captions_exact", "pictures_exact"))  # fmt: skip
     checkpoint_every: int = knob(5000, "Steps between checkpoints.")
     keep_last: int = knob(3, "Checkpoints kept.")
     keep_every: int = knob(0, "Checkpoints of steps that this divides are kept for ever; 0: none.")

@@ -1,4 +1,4 @@
-"""Evaluation while a run trains: losses and CIDEr on a fixed set of held-out pairs, and the best checkpoint so far.
+"""Evaluation while a run trains: losses and scores on a fixed set of held-out pairs, and the best checkpoint so far.
 
 Shapes: B batch, N image tokens, L text tokens.
 """
@@ -11,14 +11,17 @@ from absl import logging
 
 from itit import checkpoint, flags, samples, storage
 from itit.config import Config
+from itit.data import scenes
 from itit.data.text import Detokenizer
 from itit.scores import captions
+from itit.scores.scenes import exact
 from itit.state import image_ids_of
 from itit.train_step import compute_losses, prepare
 
 BEST = "best"
 CHUNK = 64  # pairs at once
-RISING = {"CIDEr": True, "t2i": False, "i2t": False}  # the scores, and whether more is better
+# The scores, and whether more is better.
+RISING = {"CIDEr": True, "t2i": False, "i2t": False, "captions_exact": True, "pictures_exact": True}
 
 
 class Evaluation:
@@ -27,6 +30,8 @@ class Evaluation:
 
     On TensorBoard: eval/t2i, eval/i2t and eval/i2t_i2i, the losses of training without dropout and with the same masks
     every time, and, with a vocabulary, eval/CIDEr of greedy captions. Records of one picture count as its references.
+    With `eval_scenes` eval/captions_exact and eval/pictures_exact, the shares of greedy captions and of pictures, drawn
+    with the same noise every time, that tell exactly the scene (see scores/scenes.py).
     With `keep_best` the checkpoint of the best score lies in workdir/best, itself a workdir.
 
     Nothing here belongs to the training step: what that compiled and drew stays as it was.
@@ -42,6 +47,8 @@ class Evaluation:
         self._detokenizer = Detokenizer(config.data.vocabulary) if config.data.vocabulary else None
         if self._detokenizer:
             self._collect()
+        if config.train.eval_scenes:
+            self._check_scenes()
         self._folder = storage.join(config.train.workdir, BEST)
         if config.train.keep_best:
             found = checkpoint.restore(self._folder, lambda *_: None, backend.hosts)
@@ -57,6 +64,8 @@ class Evaluation:
             found = self._losses()
             if self._detokenizer:
                 found["CIDEr"] = self._cider()
+            if self._config.train.eval_scenes:
+                found |= self._exact()
         metrics.scalars(step, {f"eval/{name}": value for name, value in found.items()})
         logging.info("step %d, evaluation: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         name = self._config.train.keep_best
@@ -90,6 +99,11 @@ class Evaluation:
         self._state.model.train()
         return found
 
+    def _check_scenes(self):
+        for text in self._detokenizer.decode(self._batch["text_ids"]):
+            if scenes.parse(text) is None:
+                raise ValueError(f"--eval_scenes: the eval data hold {text!r}, which is no caption of Scenes")
+
     def _collect(self):
         """Pictures that differ, and what is said of each."""
         texts, groups = self._detokenizer.decode(self._batch["text_ids"]), {}
@@ -103,6 +117,16 @@ class Evaluation:
         translator = samples.Translator(self._state, self._config, self._backend, 0)
         ids = translator.captions(self._pictures, greedy=True)
         return captions.quick(self._detokenizer.decode(ids.cpu().numpy()), self._references)
+
+    def _exact(self):
+        translator = samples.Translator(self._state, self._config, self._backend, 0)
+        batch = self._backend.to_device(self._batch, whole=True)
+        told = translator.captions(batch["image_ids"], greedy=True)
+        drawn = translator.pixels(translator.pictures(batch["text_ids"], "eval"))
+        truth = [scenes.parse(text) for text in self._detokenizer.decode(self._batch["text_ids"])]
+        captions_found = [scenes.parse(text) for text in self._detokenizer.decode(told.cpu().numpy())]
+        pictures_found = [scenes.read(picture) for picture in drawn]
+        return {"captions_exact": exact(captions_found, truth), "pictures_exact": exact(pictures_found, truth)}
 
     def _keep(self, step, score):
         if score <= self._best:

@@ -89,8 +89,6 @@ def test_scenes_are_counted_exactly(tmp_path):
     folder = write_pictures(tmp_path, [scenes.describe(scene, rng) for scene in drawn], shown)
     result = score_alignment.score_scenes(alignment.read_index(folder))
     right = [scenes.read(picture) == scene for picture, scene in zip(shown, drawn, strict=True)]
-    assert not right[0] and result["picture_score"] == round(sum(right) / 12, 4) >= 0.8
-    share, shares = alignment.exact_shares([drawn[0], None], [drawn[0], drawn[0]])
-    assert share == 0.5 and shares == {len(drawn[0]): 0.5}
+    assert not right[0] and result["picture_score"] == sum(right) / 12 >= 0.8
     with pytest.raises(ValueError, match="not a caption of Scenes"):
         alignment.scene_of("a cat on a mat")

@@ -1,13 +1,22 @@
 """Evaluation while a run trains: what it counts, that it changes nothing, and the best checkpoint."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 
-from itit import checkpoint, metrics, runs
+from itit import checkpoint, metrics, runs, samples
+from itit.backend import Local
+from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
+from itit.data.streams import Streams
+from itit.data.text import Detokenizer
 from itit.evaluation import Evaluation
 from itit.scores import captions
+from itit.state import make_state
+from tests import finished_run
 from tests.test_train import data, run_here, settings  # noqa: F401
 
 ALONE = dict(t2i2t_batch=0, i2t2i_batch=0, t2t_batch=0, i2i_batch=0, t2i2t="off", i2t2i="off")
@@ -82,3 +91,47 @@ def test_what_does_not_go_together(data, tmp_path):  # noqa: F811
                              ({"num_eval": 0}, "--num_eval=0: must be at least 1")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             run_here(values | changes)
+
+
+def test_exact_scenes_are_counted(tmp_path, monkeypatch):
+    """A model that answers some rows right by construction, in both directions: just those count."""
+    config, pairs = finished_run.of_scenes(tmp_path)
+    good = np.random.default_rng().random((2, len(pairs))) < 0.5
+    other = scenes.make_scene([scenes.Object("circle", "red", "small", "top left")])
+
+    def told(self, image_ids, greedy):
+        assert greedy
+        vocabulary = sentencepiece.SentencePieceProcessor(model_file=config.data.vocabulary)
+        wrong = [*vocabulary.encode(scenes.describe(other, np.random.default_rng())), 1]
+        ids = evaluation._batch["text_ids"].copy()
+        for row in np.flatnonzero(~good[0]):
+            ids[row] = np.pad(wrong, (0, ids.shape[1] - len(wrong)))
+        return torch.from_numpy(ids)
+
+    def drawn(self, image_ids):
+        return np.stack([scenes.render(s if right else other) for s, right in zip(truth, good[1], strict=True)])
+
+    monkeypatch.setattr(samples.Translator, "captions", told)
+    monkeypatch.setattr(samples.Translator, "pixels", drawn)
+    monkeypatch.setattr(Evaluation, "_cider", lambda self: 0.0)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, eval_every=1, eval_scenes=True))
+    backend = Local("cpu")
+    evaluation = Evaluation(config, make_state(config, backend), backend, Streams(config), {})
+    truth = [scenes.parse(text) for text in Detokenizer(config.data.vocabulary).decode(evaluation._batch["text_ids"])]
+    with metrics.Metrics(str(tmp_path / "curves"), 1) as writer:
+        found = evaluation.run(0, writer)
+    for name, right in (("captions_exact", good[0]), ("pictures_exact", good[1])):
+        expected = np.mean([r or scene == other for r, scene in zip(right, truth, strict=True)])
+        assert found[name] == pytest.approx(expected)
+        assert metrics.curves(str(tmp_path / "curves"))[f"eval/{name}"][1] == pytest.approx([expected])
+
+
+def test_exact_scenes_of_other_texts_are_refused(data, tmp_path):  # noqa: F811
+    values = settings(data, "raw", **ALONE, num_steps=2, vocabulary=str(data / "words.model"), eval_every=1,
+                      vqgan=str(data / "vqgan"), workdir=str(tmp_path), eval_scenes=True)  # fmt: skip
+    with pytest.raises(ValueError, match="--eval_scenes: .* no caption of Scenes"):
+        run_here(values)
+    with pytest.raises(ValueError, match="--eval_scenes=True: must be false without --vocabulary"):
+        run_here(values | {"vqgan": ""})
+    with pytest.raises(ValueError, match="--keep_best=pictures_exact: .* without --eval_scenes"):
+        run_here(values | {"eval_scenes": False, "keep_best": "pictures_exact"})

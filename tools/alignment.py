@@ -83,14 +83,6 @@ def clip_score(cosines):
     return float(100 * np.maximum(cosines, 0).mean())
 
 
-def exact_shares(found, truth):
-    """(share of scenes that are exactly as they should be, number of objects -> the same). Lists of scenes or None."""
-    exact = np.array([a == b for a, b in zip(found, truth, strict=True)])
-    counts = np.array([len(scene) for scene in truth])
-    shares = {int(k): round(float(exact[counts == k].mean()), 4) for k in np.unique(counts)}
-    return round(float(exact.mean()), 4), shares
-
-
 def scene_of(prompt):
     """The scene that a prompt describes. Raises ValueError where it is no caption of Scenes."""
     scene = scenes.parse(prompt)

@@ -19,8 +19,8 @@ from itit.backend import connect
 from itit.data import scenes
 from itit.data.streams import Streams
 from itit.data.text import Detokenizer
+from itit.scores.scenes import exact, exact_by_objects
 from itit.state import image_ids_of, load_state, make_state
-from tools.alignment import exact_shares
 from tools.drawing import draw_curves, stack, write_png
 
 CHUNK = 100
@@ -43,7 +43,7 @@ def score(translator, batch, words):
         pictures += [scenes.read(picture) for picture in made]
     result = {}
     for name, found in (("caption", captions), ("picture", pictures)):
-        result[f"{name}_score"], result[f"{name}_score_by_objects"] = exact_shares(found, truth)
+        result |= {f"{name}_score": exact(found, truth), f"{name}_score_by_objects": exact_by_objects(found, truth)}
     return result
 
 

@@ -16,6 +16,7 @@ from itit import backend, storage
 from itit import flags as flags_lib
 from itit.config import DataConfig, TrainConfig
 from itit.data import images, scenes
+from itit.scores.scenes import exact, exact_by_objects
 from tools import alignment
 
 
@@ -38,8 +39,9 @@ def score_clip(pairs, clip, batch_size):
 def score_scenes(pairs):
     """JSON values."""
     truth = [alignment.scene_of(prompt) for prompt, _ in pairs]
-    share, shares = alignment.exact_shares([scenes.read(pixels(path, scenes.IMAGE_SIZE)) for _, path in pairs], truth)
-    return {"picture_score": share, "picture_score_by_objects": shares, "num_pictures": len(pairs)}
+    found = [scenes.read(pixels(path, scenes.IMAGE_SIZE)) for _, path in pairs]
+    return {"picture_score": exact(found, truth), "picture_score_by_objects": exact_by_objects(found, truth),
+            "num_pictures": len(pairs)}  # fmt: skip
 
 
 def main(_):
