@@ -14,6 +14,3 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" != "$stamp" ]; then
     (cd "$root" && "$venv/bin/python" -m pip install --quiet -r requirements.txt -e '.[test]')
     echo "$stamp" > "$venv/installed"
 fi
-# glibc gives the large buffers of a step back to the kernel and asks for them again at once: a third of the time of a
-# training step on a processor, all of it page faults. Kept instead.
-export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648 MALLOC_TOP_PAD_=268435456

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+import itit  # noqa: F401 (its `processor`, before torch)
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # run.sh runs two files at a time
 # Read once, when gcsfs is imported: with it, gcsfs asks Google what kind a bucket is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")

@@ -17,13 +17,25 @@ DATA = ("records", "shard_index", "order", "blocks", "source", "images", "prepro
         "scenes")  # fmt: skip
 OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
           "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips", "watchdog", "runs",
-          "initial", "evaluation", "graphs")  # fmt: skip
+          "initial", "evaluation", "graphs", "processor")  # fmt: skip
 XLA = ("sharding", "xla", "mesh", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
 
 # Module -> what it may import from the package; those not named here are only under the rules for all.
-LEAVES = ("presets", "checks", "eager", "masking", "losses", "noise", "sharding", "tokens", "xla", "data.order")
+LEAVES = (
+    "processor",
+    "presets",
+    "checks",
+    "eager",
+    "masking",
+    "losses",
+    "noise",
+    "sharding",
+    "tokens",
+    "xla",
+    "data.order",
+)
 ALLOWED = {name: set() for name in LEAVES} | {
     "config": {"checks", "presets"},
     "straight_through": {"tokens"},

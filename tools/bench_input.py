@@ -6,8 +6,7 @@ the first over the second: what is left of bare decoding after reading, checking
 
 Bare decoding makes `np.asarray(Image.open(...).convert("RGB"))` of a file's bytes: no resizing, no cutting out. Give it
 a machine that does nothing else; where others work on it, too, the ratio by processor time is the one to go by, median
-of many short rounds. Memory is handled as in a run only with the
-variables of the last line of `launch/environment.sh`.
+of many short rounds.
 """
 
 import concurrent.futures
