@@ -52,8 +52,9 @@ def save(workdir, step, pieces, meta, keep_last, hosts=None, keep_every=0):
       Path of the checkpoint, which is whole now.
 
     Raises:
-      ValueError: the disk is full; names path and bytes. Another host failed; names it. Another run has saved this step
-        meanwhile (on gs://). Earlier checkpoints are as they were.
+      ValueError: the disk is full; names path and bytes. A number that this host owns is not finite; names the tensor.
+        Another host failed; names it. Another run has saved this step meanwhile (on gs://). Earlier checkpoints are as
+        they were.
     """
     hosts = hosts or Hosts()
     folder = storage.join(workdir, FOLDER, f"step_{step:08d}")
@@ -89,7 +90,8 @@ def restore(workdir, load=None, hosts=None, step=None):
 
     1. Folders are tried from the newest step backwards.
     2. One without commit.json is incomplete: passed over with a warning.
-    3. One of which some host reads a file that differs from commit.json is damaged: passed over with a warning.
+    3. One of which some host reads a file that differs from commit.json, or a number that is not finite, is damaged:
+       passed over with a warning.
     4. The first whole one is returned; nothing is deleted here.
 
     Args:
