@@ -11,7 +11,7 @@ import time
 from absl import logging
 
 from itit import backend as backends
-from itit import checkpoint, flags, samples, storage
+from itit import checkpoint, flags, locks, samples, storage
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
@@ -121,8 +121,13 @@ def run(config):
     if t.profile_step >= 0 and storage.is_remote(workdir):
         raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
     backend = backends.connect(t)
-    config = settle(config)
-    interrupt = Interrupt()
+    with locks.of_run(workdir, backend.hosts):
+        return _run(config, backend, started)
+
+
+def _run(config, backend, started):
+    config, interrupt = settle(config), Interrupt()
+    workdir, t = config.train.workdir, config.train
     streams = open_streams(config, backend)
 
     state = make_state(config, backend)
@@ -136,6 +141,7 @@ def run(config):
     backend.pack(state)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
+        storage.remove_rests(workdir)
         storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
     meta = {"model": to_json(config.model), "frozen": frozen(state), "order": order}
     end = config.optim.num_steps

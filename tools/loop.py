@@ -4,7 +4,7 @@ import math
 import sys
 import time
 
-from itit import checkpoint
+from itit import checkpoint, locks, storage
 from itit.data.prefetch import prefetch
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
@@ -49,7 +49,14 @@ def train(run, num_steps, state, backend, source, train_step, show, flag_values)
     Returns:
       0, or the exit code of a run that was told to stop.
     """
+    with locks.of_run(run.workdir, backend.hosts):
+        return _train(run, num_steps, state, backend, source, train_step, show, flag_values)
+
+
+def _train(run, num_steps, state, backend, source, train_step, show, flag_values):
     started, interrupt = time.monotonic(), Interrupt()
+    if backend.hosts.leads:
+        storage.remove_rests(run.workdir)
     backend.hosts.check_same({name: str(value) for name, value in flag_values.items()})
     start = step = resume(run.workdir, state, backend, flag_values)
     end = min(num_steps, start + run.stop_after_steps) if run.stop_after_steps else num_steps

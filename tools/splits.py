@@ -8,7 +8,7 @@ import textwrap
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
-from itit import storage
+from itit import locks, storage
 from itit.data import records, shard_index
 
 RECORDS_A_SHARD = 5000
@@ -21,19 +21,21 @@ def new_folder(output):
 
     On gs:// nothing is renamed: `output` itself is yielded, and what is written last there says that it is complete.
 
-    Raises ValueError where `output` already holds something. What an earlier, killed call left is removed.
+    Raises ValueError where `output` already holds something, or another process is making it. What an earlier, killed
+    call left is removed.
     """
     output = output.rstrip("/")
-    if storage.exists(output):
-        raise ValueError(f"--output={output}: already there; remove it or name another folder")
-    if storage.is_remote(output):
-        yield output
-        return
-    staging = output + ".partial"
-    storage.remove_tree(staging)
-    storage.make_dirs(staging)
-    yield staging
-    storage.commit_dir(staging, output)
+    with locks.hold(locks.beside(output), f"--output={output}"):
+        if storage.exists(output):
+            raise ValueError(f"--output={output}: already there; remove it or name another folder")
+        if storage.is_remote(output):
+            yield output
+            return
+        staging = output + ".partial"
+        storage.remove_tree(staging)
+        storage.make_dirs(staging)
+        yield staging
+        storage.commit_dir(staging, output)
 
 
 def settle(path, settings, absent=None):
