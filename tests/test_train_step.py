@@ -31,7 +31,7 @@ class Slice:
         rows = shape[0]
         return self.noise(name, (rows * self.parts, *shape[1:]))[self.part * rows : (self.part + 1) * rows]
 
-    def start_dropout(self, model):
+    def start_dropout(self, model, is_first=True):
         pass
 
 
