@@ -24,6 +24,7 @@ import torch
 
 import itit
 from itit import shards, storage
+from itit.console import say
 from itit.hosts import Hosts
 from itit.sharding import Piece, whole_index
 from itit.shards import Damaged
@@ -122,7 +123,7 @@ def restore(workdir, load=None, hosts=None, step=None):
                 return record["step"], loaded, record["meta"]
             damaged.append(path)
         if hosts.leads:
-            print(f"warning: {path}: passed over: {cause}", file=sys.stderr)
+            say(f"warning: {path}: passed over: {cause}", sys.stderr)
     if step is not None:
         found = sorted(_folders(root))
         raise ValueError(f"{workdir}: no whole checkpoint of step {step}; there are folders of {found or 'none'}")

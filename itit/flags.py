@@ -15,6 +15,7 @@ from absl import app, flags
 
 from itit import config as config_lib
 from itit.checks import check_ranges
+from itit.console import say
 
 
 class _ChoiceParser(flags.ArgumentParser):
@@ -159,7 +160,7 @@ def run_main(main):
         if os.environ.get("ITIT_TRACEBACK") == "1":
             traceback.print_exc()
         interrupted = isinstance(error, KeyboardInterrupt)
-        print("interrupted" if interrupted else f"error: {_one_line(error)}", file=sys.stderr)
+        say("interrupted" if interrupted else f"error: {_one_line(error)}", sys.stderr)
         sys.exit(130 if interrupted else 2)
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 
 from itit import checkpoint, locks, storage
+from itit.console import say
 from itit.data.prefetch import prefetch
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
@@ -31,7 +32,7 @@ def resume(workdir, state, backend, flag_values):
     if found is None:
         return 0
     if backend.hosts.leads:
-        print(f"carrying on from step {found[0]}", flush=True)
+        say(f"carrying on from step {found[0]}")
     return found[0]
 
 
@@ -90,7 +91,7 @@ def _train(run, num_steps, state, backend, source, train_step, show, flag_values
     backend.hosts.close()
     if stop or interrupt.signal is not None:  # another host may have had the signal
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
-        print(f"interrupted: {saved} in {run.workdir}", file=sys.stderr)
+        say(f"interrupted: {saved} in {run.workdir}", sys.stderr)
         return interrupt.exit_code()
     return 0
 
