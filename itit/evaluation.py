@@ -27,7 +27,8 @@ class Evaluation:
 
     On TensorBoard: eval/t2i, eval/i2t and eval/i2t_i2i, the losses of training over all tokens of the set, without
     dropout, with every text and the same masks every time, and, with a vocabulary, eval/CIDEr of greedy captions.
-    Records of one picture count as its references. With `keep_best` the checkpoint of the best score lies in workdir/best, itself a workdir.
+    Records of one picture count as its references. With `keep_best` the checkpoint of the best score lies in
+    workdir/best, itself a workdir.
 
     Nothing here belongs to the training step: what that compiled and drew stays as it was.
     """
@@ -44,6 +45,10 @@ class Evaluation:
             self._collect()
         self._folder = storage.join(config.train.workdir, BEST)
         if config.train.keep_best:
+            if backend.hosts.leads:  # before any checkpoint, which is of no use without
+                settings = flags.to_flagfile(config).encode()
+                storage.make_dirs(self._folder)
+                storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
             found = checkpoint.restore(self._folder, lambda *_: None, backend.hosts)
             self._best = found[2]["best"] if found else -math.inf
 
@@ -109,12 +114,9 @@ class Evaluation:
     def _keep(self, step, score):
         if score <= self._best:
             return
-        self._best, hosts = score, self._backend.hosts
+        self._best = score
         pieces = self._backend.owned(self._state.tensors())
-        checkpoint.save(self._folder, step, pieces, self._meta | {"best": score}, 1, hosts)
-        if hosts.leads:
-            settings = flags.to_flagfile(self._config).encode()
-            storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
+        checkpoint.save(self._folder, step, pieces, self._meta | {"best": score}, 1, self._backend.hosts)
 
 
 def _chunks(rows):

@@ -101,7 +101,7 @@ def convert(source, target, tokenizers, keep, bar):
                 for example in _variants(features):
                     writer.write(records.encode_example(example))
             bar.update(len(batch))
-    shard_index.write(target, writer.spans)
+        shard_index.write(target, writer.spans)  # before the shard appears: it is never without
 
 
 def _variants(features):
@@ -158,6 +158,9 @@ def _run(sources, output, asked, keep):
     """`asked`: what `make_tokenizers` takes."""
     targets = [f"{output}-{i:05d}-of-{len(sources):05d}.tfrecord" for i in range(len(sources))]
     todo = [(source, target) for source, target in zip(sources, targets, strict=True) if not storage.exists(target)]
+    for target in set(targets) - {target for _, target in todo}:
+        if not storage.exists(shard_index.path_of(target)):  # killed between the two, before they were in this order
+            shard_index.write(target, records.index(target))
     if len(todo) < len(sources):
         print(f"{len(sources) - len(todo)} of {len(sources)} shards are already there")
     if not todo:
