@@ -29,7 +29,14 @@ CHUNK = 2**26  # bytes read at once where a whole file goes by
 
 
 def is_remote(path):
-    return path.startswith(REMOTE)
+    """Whether a path is on gs://. Raises ValueError for what would silently become a folder here: ~, another scheme."""
+    if re.match(r"gs://[^/]", path):
+        return True
+    if path.startswith("~"):
+        raise ValueError(f"{path}: ~ stands for no folder here; write it out, or ./~ for a file of that name")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
+        raise ValueError(f"{path}: must be a local path or gs://BUCKET/NAME")
+    return False
 
 
 @contextlib.contextmanager
