@@ -42,6 +42,7 @@ def hold(path, what):
 @contextlib.contextmanager
 def of_run(workdir, hosts):
     """The lock of a run that all hosts share: the leading one holds it, and all fail where it cannot."""
+    storage.is_remote(workdir)  # where it is no path, that is said of it and not of the lock
     with contextlib.ExitStack() as stack:
         lock = hold(storage.join(workdir, NAME), workdir)
         hosts.together(lambda: stack.enter_context(lock) if hosts.leads else None)
@@ -50,6 +51,7 @@ def of_run(workdir, hosts):
 
 def beside(output):
     """Path of the lock of a file or folder that is not there yet, or whose name begins others."""
+    storage.is_remote(output)
     folder, name = os.path.split(output.rstrip("/"))
     return storage.join(folder, f".{name}{NAME}")
 

@@ -135,7 +135,7 @@ def run(config):
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
     if not workdir:
         raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
-    if t.profile_step >= 0 and storage.is_remote(workdir):
+    if storage.is_remote(workdir) and t.profile_step >= 0:
         raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
     backend = backends.connect(t)
     with locks.of_run(workdir, backend.hosts):
@@ -227,8 +227,10 @@ def _run(config, backend, started):
                     metrics.progress(step, values | {"skipped": skips.read()}, num_samples, waited)
                     waited, num_samples = 0.0, 0
                 stop = interrupt.stops(backend, step, t.log_every)
-            unseen = any(due(step)) and (stop or look(step))
-            stop = stop or interrupt.stops(backend, step, t.log_every)
+            unseen = False
+            if any(due(step)):
+                unseen = stop or look(step)
+                stop = stop or interrupt.stops(backend, step, t.log_every)
             if step % t.checkpoint_every == 0 or step == end or stop:
                 saver.save(step, backend.owned(state.tensors()), unseen=unseen)
             saver.check()

@@ -73,6 +73,7 @@ def run(name, source, settings):
     another process is at work in, and more than max_bad_records damaged items.
     """
     settings.check()
+    storage.is_remote(settings.output)
     with locks.hold(storage.join(settings.output, locks.NAME), f"--output={settings.output}"):
         return _run(name, source, settings)
 
