@@ -90,7 +90,7 @@ def test_raw_records_are_of_no_tokenizer(tmp_path):
     values = dict(t2i_batch=0, i2t_batch=0, t2t_batch=2, **SIZES | {"num_image_tokens": 4})
     vqgan = write_vqgan(tmp_path / "vqgan")
     # Texts alone are asked for; that the pictures beside them are of another tokenizer does not matter.
-    Streams(test_streams.make_config(text_data=f"{tmp_path}/c-*", vqgan=vqgan, **values))
+    Streams(test_streams.make_config(text_data=f"{tmp_path}/c-*.tfrecord", vqgan=vqgan, **values))
 
 
 def test_a_part_that_is_not_there(tmp_path):
