@@ -120,6 +120,7 @@ def test_remote_workdir_gets_the_events(tmp_path, clock, monkeypatch):
     assert scalars(next(tmp_path.glob("remote:*")), "loss") == {1: 2.5, 2: 3.5}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_ends_the_curves_and_not_the_run(tmp_path, monkeypatch, caplog, capsys):
     """The writer's thread meets it; a later call hears of it."""
     metrics = Metrics(str(tmp_path), 10)
