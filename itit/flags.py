@@ -145,6 +145,9 @@ def _parse(argv):
         raise ValueError(str(error).removeprefix("ERROR:: ")) from None
     if len(rest) > 1:
         raise ValueError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    for name, value in flags.FLAGS.flag_values_dict().items():  # those of the tools' own, too
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: must be finite")
     return rest
 
 

@@ -14,7 +14,9 @@ from itit import flags
 from tests.common import ROOT
 
 MAIN = """
+from absl import flags as own
 from itit import flags
+own.DEFINE_float("share", 0.5, "A flag of the tool's own.")
 flags.define()
 def main(argv):
     config = flags.from_flags()
@@ -138,6 +140,8 @@ def test_text_that_no_flagfile_holds_is_refused():
         ("--learning_rat=1", ["learning_rat", "learning_rate"]),
         ("--preset=tinny", ["--preset=tinny", "'tiny'", "nano"]),
         ("--num_steps=many", ["--num_steps=many"]),
+        ("--learning_rate=nan", ["--learning_rate=nan", "finite"]),
+        ("--share=-inf", ["--share=-inf", "finite"]),
         ("--num_steps=0", ["--num_steps=0", "in [1, "]),
         ("--flagfile=absent.cfg", ["absent.cfg"]),
         ("--workdir=absent", ["absent: No such file"]),
