@@ -12,6 +12,7 @@ import torch
 from itit.eager import Eager
 from itit.graphs import Graphs
 from itit.hosts import Hosts
+from itit.interrupt import Stoppable
 from itit.noise import Noise
 from itit.sharding import Piece, whole_index
 
@@ -36,6 +37,12 @@ class Local:
     def whole(self, function, *args):
         """Calls a function of many parts, such as a step; its parts run as it says."""
         return self._graphs(function, *args) if self._graphs else function(*args)
+
+    def stop_by(self, interrupt):
+        """From now on a signal ends generation between two of its parts, by `interrupt.Interrupted`; a recorded one,
+        which is short, goes on to its end."""
+        if not self._graphs:
+            self.sampler = Stoppable(self.sampler, interrupt)
 
     def adopt(self, module):
         """Moves the weights of a module to the device, and returns it."""

@@ -24,6 +24,7 @@ import torch
 
 import itit
 from itit import shards, storage
+from itit.console import say
 from itit.hosts import Hosts
 from itit.sharding import Piece, whole_index
 from itit.shards import Damaged
@@ -52,8 +53,9 @@ def save(workdir, step, pieces, meta, keep_last, hosts=None, keep_every=0):
       Path of the checkpoint, which is whole now.
 
     Raises:
-      ValueError: the disk is full; names path and bytes. Another host failed; names it. Another run has saved this step
-        meanwhile (on gs://). Earlier checkpoints are as they were.
+      ValueError: the disk is full; names path and bytes. A number that this host owns is not finite; names the tensor.
+        Another host failed; names it. Another run has saved this step meanwhile (on gs://). Earlier checkpoints are as
+        they were.
     """
     hosts = hosts or Hosts()
     folder = storage.join(workdir, FOLDER, f"step_{step:08d}")
@@ -89,7 +91,8 @@ def restore(workdir, load=None, hosts=None, step=None):
 
     1. Folders are tried from the newest step backwards.
     2. One without commit.json is incomplete: passed over with a warning.
-    3. One of which some host reads a file that differs from commit.json is damaged: passed over with a warning.
+    3. One of which some host reads a file that differs from commit.json, or a number that is not finite, is damaged:
+       passed over with a warning.
     4. The first whole one is returned; nothing is deleted here.
 
     Args:
@@ -120,7 +123,7 @@ def restore(workdir, load=None, hosts=None, step=None):
                 return record["step"], loaded, record["meta"]
             damaged.append(path)
         if hosts.leads:
-            print(f"warning: {path}: passed over: {cause}", file=sys.stderr)
+            say(f"warning: {path}: passed over: {cause}", sys.stderr)
     if step is not None:
         found = sorted(_folders(root))
         raise ValueError(f"{workdir}: no whole checkpoint of step {step}; there are folders of {found or 'none'}")

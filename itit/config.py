@@ -1,6 +1,6 @@
 """Every setting of ITIT, once: name, default, help and allowed values. Standard library only.
 
-What values go together is in `checks.py`, the sizes behind a preset's name in `presets.py`.
+What values may be is in `checks.py`, the sizes behind a preset's name in `presets.py`.
 
 Sections are frozen dataclasses. `flags.py` turns each field into a flag of the same name (fields of a section with a
 `prefix` get it in front), so that a setting is declared here and nowhere else. Sources: P is the ITIT paper
@@ -14,7 +14,7 @@ import difflib
 import json
 import math
 
-from itit.checks import check
+from itit.checks import check, check_ranges
 from itit.presets import MODEL_PRESETS, T5_PRESETS
 
 
@@ -279,6 +279,7 @@ class Config:
         t5 = _fill(self.t5, T5_PRESETS[self.t5.size] | {"vocab_size": self.model.vocab_size})
         model = _fill(self.model, MODEL_PRESETS[self.model.preset] | {"text_feature_dim": t5.dim})
         config = dataclasses.replace(self, model=model, t5=t5)
+        check_ranges(values_of(config))
         check(config)
         return config
 
@@ -291,6 +292,12 @@ def fields(config):
             continue
         for inner in dataclasses.fields(getattr(config, field.name)):
             yield field.metadata["prefix"] + inner.name, field.name, inner
+
+
+def values_of(config):
+    """Flag name -> value, of every setting of a config or of one section."""
+    return {name: getattr(getattr(config, owner) if owner else config, field.name)
+            for name, owner, field in fields(config)}  # fmt: skip
 
 
 def replace(config, **values):

@@ -128,7 +128,9 @@ def decode_step(logits_fn, canvas, noise, step, choice):
 
 
 def suppress(logits, ids):
-    """Makes these choices impossible: float [..., V] with -inf at `ids`."""
+    """Makes these choices impossible: float [..., V] with -inf at `ids`, of which there may be none."""
+    if not len(ids):
+        return logits
     classes = torch.arange(logits.shape[-1], device=logits.device)
     return logits.masked_fill(sum(classes == i for i in ids).bool(), -torch.inf)
 

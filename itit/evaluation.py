@@ -10,7 +10,7 @@ import torch
 from absl import logging
 
 from itit import checkpoint, flags, samples, storage
-from itit.config import Config
+from itit.config import Config, replace
 from itit.data import scenes
 from itit.data.text import Detokenizer
 from itit.scores import captions
@@ -28,11 +28,11 @@ class Evaluation:
     """Scores the first `num_eval` pairs of eval_data (or paired_data), before the first step and every `eval_every`
     steps, by the averaged weights, where there are any.
 
-    On TensorBoard: eval/t2i, eval/i2t and eval/i2t_i2i, the losses of training without dropout and with the same masks
-    every time, and, with a vocabulary, eval/CIDEr of greedy captions. Records of one picture count as its references.
-    With `eval_scenes` eval/captions_exact and eval/pictures_exact, the shares of greedy captions and of pictures, drawn
-    with the same noise every time, that tell exactly the scene (see scores/scenes.py).
-    With `keep_best` the checkpoint of the best score lies in workdir/best, itself a workdir.
+    On TensorBoard: eval/t2i, eval/i2t and eval/i2t_i2i, the losses of training over all tokens of the set, without
+    dropout, with every text and the same masks every time, and, with a vocabulary, eval/CIDEr of greedy captions.
+    Records of one picture count as its references. With `eval_scenes` eval/captions_exact and eval/pictures_exact, the
+    shares of greedy captions and of pictures, drawn with the same noise every time, that tell exactly the scene (see
+    scores/scenes.py). With `keep_best` the checkpoint of the best score lies in workdir/best, itself a workdir.
 
     Nothing here belongs to the training step: what that compiled and drew stays as it was.
     """
@@ -40,7 +40,7 @@ class Evaluation:
     def __init__(self, config: Config, state, backend, streams, meta):
         self._config, self._state, self._backend, self._meta = config, state, backend, meta
         self._every, self._last = config.train.eval_every, config.optim.num_steps
-        self._best = -math.inf
+        self._best, self._undropped = -math.inf, replace(config, t2i_text_drop_prob=0.0)
         if not self._every:
             return
         self._batch = self._to_ids(streams.sample_batch(min(config.train.num_eval, streams.num_eval or 1)))
@@ -51,6 +51,10 @@ class Evaluation:
             self._check_scenes()
         self._folder = storage.join(config.train.workdir, BEST)
         if config.train.keep_best:
+            if backend.hosts.leads:  # before any checkpoint, which is of no use without
+                settings = flags.to_flagfile(config).encode()
+                storage.make_dirs(self._folder)
+                storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
             found = checkpoint.restore(self._folder, lambda *_: None, backend.hosts)
             self._best = found[2]["best"] if found else -math.inf
 
@@ -84,7 +88,7 @@ class Evaluation:
         return {"image_ids": np.concatenate(found), "text_ids": batch["text_ids"]}
 
     def _losses(self):
-        run, seed, found = self._backend.sampler, self._config.train.seed, {}
+        run, seed, found, counted = self._backend.sampler, self._config.train.seed, {}, {}
         self._state.model.eval()
         for i, rows in enumerate(zip(*map(_chunks, self._batch.values()), strict=True)):
             active = dict.fromkeys(("t2i", "i2t"), len(rows[0]))
@@ -92,12 +96,14 @@ class Evaluation:
             noise = self._backend.noise(seed, 0, f"eval/{i}")
             batch = self._backend.to_device(batch, whole=True)
             part = run(prepare, self._state, batch, noise, noise, self._config, active, (0, 1))
-            for name, value in run(_losses, self._state, part, noise, self._config).items():
+            for name, value in run(_losses, self._state, part, noise, self._undropped).items():
                 if not getattr(self._config.objective, f"{name}_weight"):
                     continue
-                found[name] = found.get(name, 0.0) + float(value) * len(rows[0]) / len(self._batch["text_ids"])
+                total = float(part.totals[name])
+                found[name] = found.get(name, 0.0) + float(value) * total
+                counted[name] = counted.get(name, 0.0) + total
         self._state.model.train()
-        return found
+        return {name: value / counted[name] for name, value in found.items()}
 
     def _check_scenes(self):
         for text in self._detokenizer.decode(self._batch["text_ids"]):
@@ -131,12 +137,9 @@ class Evaluation:
     def _keep(self, step, score):
         if score <= self._best:
             return
-        self._best, hosts = score, self._backend.hosts
+        self._best = score
         pieces = self._backend.owned(self._state.tensors())
-        checkpoint.save(self._folder, step, pieces, self._meta | {"best": score}, 1, hosts)
-        if hosts.leads:
-            settings = flags.to_flagfile(self._config).encode()
-            storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
+        checkpoint.save(self._folder, step, pieces, self._meta | {"best": score}, 1, self._backend.hosts)
 
 
 def _chunks(rows):

@@ -5,6 +5,7 @@ A setting is declared once, in `config.py`; here it becomes the flag of the same
 """
 
 import difflib
+import math
 import os
 import sys
 import traceback
@@ -13,6 +14,8 @@ import typing
 from absl import app, flags
 
 from itit import config as config_lib
+from itit.checks import check_ranges
+from itit.console import say
 
 
 class _ChoiceParser(flags.ArgumentParser):
@@ -45,13 +48,23 @@ class _IntsParser(flags.ArgumentParser):
             raise ValueError(f"expects {self.syntactic_help}") from None
 
 
+class _FloatParser(flags.FloatParser):
+    """Takes numbers; NaN and infinity, which pass most comparisons or none, are no setting."""
+
+    def parse(self, argument):
+        number = super().parse(argument)
+        if not math.isfinite(number):
+            raise ValueError("must be finite")
+        return number
+
+
 def _parser(field):
     """The absl parser for one dataclass field, from its choices or its annotation (`int`, `int | None`, ...)."""
     if field.metadata["choices"]:
         return _ChoiceParser(field.metadata["choices"])
     plain = [kind for kind in typing.get_args(field.type) if kind is not type(None)]
     kind = field.type if typing.get_origin(field.type) is tuple or not plain else plain[0]
-    parsers = {int: flags.IntegerParser, float: flags.FloatParser, str: flags.ArgumentParser}
+    parsers = {int: flags.IntegerParser, float: _FloatParser, str: flags.ArgumentParser}
     return parsers[kind]() if kind in parsers else _IntsParser()
 
 
@@ -78,6 +91,7 @@ def from_flags(settings=None, flag_values=flags.FLAGS):
     """
     template = settings or config_lib.Config()
     values = {name: flag_values[name].value for name, _, _ in config_lib.fields(template)}
+    check_ranges(values)
     filled = config_lib.replace(template, **values)
     return filled.resolve() if isinstance(filled, config_lib.Config) else filled
 
@@ -131,6 +145,9 @@ def _parse(argv):
         raise ValueError(str(error).removeprefix("ERROR:: ")) from None
     if len(rest) > 1:
         raise ValueError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    for name, value in flags.FLAGS.flag_values_dict().items():  # those of the tools' own, too
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: must be finite")
     return rest
 
 
@@ -146,7 +163,7 @@ def run_main(main):
         if os.environ.get("ITIT_TRACEBACK") == "1":
             traceback.print_exc()
         interrupted = isinstance(error, KeyboardInterrupt)
-        print("interrupted" if interrupted else f"error: {_one_line(error)}", file=sys.stderr)
+        say("interrupted" if interrupted else f"error: {_one_line(error)}", sys.stderr)
         sys.exit(130 if interrupted else 2)
 
 

@@ -68,9 +68,7 @@ class _Recording:
 
     def __call__(self, leaves):
         if self.inputs is None:
-            noises = []
-            for noise in (leaf for leaf in leaves if isinstance(leaf, Noise)):
-                noises.append(RepeatedNoise(noise, list(noises)))
+            noises = [RepeatedNoise(leaf) for leaf in leaves if isinstance(leaf, Noise)]
             device = next(t.device for leaf in leaves for t in (*owned_by(leaf), leaf) if isinstance(t, torch.Tensor))
             repeated = iter(noises)
             inputs = [_input(leaf, repeated, device) for leaf in leaves]

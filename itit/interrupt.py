@@ -2,18 +2,26 @@
 
 import signal
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """Raised in the middle of what may be left undone."""
+
 
 class Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a save at the end of the step; a second one ends the process at once."""
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a save at the end of the step; a second one ends the process at
+    once, but for SIGHUP, which a lost connection may send twice. Where SIGHUP is ignored (nohup) it stays so."""
 
     def __init__(self):
         self.signal = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number, _):
         self.signal = number
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 
     def stops(self, backend, step, log_every):
         """Whether to save and leave after `step` steps. Several hosts do so after the same step, which they agree on
@@ -24,3 +32,18 @@ class Interrupt:
     def exit_code(self):
         """Of a run that was told to stop: 128 + the signal; SIGTERM where another host had it."""
         return 128 + (self.signal or signal.SIGTERM)
+
+
+class Stoppable:
+    """A runner (see eager.py) that raises Interrupted between two calls, once there was a signal."""
+
+    def __init__(self, run, interrupt):
+        self._run, self._interrupt = run, interrupt
+
+    def __call__(self, function, *args, **options):
+        if self._interrupt.signal is not None:
+            raise Interrupted
+        return self._run(function, *args, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._run, name)

@@ -71,6 +71,9 @@ class Mesh:
         self.packs = Packs()
         self.run, self.sampler = Captured(self), Captured(self, strict=False)
 
+    def stop_by(self, interrupt):
+        """Nothing: all hosts run all parts of what they have begun."""
+
     def __str__(self):
         grid = f"data {self.data}, fsdp {self.fsdp}"
         return f"{self.num_devices} x {xla.device_type()} ({grid}), {self.hosts.count} hosts"

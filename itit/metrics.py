@@ -16,10 +16,12 @@ import types
 # run of ready ids does not need. A module of this name is TensorBoard's own switch to its built-in replacement.
 sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
+from absl import logging  # noqa: E402
 from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 from torch.utils import tensorboard  # noqa: E402
 
 from itit import storage  # noqa: E402
+from itit.console import say  # noqa: E402
 
 FOLDER = "tensorboard"
 FLUSH_SECONDS = 30
@@ -28,6 +30,8 @@ WINDOW = 20
 
 class Metrics:
     """Writes what a run measures. A context manager; leaving it writes out what is pending.
+
+    Where that fails, because the disk is full, say, a warning says so, and the run goes on without curves.
 
     Args:
       workdir: local or gs:// folder.
@@ -56,15 +60,15 @@ class Metrics:
     def scalars(self, step, values):
         """Writes {key: number} (floats or tensors of one element)."""
         for key, value in values.items():
-            self._writer.add_scalar(key, float(value), step)
+            self._write("add_scalar", key, float(value), step)
 
     def image(self, step, tag, picture):
         """Writes a picture, uint8 [height, width, 3]."""
-        self._writer.add_image(tag, picture, step, dataformats="HWC")
+        self._write("add_image", tag, picture, step, dataformats="HWC")
 
     def text(self, step, tag, text):
         """Writes a text; TensorBoard shows it as Markdown."""
-        self._writer.add_text(tag, text, step)
+        self._write("add_text", tag, text, step)
 
     def progress(self, step, values, num_samples, wait_seconds):
         """Writes `values` and the rates, and prints them in one line.
@@ -96,15 +100,25 @@ class Metrics:
             "host_memory_gib": host_memory() / 2**30,
         }
         self.scalars(step, values | rates)
-        print(self._line(step, values, rates), flush=True)
+        say(self._line(step, values, rates))
         if self._remote and time.monotonic() - self._uploaded > FLUSH_SECONDS:
             self._upload()
 
     def close(self):
         """Writes out what is pending."""
-        self._writer.close()
+        self._write("close")
         if self._remote:
             self._upload()
+
+    def _write(self, method, *args, **options):
+        """Calls TensorBoard's writer, which raises, too, what its thread has met since the call before."""
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*args, **options)
+        except OSError as error:
+            self._writer = None
+            logging.warning("%s: %s: no more curves from here on", self._folder, error)
 
     def _line(self, step, values, rates):
         rate = rates["rate/steps_per_second"]
@@ -128,10 +142,13 @@ class Metrics:
 
     def _upload(self):
         """Copies the event files to gs://, whose objects cannot grow."""
-        self._writer.flush()
-        for name in storage.list_dir(self._folder):
-            with storage.open(storage.join(self._folder, name)) as file:
-                storage.write_bytes(storage.join(self._remote, name), file.read())
+        self._write("flush")
+        try:
+            for name in storage.list_dir(self._folder):
+                with storage.open(storage.join(self._folder, name)) as file:
+                    storage.write_bytes(storage.join(self._remote, name), file.read())
+        except OSError as error:
+            logging.warning("%s: curves not written, for now: %s", self._remote, error)
         self._uploaded = time.monotonic()
 
 
@@ -152,7 +169,9 @@ class Silent:
 
 
 def curves(workdir):
-    """What a run has written: key -> (list of steps, list of values), from the events in a local workdir."""
+    """What a run has written: key -> (list of steps, list of values), from the events in a local workdir, if any."""
+    if not storage.list_dir(storage.join(workdir, FOLDER)):
+        return {}
     events = event_accumulator.EventAccumulator(storage.join(workdir, FOLDER), {event_accumulator.SCALARS: 0})
     events.Reload()
     points = {key: events.Scalars(key) for key in events.Tags()["scalars"]}

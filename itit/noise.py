@@ -13,12 +13,25 @@ from typing import NamedTuple
 
 import torch
 
+_TWISTER_AT, _TWISTER_WORDS = 24, 624  # where in a generator's bytes its words lie, 32 bits of 8 bytes each
 _SMALLEST = 2.0**-25  # half of the spacing of torch.rand: keeps the logarithms finite
 
 
 def _hash(*words):
     digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # torch seeds are signed
+
+
+def seed_generator(generator, *words):
+    """Seeds one of torch's generators by all of the words. That of the processor, a Mersenne twister, looks at 32 bits
+    of a seed, of which a run of some ten thousand draws would meet one twice: its whole state is drawn."""
+    generator.manual_seed(_hash(*words))
+    if generator.device.type == "cpu":
+        drawn = hashlib.shake_256(repr(words).encode()).digest(4 * _TWISTER_WORDS)
+        state = generator.get_state()
+        table = state[_TWISTER_AT : _TWISTER_AT + 8 * _TWISTER_WORDS].view(torch.int64)
+        table.copy_(torch.frombuffer(bytearray(drawn), dtype=torch.int32).long() & 0xFFFFFFFF)
+        generator.set_state(state)
 
 
 class Noise:
@@ -45,34 +58,35 @@ class Noise:
 
     def _generator(self, name, place=None):
         """The generator of a draw, or of the row at a place of it."""
-        return torch.Generator(self.device).manual_seed(self._seed(name, place))
+        generator = torch.Generator(self.device)
+        self._seed(generator, name, place)
+        return generator
 
-    def _seed(self, name, place):
-        return _hash(*self.key, name, *([] if place is None else [self.rows[place]]))
+    def _seed(self, generator, name, place):
+        seed_generator(generator, *self.key, name, *([] if place is None else [self.rows[place]]))
 
-    def start_dropout(self, model):
-        """Dropout draws from torch's own generators; seeds them for this part of this step."""
+    def start_dropout(self, model, is_first=True):
+        """Dropout draws from torch's own generators. The first part of a step seeds them, and the others go on: none
+        can be seeded in the middle of a recording (see graphs.py), which must draw as the step that is run."""
         for _, dropout in _dropouts(model):
             dropout.noise = None
-        self.seed_dropout()
+        if is_first:
+            self.seed_dropout()
 
     def seed_dropout(self):
         torch.manual_seed(_hash(*self.key, "dropout"))
+        seed_generator(torch.default_generator, *self.key, "dropout")
 
 
 class RepeatedNoise(Noise):
     """The draws of `Noise` for a function that is run once, then recorded and replayed (see graphs.py).
 
-    A recorded draw goes on with the generator that it was recorded with: `restart` seeds them all anew. Dropout has one
-    seed for all noises of a call, since none can be set in a recording.
-
-    Args:
-      earlier: the noises of the call before this one.
+    A recorded draw goes on with the generator that it was recorded with: `restart` seeds them all anew.
     """
 
-    def __init__(self, noise, earlier):
+    def __init__(self, noise):
         super().__init__(*noise.key[:2], noise.device, noise.key[2], noise.rows)
-        self._earlier, self._seeds_dropout = earlier, False
+        self._seeds_dropout = False
         self._draws, self._next = [], None  # (name, place, generator) of each; the next one, once they are repeated
 
     @property
@@ -83,12 +97,12 @@ class RepeatedNoise(Noise):
         """Draws as that `Noise` would."""
         self.key, self.rows, self._next = noise.key, noise.rows, 0
         for name, place, generator in self._draws:
-            generator.manual_seed(self._seed(name, place))
+            self._seed(generator, name, place)
         if self._seeds_dropout:
             super().seed_dropout()
 
     def seed_dropout(self):
-        if self._next is None and not any(noise._seeds_dropout for noise in self._earlier):
+        if self._next is None:
             self._seeds_dropout = True
             super().seed_dropout()
 
@@ -139,7 +153,7 @@ class CounterNoise(NamedTuple):
         bits = _mix(cells ^ low.view(-1, *ones), high.view(-1, *ones))
         return self.place(_shift(bits, 8).float() * 2.0**-24).clamp(min=_SMALLEST)
 
-    def start_dropout(self, model):
+    def start_dropout(self, model, is_first=True):
         """Every dropout of the model draws from this noise, at each of its calls anew."""
         for name, dropout in _dropouts(model):
             dropout.noise = prefixed(self, f"dropout/{name}")

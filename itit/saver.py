@@ -17,18 +17,19 @@ class Saver:
         self._where = workdir, meta, keep_last, keep_every, hosts.channel("save")
         self._pool, self._running = concurrent.futures.ThreadPoolExecutor(1, "save"), None
 
-    def save(self, step, pieces):
+    def save(self, step, pieces, **notes):
         """Begins to save, once the save before is done.
 
         Args:
           pieces: as for `checkpoint.save`, copies: what happens to the state from now on does not reach them.
+          notes: JSON values for the meta of this one.
 
         Raises what the save before failed with.
         """
         self.wait()
         workdir, meta, keep_last, keep_every, hosts = self._where
         self._running = self._pool.submit(
-            checkpoint.save, workdir, step, pieces, meta, keep_last, hosts, keep_every=keep_every
+            checkpoint.save, workdir, step, pieces, meta | notes, keep_last, hosts, keep_every=keep_every
         )
 
     def check(self):

@@ -14,12 +14,13 @@ import torch
 
 from itit import storage
 from itit.sharding import overlap, slices, whole_index
+from itit.tensorfile import finite
 
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON
 
 
 class Damaged(ValueError):
-    """A file is not what was written."""
+    """A file is not what was written, or no use: a number in it is not finite."""
 
 
 class Part(NamedTuple):
@@ -40,6 +41,8 @@ def write(path, pieces):
 
     Returns:
       What `Reader` asks for: {"bytes", "header_bytes", "header_crc32c"}.
+
+    Raises ValueError naming the tensor where a number is not finite; nothing is written then.
     """
     tensors, notes = {}, {}
     for name, parts in pieces.items():
@@ -47,6 +50,8 @@ def write(path, pieces):
             places = ", ".join(f"{start}:{stop}" for start, stop in index)
             key = name if index == whole_index(shape) else f"{name}[{places}]"
             tensors[key] = value.detach().cpu()
+            if not finite(tensors[key]):
+                raise ValueError(f"{path}: not written: {key} holds NaN or infinity")
             crc32c = google_crc32c.value(tensors[key].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
             dtype = str(value.dtype).removeprefix("torch.")
             notes[key] = {"tensor": name, "shape": shape, "index": index, "dtype": dtype, "crc32c": crc32c}
@@ -111,7 +116,10 @@ class Reader:
         for part in self._parts[name]:
             shared = overlap(part.index, index)
             if shared is not None:
-                out[slices(shared, index)] = self._load(part, out.dtype)[slices(shared, part.index)]
+                piece = self._load(part, out.dtype)
+                if not finite(piece):
+                    raise Damaged(f"{part.path}: {name} holds NaN or infinity")
+                out[slices(shared, index)] = piece[slices(shared, part.index)]
         return out
 
     def _load(self, part, dtype):

@@ -11,12 +11,14 @@ repeated by gcsfs, up to six times within about half a minute, with growing and 
 
 import builtins
 import contextlib
+import fcntl
 import functools
 import glob as local_glob
 import hashlib
 import logging
 import mmap
 import os
+import re
 import shutil
 import tempfile
 
@@ -27,7 +29,14 @@ CHUNK = 2**26  # bytes read at once where a whole file goes by
 
 
 def is_remote(path):
-    return path.startswith(REMOTE)
+    """Whether a path is on gs://. Raises ValueError for what would silently become a folder here: ~, another scheme."""
+    if re.match(r"gs://[^/]", path):
+        return True
+    if path.startswith("~"):
+        raise ValueError(f"{path}: ~ stands for no folder here; write it out, or ./~ for a file of that name")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
+        raise ValueError(f"{path}: must be a local path or gs://BUCKET/NAME")
+    return False
 
 
 @contextlib.contextmanager
@@ -182,7 +191,7 @@ def writer(path):
     # A leading dot, so that no pattern takes what a killed process left for a shard.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp-{os.getpid()}")
     try:
-        with builtins.open(temporary, "wb") as file:
+        with _begin(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -192,6 +201,28 @@ def writer(path):
             os.remove(temporary)
         raise
     _sync(os.path.dirname(path) or ".")
+
+
+def _begin(path):
+    """A new file, locked: so `remove_rests` knows that somebody is writing it."""
+    while True:
+        file = builtins.open(path, "wb")  # noqa: SIM115 (the caller closes it)
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # removed between the two
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
+
+
+def remove_rests(folder):
+    """Removes what `writer` was filling in a local folder when its process was killed. What is written now stays."""
+    for name in [] if is_remote(folder) else list_dir(folder):
+        if re.fullmatch(r"\..+\.tmp-\d+", name):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError), builtins.open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.remove(path)
 
 
 def write_bytes(path, data, former=None):

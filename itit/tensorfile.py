@@ -23,6 +23,20 @@ METADATA = "__metadata__"
 MAX_HEADER = 100 * 2**20  # the limit of the safetensors library
 
 
+def finite(tensor):
+    """Whether no number of a tensor is NaN or infinity, in one pass and no memory."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(math.isfinite(end) for end in torch.aminmax(tensor.detach()))  # a NaN is both ends
+
+
+def check_finite(tensors, place):
+    """Raises ValueError, `place` and the name of the first tensor with a number that is not finite."""
+    for name, tensor in tensors.items():
+        if not finite(tensor):
+            raise ValueError(f"{place}: {name} holds NaN or infinity")
+
+
 class Entry(NamedTuple):
     """One tensor of a file: `begin` and `end` count bytes after the header."""
 
@@ -124,6 +138,8 @@ def write(path, layout, tensors, metadata=None):
 
     Returns:
       {"bytes": size, "sha256": hex digits}.
+
+    Raises ValueError for a number that is not finite: there is no file then.
     """
     header, place = {METADATA: {"format": "pt"} | (metadata or {})}, 0
     for name, (dtype, shape) in layout.items():
@@ -132,7 +148,7 @@ def write(path, layout, tensors, metadata=None):
         place = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at multiples of eight bytes
-    tensors = (_bytes(t, *layout[name]) for name, t in zip(layout, tensors, strict=True))
+    tensors = (_bytes(path, name, t, *layout[name]) for name, t in zip(layout, tensors, strict=True))
     digest, size = hashlib.sha256(), 0
     with storage.writer(path) as file:
         for data in itertools.chain((len(text).to_bytes(8, "little"), text), tensors):
@@ -142,6 +158,8 @@ def write(path, layout, tensors, metadata=None):
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def _bytes(tensor, dtype, shape):
+def _bytes(path, name, tensor, dtype, shape):
     assert tensor.dtype == dtype and tuple(tensor.shape) == tuple(shape), (tensor.dtype, tensor.shape, dtype, shape)
-    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    tensor = tensor.detach().cpu()
+    check_finite({name: tensor}, f"{path}: not written")
+    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())

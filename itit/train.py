@@ -11,14 +11,15 @@ import time
 from absl import logging
 
 from itit import backend as backends
-from itit import checkpoint, flags, samples, storage
+from itit import checkpoint, flags, locks, samples, storage
 from itit.config import Config, ModelConfig, from_json, to_json
+from itit.console import say
 from itit.data.prefetch import prefetch
-from itit.data.streams import Streams
+from itit.data.streams import STREAMS, Streams
 from itit.data.text import Detokenizer
 from itit.evaluation import Evaluation
 from itit.initial import initialise
-from itit.interrupt import Interrupt
+from itit.interrupt import Interrupt, Interrupted
 from itit.metrics import Metrics, Silent
 from itit.optim import learning_rate
 from itit.saver import Saver
@@ -32,7 +33,8 @@ from itit.watchdog import Watchdog
 
 
 def resume(workdir, state, config, backend, order):
-    """Loads the newest whole checkpoint, if there is one. Returns the number of steps done.
+    """Loads the newest whole checkpoint, if there is one. Returns the number of steps done, and whether a signal has
+    kept the run from the samples and scores that were due then.
 
     Args:
       order: what decides the order of the data now (see `Streams.order`); a change is allowed, and said.
@@ -49,19 +51,25 @@ def resume(workdir, state, config, backend, order):
 
     found = checkpoint.restore(workdir, load, backend.hosts)
     if found is None:
-        return 0
+        return 0, False
     step, _, meta = found
     tell_changes(meta.get("order", order), order, step)  # not in checkpoints of earlier versions
     logging.info("goes on from step %d", step)
-    return step
+    return step, meta.get("unseen", False)
 
 
 def tell_changes(then, now, step):
-    """Warns of all that has changed the order of the data (see `Streams.order`) since a checkpoint."""
-    for name in sorted(then.keys() | now.keys()):
-        if then.get(name) != now.get(name):
+    """Warns of all that has changed the order of the data (see `Streams.order`) since a checkpoint. A stream that was
+    not there before, or is not now, changes nothing of the others."""
+    names = then.keys() | now.keys()
+    for stream, (_, its_tasks) in STREAMS.items():
+        if (f"data of --{stream}" in then) != (f"data of --{stream}" in now):
+            names -= {f"data of --{stream}", *(f"--{task}_batch" for task in its_tasks)}
+    for name in sorted(names):
+        old, new = then.get(name, "0"), now.get(name, "0")  # the batch of a task that is off is not there
+        if old != new:
             logging.warning("%s was %s up to step %d, is %s now: the data go on in another order, some of this epoch's "
-                            "again and some not at all", name, then.get(name), step, now.get(name))  # fmt: skip
+                            "again and some not at all", name, old, step, new)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -103,6 +111,15 @@ def write_samples(state, config, backend, batch, detokenizer, metrics, step):
             metrics.image(step, f"samples/{name}", picture)
 
 
+def check_tasks(config, start):
+    """Raises ValueError where a run has nothing to do at its first step."""
+    if start < config.optim.num_steps and not tasks(config, start):
+        waits = " and ".join(f"--{name}_warmup_steps={getattr(config.objective, f'{name}_warmup_steps')}"
+                             for name in tasks(config, sys.maxsize))  # fmt: skip
+        raise ValueError(f"step {start} has no task: {waits}; without a batch of another task one must be {start} or "
+                         "less")  # fmt: skip
+
+
 def can_sample(config, state):
     """Samples need a tokenizer for each side; says once what is missing."""
     if not config.train.sample_every:
@@ -118,11 +135,16 @@ def run(config):
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
     if not workdir:
         raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
-    if t.profile_step >= 0 and storage.is_remote(workdir):
+    if storage.is_remote(workdir) and t.profile_step >= 0:
         raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
     backend = backends.connect(t)
-    config = settle(config)
-    interrupt = Interrupt()
+    with locks.of_run(workdir, backend.hosts):
+        return _run(config, backend, started)
+
+
+def _run(config, backend, started):
+    config, interrupt = settle(config), Interrupt()
+    workdir, t = config.train.workdir, config.train
     streams = open_streams(config, backend)
 
     state = make_state(config, backend)
@@ -130,12 +152,15 @@ def run(config):
     count = sum(p.numel() for p in state.model.parameters())
     logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend, t.compute_dtype)
     order = streams.order()
-    start = step = resume(workdir, state, config, backend, order)
+    start, unseen = resume(workdir, state, config, backend, order)
+    step = start
+    check_tasks(config, start)
     if t.init_from and not start:
         initialise(t.init_from, state, backend)
     backend.pack(state)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
+        storage.remove_rests(workdir)
         storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
     meta = {"model": to_json(config.model), "frozen": frozen(state), "order": order}
     end = config.optim.num_steps
@@ -152,9 +177,28 @@ def run(config):
     skips = Skips(workdir, streams.rows, backend.hosts.index, config.optim.max_skipped)
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
+
+    def due(step):
+        """Whether samples, and whether scores are due after so many steps."""
+        last = step == config.optim.num_steps
+        return bool(step and sampling and (step % t.sample_every == 0 or last)), evaluation.due(step)
+
+    def look(step):
+        """Draws and scores what is due. Returns whether a signal has cut it short."""
+        drawn, scored = due(step)
+        try:
+            if drawn:
+                write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
+            if scored:
+                evaluation.run(step, metrics)
+        except Interrupted:
+            return True
+        return False
+
+    backend.stop_by(interrupt)
+    if unseen or not start:
+        look(start)
     stop = interrupt.stops(backend, 0, t.log_every)
-    if not start and evaluation.due(0):
-        evaluation.run(0, metrics)
     with Saver(workdir, meta, t.keep_last, t.keep_every, backend.hosts) as saver:
         while step < end and not stop:
             active, rate = tasks(config, step), learning_rate(step, config.optim)
@@ -183,19 +227,19 @@ def run(config):
                     metrics.progress(step, values | {"skipped": skips.read()}, num_samples, waited)
                     waited, num_samples = 0.0, 0
                 stop = interrupt.stops(backend, step, t.log_every)
-            if sampling and (step % t.sample_every == 0 or step == config.optim.num_steps):
-                write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
-            if evaluation.due(step):
-                evaluation.run(step, metrics)
+            unseen = False
+            if any(due(step)):
+                unseen = stop or look(step)
+                stop = stop or interrupt.stops(backend, step, t.log_every)
             if step % t.checkpoint_every == 0 or step == end or stop:
-                saver.save(step, backend.owned(state.tensors()))
+                saver.save(step, backend.owned(state.tensors()), unseen=unseen)
             saver.check()
     batches.close()
     metrics.close()
     backend.hosts.close()
     if stop or interrupt.signal is not None:  # another host may have had the signal
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
-        print(f"interrupted: {saved} in {workdir}", file=sys.stderr)
+        say(f"interrupted: {saved} in {workdir}", sys.stderr)
         return interrupt.exit_code()
     logging.info("done: step %d of %d", step, config.optim.num_steps)
     return 0

@@ -116,8 +116,8 @@ def update(state, parts, noises, rate, config):
     totals = {name: sum(part.totals[name] for part in parts) for name in parts[0].totals}
     metrics = {}
     state.model.train()
-    for part, noise in zip(parts, noises, strict=True):
-        noise.start_dropout(state.model)
+    for index, (part, noise) in enumerate(zip(parts, noises, strict=True)):
+        noise.start_dropout(state.model, index == 0)
         with cast_once(state.model):
             losses = compute_losses(state, part, totals, noise, config)
         loss = sum(getattr(config.objective, f"{name}_weight") * value for name, value in losses.items())

@@ -62,6 +62,7 @@ def load_t5(folder, sha256=None):
         raise ValueError(f"{storage.join(folder, weightsdir.WEIGHTS)}: tensors of one floating type were expected")
     t5 = blank(T5Encoder, config)
     load_module(t5, tensors, f"{folder}: {MISFIT}", assign=True)
+    tensorfile.check_finite(tensors, storage.join(folder, weightsdir.WEIGHTS))
     return t5.eval()
 
 
@@ -76,8 +77,7 @@ def load_vqgan(folder, sha256=None):
     except (ValueError, TypeError) as error:  # TypeError: a text where a number should be
         raise ValueError(f"{storage.join(folder, weightsdir.CONFIG)}: {error}") from None
     load_module(vqgan, tensors, f"{folder}: {MISFIT}")
-    if not vqgan.codebook.weight.isfinite().all():
-        raise ValueError(f"{storage.join(folder, weightsdir.WEIGHTS)}: codebook holds NaN or infinity")
+    tensorfile.check_finite(tensors, storage.join(folder, weightsdir.WEIGHTS))
     return vqgan.eval().requires_grad_(False)
 
 
@@ -96,6 +96,7 @@ def load_itit(path):
     weightsdir.check_hash(path, hashes.get(weightsdir.WEIGHTS), digest)
     model = blank(ITIT, sections["model"])
     load_module(model, tensors, f"{path}: its tensors do not fit its record", assign=True)
+    tensorfile.check_finite(tensors, path)
     return model.eval()
 
 

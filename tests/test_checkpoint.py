@@ -21,14 +21,14 @@ from tests.weather import BUCKET, gcs  # noqa: F401 (a fixture)
 def random_tensors(seed, size=50):
     draw = torch.Generator().manual_seed(seed)
     table = torch.randn(size, 7, generator=draw)
-    bits = torch.randint(-(2**15), 2**15, (size,), generator=draw, dtype=torch.int16)
+    bits = torch.randint(-(2**15), 2**15, (size,), generator=draw, dtype=torch.int16) & ~(1 << 7)
     return {
         "table": table,
         "tied": table,
         "part": table[3:9],
         "turned": table.T,
         "wide": table[:1].expand(4, 7),
-        "bf16": bits.view(torch.bfloat16),  # NaNs of every kind among them
+        "bf16": bits.view(torch.bfloat16),  # any that are finite
         "float64": torch.randn(3, generator=draw, dtype=torch.float64),
         "int64": torch.randint(-(2**62), 2**62, (5,), generator=draw),
         "bool": torch.randint(0, 2, (2, 3), generator=draw).bool(),
@@ -86,6 +86,21 @@ def test_the_newest_stay_and_leftovers_go(workdir):
         save(workdir, step, keep_last=2)
     assert names(workdir) == ["step_00000100", "step_20000000000"]
     assert restored_step(workdir) == checkpoint.latest_step(str(workdir)) == 20_000_000_000
+
+
+def test_a_number_that_is_not_finite_pushes_out_no_checkpoint(workdir, capsys, monkeypatch):
+    save(workdir, 10, keep_last=1)
+    tensors = random_tensors(20)
+    tensors["table"][random.randrange(50), random.randrange(7)] = random.choice([torch.nan, torch.inf])
+    with pytest.raises(ValueError, match="step_00000020.*not written: t.* holds NaN or infinity"):
+        checkpoint.save(str(workdir), 20, whole(tensors), {"step": 20}, 1)
+    assert names(workdir) == ["step_00000010"] and restored_step(workdir) == 10
+    # One that an earlier version has saved is passed over.
+    monkeypatch.setattr("itit.shards.finite", lambda tensor: True)
+    checkpoint.save(str(workdir), 20, whole(tensors), {"step": 20}, 2)
+    monkeypatch.undo()
+    assert restored_step(workdir) == 10
+    assert "step_00000020: passed over" in capsys.readouterr().err
 
 
 def shard(folder):

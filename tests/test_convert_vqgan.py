@@ -144,8 +144,12 @@ def test_a_damaged_or_impossible_tokenizer_is_not_loaded(tmp_path):
         with pytest.raises(ValueError, match=message):
             load_vqgan(str(folder))
     weights["codebook.weight"][3, 2] = float("inf")
-    weightsdir.save(str(folder), weights, config)
-    with pytest.raises(ValueError, match="codebook holds NaN or infinity"):
+    with pytest.raises(ValueError, match="not written: codebook.weight holds NaN or infinity"):
+        weightsdir.save(str(folder), weights, config)
+    weightsdir.save(str(folder), weights | {"codebook.weight": torch.zeros(1)}, config)
+    (folder / "hashes.json").unlink()
+    safetensors.torch.save_file(weights, str(folder / "model.safetensors"))
+    with pytest.raises(ValueError, match="model.safetensors: codebook.weight holds NaN or infinity"):
         load_vqgan(str(folder))
 
 

@@ -362,3 +362,6 @@ def test_suppressed_ids_are_never_chosen():
     logits[:, 2] = 1e6
     kept = decoding.suppress(logits, [0, 2])
     assert torch.isneginf(kept[:, [0, 2]]).all() and torch.equal(kept[:, [1, 3, 4]], logits[:, [1, 3, 4]])
+    logits = torch.randn(2, 5)
+    for nothing in ([], ()):
+        assert torch.equal(decoding.suppress(logits, nothing), logits)

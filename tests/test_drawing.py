@@ -49,6 +49,14 @@ def test_every_loss_is_a_curve(tmp_path, monkeypatch):
     assert (np.ptp(picture, axis=2) > 60).any()  # coloured lines
 
 
+def test_without_losses_there_are_no_curves(tmp_path, capsys):
+    for make in (lambda: None, lambda: (tmp_path / "tensorboard").mkdir(), lambda: Metrics(str(tmp_path), 9).close()):
+        make()
+        assert not drawing.draw_curves(str(tmp_path), str(tmp_path / "curves.png"))
+        assert capsys.readouterr().out == f"{tmp_path}: no losses in tensorboard: no {tmp_path}/curves.png\n"
+        assert not (tmp_path / "curves.png").exists()
+
+
 def test_cycles_are_drawn_stage_by_stage():
     pixels = np.random.default_rng().integers(256, size=(16, 16, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)

@@ -1,13 +1,14 @@
 """Evaluation while a run trains: what it counts, that it changes nothing, and the best checkpoint."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import sentencepiece
 import torch
 
-from itit import checkpoint, metrics, runs, samples
+from itit import checkpoint, evaluation, metrics, runs, samples, train_step
 from itit.backend import Local
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
@@ -16,7 +17,7 @@ from itit.data.text import Detokenizer
 from itit.evaluation import Evaluation
 from itit.scores import captions
 from itit.state import make_state
-from tests import finished_run
+from tests import finished_run, tiny
 from tests.test_train import data, run_here, settings  # noqa: F401
 
 ALONE = dict(t2i2t_batch=0, i2t2i_batch=0, t2t_batch=0, i2i_batch=0, t2i2t="off", i2t2i="off")
@@ -36,6 +37,43 @@ def test_evaluation_changes_nothing(data, tmp_path):  # noqa: F811
     for name in ("t2i", "i2t", "i2t_i2i", "CIDEr"):
         assert curves[f"eval/{name}"][0] == [0, 1, 2, 3], name
     assert curves["eval/i2t"][1][0] > 1 and len(set(curves["eval/i2t"][1])) == 4
+
+
+def scored(seed, monkeypatch, **flags):
+    """Losses of a fresh model on 11 pairs, 4 at once, and [(part, noise)] of what was counted."""
+    config = tiny.make_config(eval_every=1, **flags)
+    state, draw = tiny.make_state(config, seed), torch.Generator().manual_seed(seed)
+    batch = {"image_ids": tiny.random_images(11, config, draw).numpy(),
+             "text_ids": tiny.random_texts(11, config, draw).numpy()}  # fmt: skip
+    streams, parts = SimpleNamespace(num_eval=11, sample_batch=lambda count: batch), []
+
+    def recorded(*arguments):
+        parts.append((train_step.prepare(*arguments), arguments[2]))
+        return parts[-1][0]
+
+    monkeypatch.setattr(evaluation, "CHUNK", 4)
+    monkeypatch.setattr(evaluation, "prepare", recorded)
+    found = Evaluation(config, state, Local("cpu"), streams, {})._losses()
+    return found, parts, state, config
+
+
+@pytest.mark.parametrize("seed", tiny.seeds(2))
+def test_losses_are_means_over_tokens_and_no_text_is_dropped(monkeypatch, seed):
+    found, parts, state, config = scored(seed, monkeypatch)
+    state.model.eval()
+    sums, counts = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0)
+    for part, noise in parts:
+        one = torch.ones(())
+        with torch.no_grad():
+            losses = train_step.compute_losses(state, part, dict.fromkeys(found, one), noise, config)
+        for name in found:
+            sums[name] += float(losses[name])  # over a total of one: the sum
+        counts["t2i"] += int(part.maskings["t2i"].mask.sum())
+        counts["i2t_i2i"] += int(part.maskings["i2t"].mask.sum())
+        counts["i2t"] += int((part.text_ids["i2t"] != 0).sum())
+    assert [len(part.text_ids["i2t"]) for part, _ in parts] == [4, 4, 3]
+    assert found == pytest.approx({name: sums[name] / counts[name] for name in found}, rel=1e-5)
+    assert scored(seed, monkeypatch, t2i_text_drop_prob=0.7)[0] == found
 
 
 def write_pairs(path, pictures, rng):
@@ -84,11 +122,28 @@ def test_the_best_checkpoint_is_kept(data, tmp_path, monkeypatch, name, scores, 
     assert bool(changed) == (best != 3)
 
 
+def test_a_best_checkpoint_is_never_without_its_settings(data, tmp_path, monkeypatch):  # noqa: F811
+    """Killed in the middle of saving the best one, at any place."""
+    values = settings(data, **ALONE, num_steps=2, eval_every=1, keep_best="t2i", workdir=str(tmp_path))
+    save = checkpoint.save
+
+    def killed(workdir, *arguments, **options):
+        save(workdir, *arguments, **options)
+        if workdir.endswith("best"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "save", killed)
+        run_here(values)
+    best = str(tmp_path / "best")
+    assert runs.restore(best)[0] == 0 and runs.read_config(best, {}).model.depth == values["depth"]
+
+
 def test_what_does_not_go_together(data, tmp_path):  # noqa: F811
     values = settings(data, workdir=str(tmp_path))
     for changes, message in (({"keep_best": "i2t"}, "--eval_every=0: must be above 0 for keep_best=i2t"),
                              ({"keep_best": "CIDEr", "eval_every": 1}, "--keep_best=CIDEr: must be t2i or i2t"),
-                             ({"num_eval": 0}, "--num_eval=0: must be at least 1")):  # fmt: skip
+                             ({"num_eval": 0}, "--num_eval=0: must be in .1, ")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             run_here(values | changes)
 
@@ -103,7 +158,7 @@ def test_exact_scenes_are_counted(tmp_path, monkeypatch):
         assert greedy
         vocabulary = sentencepiece.SentencePieceProcessor(model_file=config.data.vocabulary)
         wrong = [*vocabulary.encode(scenes.describe(other, np.random.default_rng())), 1]
-        ids = evaluation._batch["text_ids"].copy()
+        ids = scored._batch["text_ids"].copy()
         for row in np.flatnonzero(~good[0]):
             ids[row] = np.pad(wrong, (0, ids.shape[1] - len(wrong)))
         return torch.from_numpy(ids)
@@ -116,10 +171,10 @@ def test_exact_scenes_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(Evaluation, "_cider", lambda self: 0.0)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, eval_every=1, eval_scenes=True))
     backend = Local("cpu")
-    evaluation = Evaluation(config, make_state(config, backend), backend, Streams(config), {})
-    truth = [scenes.parse(text) for text in Detokenizer(config.data.vocabulary).decode(evaluation._batch["text_ids"])]
+    scored = Evaluation(config, make_state(config, backend), backend, Streams(config), {})
+    truth = [scenes.parse(text) for text in Detokenizer(config.data.vocabulary).decode(scored._batch["text_ids"])]
     with metrics.Metrics(str(tmp_path / "curves"), 1) as writer:
-        found = evaluation.run(0, writer)
+        found = scored.run(0, writer)
     for name, right in (("captions_exact", good[0]), ("pictures_exact", good[1])):
         expected = np.mean([r or scene == other for r, scene in zip(right, truth, strict=True)])
         assert found[name] == pytest.approx(expected)

@@ -14,7 +14,9 @@ from itit import flags
 from tests.common import ROOT
 
 MAIN = """
+from absl import flags as own
 from itit import flags
+own.DEFINE_float("share", 0.5, "A flag of the tool's own.")
 flags.define()
 def main(argv):
     config = flags.from_flags()
@@ -56,7 +58,7 @@ def random_config(rng):
         elif field.type is bool and name not in ("image_decoder_sees_text", "overwrite_kept_masked"):
             values[name] = rng.random() < 0.5
         elif field.type is float and name.endswith("_weight"):
-            values[name] = rng.choice([0.0, rng.uniform(-1, 1) * 10 ** rng.uniform(-12, 12)])
+            values[name] = rng.choice([0.0, rng.random() * 10 ** rng.uniform(-12, 3)])
         elif field.type is str:
             values[name] = rng.choice(["", "gs://bucket/a*, b", "# no comment", "ä=b --flag=1", ' "quoted'])
     values["learning_rate"] = rng.random()
@@ -66,6 +68,9 @@ def random_config(rng):
     values["t5_dim"] = rng.choice([None, 12])
     values["eval_every"] = 3
     values["keep_best"] = values["keep_best"] if values["vocabulary"] else ""
+    values["eval_scenes"] = bool(values["vocabulary"] and values["vqgan"])  # what keep_best may ask for
+    if values["keep_best"].endswith("_exact") and not values["eval_scenes"]:
+        values["keep_best"] = ""
     return config_lib.replace(config_lib.Config(), **values).resolve()
 
 
@@ -98,7 +103,7 @@ def test_a_flagfile_alone_is_read(tmp_path):
         (None, ["no such flagfile"]),
         ("--num_step=1", ["num_step"]),
         ("--preset=tinny", ["--preset=tinny", "'tiny'"]),
-        ("--num_steps=0", ["--num_steps=0", "at least 1"]),
+        ("--num_steps=0", ["--num_steps=0", "in [1, "]),
     ],
 )
 def test_a_bad_flagfile_is_named(tmp_path, text, parts):
@@ -138,7 +143,9 @@ def test_text_that_no_flagfile_holds_is_refused():
         ("--learning_rat=1", ["learning_rat", "learning_rate"]),
         ("--preset=tinny", ["--preset=tinny", "'tiny'", "nano"]),
         ("--num_steps=many", ["--num_steps=many"]),
-        ("--num_steps=0", ["--num_steps=0", "at least 1"]),
+        ("--learning_rate=nan", ["--learning_rate=nan", "finite"]),
+        ("--share=-inf", ["--share=-inf", "finite"]),
+        ("--num_steps=0", ["--num_steps=0", "in [1, "]),
         ("--flagfile=absent.cfg", ["absent.cfg"]),
         ("--workdir=absent", ["absent: No such file"]),
         ("quick.cfg", ["'quick.cfg'", "--name=value"]),

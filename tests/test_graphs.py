@@ -80,7 +80,8 @@ def run(backend, state, config, number, recorder=None):
 
 
 @pytest.mark.parametrize("seed", seeds(1))
-@pytest.mark.parametrize("flags", [dict(dropout=0.1), dict(num_microbatches=2)], ids=["dropout", "microbatches"])
+@pytest.mark.parametrize("flags", [dict(dropout=0.1), dict(num_microbatches=2, dropout=0.1)],
+                         ids=["dropout", "microbatches"])  # fmt: skip
 def test_replayed_steps_equal_those_as_they_stand(recorder, flags, seed):
     """The cycles join on the way: another kind of step. Changing batches, draws and rates; averages; skipped spikes."""
     config = make_config(**flags, t2i2t_warmup_steps=4, i2t2i_warmup_steps=4, ema_decay=0.9, skip_spikes=5.0)

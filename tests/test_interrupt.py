@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from itit.interrupt import Interrupt
+from itit.backend import Local
+from itit.eager import Eager
+from itit.interrupt import Interrupt, Interrupted
 
 pytestmark = pytest.mark.usefixtures("kept_signals")
 ALONE = SimpleNamespace(hosts=SimpleNamespace(count=1, any=lambda value: value))
@@ -19,6 +21,33 @@ def test_the_first_signal_stops_and_the_second_ends_the_process(number, code):
     os.kill(os.getpid(), number)
     assert interrupt.stops(ALONE, 7, 10) and interrupt.exit_code() == code
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_lost_connection_is_a_signal_however_often_it_is_told():
+    interrupt = Interrupt()
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert interrupt.stops(ALONE, 7, 10) and interrupt.exit_code() == 129
+
+
+def test_what_ignores_hangups_goes_on_to():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupt = Interrupt()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not interrupt.stops(ALONE, 7, 10)
+
+
+def test_generation_ends_between_two_of_its_parts():
+    interrupt, backend, called = Interrupt(), Local("cpu"), []
+    backend.stop_by(interrupt)
+    assert backend.sampler.unroll == Eager.unroll and backend.sampler.number(3) == 3
+    assert backend.sampler(lambda x: called.append(x) or 2 * x, 4) == 8
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        backend.sampler(called.append, 5)
+    assert called == [4]
+    backend.run(called.append, 6)  # a step goes on to its end
+    assert called == [4, 6]
 
 
 def test_hosts_agree_where_metrics_are_due():

@@ -120,6 +120,49 @@ def test_remote_workdir_gets_the_events(tmp_path, clock, monkeypatch):
     assert scalars(next(tmp_path.glob("remote:*")), "loss") == {1: 2.5, 2: 3.5}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_ends_the_curves_and_not_the_run(tmp_path, monkeypatch, caplog, capsys):
+    """The writer's thread meets it; a later call hears of it."""
+    metrics = Metrics(str(tmp_path), 10)
+    metrics.progress(1, {"loss": 2.5}, 1, 0)
+    metrics._writer.flush()
+    writer = metrics._writer._get_file_writer().event_writer._async_writer._writer
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "write", fail)
+    for step in range(2, 60):
+        metrics.progress(step, {"loss": 3.5}, 1, 0)
+        metrics.image(step, "a", np.zeros((2, 2, 3), np.uint8))
+    metrics.close()
+    assert len(capsys.readouterr().out.splitlines()) == 59
+    (said,) = [record.getMessage() for record in caplog.records if "no more curves" in record.getMessage()]
+    assert "No space left on device" in said and str(tmp_path) in said
+    assert scalars(tmp_path / "tensorboard", "loss") == {1: 2.5}
+
+
+def test_storage_that_fails_keeps_the_curves_for_later(tmp_path, clock, monkeypatch, caplog):
+    monkeypatch.setattr(storage, "is_remote", lambda path: path.startswith("remote:"))
+    written = {}
+
+    def write(path, data):
+        if not written.get("on"):
+            raise OSError("remote: 503")
+        written[path] = data
+
+    monkeypatch.setattr(storage, "write_bytes", write)
+    metrics = Metrics("remote:run", 10)
+    clock[0] += 100
+    metrics.progress(1, {"loss": 2.5}, 1, 0)
+    assert "curves not written, for now: remote: 503" in caplog.text
+    written["on"] = True
+    metrics.close()
+    (path,) = written.keys() - {"on"}
+    (tmp_path / "events.out.tfevents.1").write_bytes(written[path])
+    assert scalars(tmp_path, "loss") == {1: 2.5}
+
+
 def test_host_memory_counts_what_is_held():
     before = metrics_lib.host_memory()
     held = np.ones(2**23)

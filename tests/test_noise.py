@@ -1,5 +1,6 @@
 """Named draws: the same for the same key, different for any other, uniform, and apart from torch's own state."""
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -23,6 +24,31 @@ def test_a_key_repeats_whatever_was_drawn_before(seed):
 
 
 @pytest.mark.parametrize("seed", seeds(2))
+def test_a_processors_draws_are_a_mersenne_twister_whose_whole_state_is_hashed(seed):
+    key, name = (seed, 3, "part"), "t2i/mask"
+    words = np.frombuffer(hashlib.shake_256(repr((*key, name)).encode()).digest(4 * 624), "<u4")
+    twister = np.random.RandomState()
+    twister.set_state(("MT19937", words, 624))
+    drawn = twister.randint(0, 2**32, 2000, dtype=np.uint32)
+    expected = np.maximum((drawn & (2**24 - 1)) * 2.0**-24, 2.0**-25).astype(np.float32)
+    assert np.array_equal(Noise(seed, 3, "cpu", "part")(name, (2000,)).numpy(), expected)
+
+
+def test_seeds_that_share_their_low_half_draw_differently(monkeypatch):
+    """A generator of the processor looks at 32 bits of a seed; one of a GPU at all."""
+    monkeypatch.setattr(noise_module, "_hash", lambda *words: 77)
+    draws = [Noise(1, step, "cpu")(name, (50,)) for step in range(20) for name in "ab"]
+    for a, b in itertools.combinations(draws, 2):
+        assert not torch.equal(a, b)
+    masks = []
+    for step in range(20):
+        Noise(1, step, "cpu").start_dropout(torch.nn.Identity())
+        masks.append(torch.nn.functional.dropout(torch.ones(64), 0.5))
+    for a, b in itertools.combinations(masks, 2):
+        assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("seed", seeds(2))
 def test_every_part_of_the_key_matters(seed):
     keys = itertools.product((seed, seed + 1), (0, 1, 12), (0, 1, 2), ("t2i/mask", "t2i/ratio", "t2i2t/mask"))
     draws = {(s, step, part, name): Noise(s, step, "cpu", part)(name, (64,)) for s, step, part, name in keys}
@@ -33,7 +59,7 @@ def test_every_part_of_the_key_matters(seed):
 def test_the_numbers_are_those_written_down():
     found = Noise(7, 11, "cpu", 2)("t2i/mask", (3,))
     torch.testing.assert_close(
-        found, torch.tensor([0.05080127716064453, 0.514802873134613, 0.6904982924461365]), rtol=0, atol=0
+        found, torch.tensor([0.497860848903656, 0.6773933172225952, 0.6759322681898608]), rtol=0, atol=0
     )
 
 
@@ -94,6 +120,9 @@ def test_dropout_follows_the_key():
         return torch.nn.functional.dropout(torch.ones(256), 0.5)
 
     assert torch.equal(dropped(1, 2, 3), dropped(1, 2, 3))
+    first = dropped(1, 2, 3)
+    Noise(1, 2, "cpu", 4).start_dropout(torch.nn.Identity(), is_first=False)  # goes on
+    assert not torch.equal(torch.nn.functional.dropout(torch.ones(256), 0.5), first)
     for other in ((2, 2, 3), (1, 3, 3), (1, 2, 0)):
         assert not torch.equal(dropped(1, 2, 3), dropped(*other))
 

@@ -96,11 +96,14 @@ def test_markdown_holds_the_numbers(tmp_path):
     by_objects = {"caption_score_by_objects": {1: 0.75, 3: 0.125}, "picture_score_by_objects": {1: 0.5, 3: 0.0625}}
     report = {"num_test": 321, "step": 4321, "minutes": 12.5, "caption_score": 0.6543, "picture_score": 0.3219,
               "untrained": {"caption_score": 0.011, "picture_score": 0.022}} | by_objects  # fmt: skip
-    report_scenes.write_markdown(report, str(tmp_path / "report.md"))
+    report_scenes.write_markdown(report, str(tmp_path / "report.md"), True)
     text = (tmp_path / "report.md").read_text()
     for part in ("321 test scenes", "Step 4321, 12.5 minutes", "| trained | 65.4% | 32.2% |",
                  "| untrained | 1.1% | 2.2% |", "| 1 | 75.0% | 50.0% |", "| 3 | 12.5% | 6.2% |"):  # fmt: skip
         assert part in text
+    assert "curves.png" in text
+    report_scenes.write_markdown(report, str(tmp_path / "report.md"), False)
+    assert (tmp_path / "report.md").read_text() == text.replace("\n![losses](curves.png)\n", "")
 
 
 def test_a_whole_report(tmp_path, monkeypatch, capsys):

@@ -36,7 +36,7 @@ def test_it_is_a_part_of_train_config_with_defaults_of_its_own(monkeypatch):
 def test_counts_are_at_least_one(monkeypatch):
     section = run_flags.section()
     parsed(monkeypatch, [section], "--keep_last=0")
-    with pytest.raises(ValueError, match="--keep_last=0: must be at least 1"):
+    with pytest.raises(ValueError, match="--keep_last=0: must be in .1, "):
         run_flags.train_config(section, "runs/x")
 
 

@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.float64,
 
 def random_tensor():
     shape = [random.randint(1, 7) for _ in range(random.randint(0, 3))]
-    return torch.randint(0, 2**31, shape).to(random.choice(DTYPES))
+    return torch.randint(0, 2**15, shape).to(random.choice(DTYPES))
 
 
 def random_cut(size, count):
@@ -115,3 +115,20 @@ def test_damage_is_named(tmp_path):
         Reader(half)
     with pytest.raises(Damaged, match="^.*/other is not there$"):
         Reader(half | {str(tmp_path / "other"): half[str(tmp_path / "half")]})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(tmp_path, monkeypatch, bad):
+    tensors = {"a": torch.randn(6, 5), "b": torch.randn(9).bfloat16()}
+    name = random.choice("ab")
+    tensors[name].view(-1)[random.randrange(tensors[name].numel())] = bad
+    with pytest.raises(ValueError, match=rf"not written: {name}(\[.*\])? holds NaN or infinity"):
+        write(tmp_path, tensors, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "finite", lambda tensor: True)
+        files = write(tmp_path, tensors, 1)
+    reader = Reader(files)
+    other = "ba"["ab".index(name)]
+    assert torch.equal(reader.read(other), tensors[other])
+    with pytest.raises(Damaged, match=f": {name} holds NaN or infinity"):
+        reader.read(name)

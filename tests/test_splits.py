@@ -1,5 +1,6 @@
 """tools.splits: folders that appear whole, splits cut into shards, and the contact sheet."""
 
+import os
 import re
 
 import numpy as np
@@ -44,6 +45,28 @@ def test_a_folder_that_is_there_stays_as_it_is(tmp_path):
     ):
         raise AssertionError("the block must not run")
     assert (tmp_path / "old").read_bytes() == b"mine" and not tmp_path.with_name(tmp_path.name + ".partial").exists()
+
+
+def test_a_folder_that_can_be_made_again_is_compared(tmp_path):
+    """As a call is repeated that was killed between the renaming and its end."""
+    output, content = tmp_path / "made", os.urandom(20)
+
+    def make(data, names=("hashes.json", "sub/a")):
+        with splits.new_folder(str(output), repeatable=True) as staging:
+            storage.make_dirs(f"{staging}/sub")
+            for name in names:
+                storage.write_bytes(f"{staging}/{name}", data)
+
+    make(content)
+    make(content)
+    for change in (dict(data=content[::-1]), dict(data=content, names=("hashes.json",)),
+                   dict(data=content, names=("hashes.json", "sub/a", "b"))):  # fmt: skip
+        with pytest.raises(ValueError, match=f"--output={output}: already there, and holds something else"):
+            make(**change)
+        assert (output / "sub" / "a").read_bytes() == content and os.listdir(tmp_path) == ["made"]
+    (output / "hashes.json").unlink()
+    with pytest.raises(ValueError, match="already there; remove it"):
+        make(content)
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 8, "random"])

@@ -1,7 +1,9 @@
 """Files, local and on a server of Google Cloud Storage over HTTP, in fine weather and in bad."""
 
+import multiprocessing
 import os
 import re
+import signal
 import urllib.request
 
 import pytest
@@ -209,3 +211,48 @@ def test_what_other_hosts_write_is_seen(gcs):  # noqa: F811
                                      b"yy", {"Content-Type": "application/octet-stream"}, method="POST")  # fmt: skip
     urllib.request.urlopen(request).close()
     assert storage.list_dir(ROOT) == ["a", "b"] and storage.size(f"{ROOT}/b") == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["~", "~/x", "~me/x", "gs:/b/x", "gs://", "gs:///x", "file:///x", "file:/x", "s3://b/x"]
+)
+def test_what_would_become_a_folder_by_mistake_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for use in (storage.exists, storage.make_dirs, storage.glob, storage.open, storage.list_dir, storage.remove_tree,
+                lambda path: storage.write_bytes(path, b"")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: ") as error:
+            use(path)
+        assert "\n" not in str(error.value)
+    assert not os.listdir(tmp_path)
+    storage.write_bytes("./~x", b"mine")
+    storage.write_bytes("a:b", b"mine")
+    assert sorted(os.listdir(tmp_path)) == ["a:b", "~x"]
+
+
+def test_rests_of_killed_writers_go_and_what_is_written_stays(tmp_path):
+    ready = multiprocessing.get_context("fork").Event()
+
+    def work():
+        with storage.writer(str(tmp_path / "killed")) as file:
+            file.write(b"half")
+            file.flush()
+            ready.set()
+            signal.pause()
+
+    process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    process.start()
+    assert ready.wait(60)
+    for name in (".mine.tmp-x", "a.tmp-1", ".b.index"):
+        (tmp_path / name).write_bytes(b"")
+    kept = {".mine.tmp-x", "a.tmp-1", ".b.index"}
+    with storage.writer(str(tmp_path / "here")) as file:
+        storage.remove_rests(str(tmp_path))
+        both = {f".killed.tmp-{process.pid}", f".here.tmp-{os.getpid()}"}
+        assert set(os.listdir(tmp_path)) == kept | both
+        process.kill()
+        process.join()
+        storage.remove_rests(str(tmp_path))
+        assert set(os.listdir(tmp_path)) == kept | {f".here.tmp-{os.getpid()}"}
+        file.write(b"whole")
+    assert (tmp_path / "here").read_bytes() == b"whole"
+    storage.remove_rests(str(tmp_path / "absent"))

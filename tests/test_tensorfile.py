@@ -56,6 +56,18 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, bad):
+    tensors = separate(random_tensors(random.randrange(10**9)))
+    name = random.choice(["table", "bf16", "float64", "scalar"])
+    tensors[name].view(-1)[random.randrange(tensors[name].numel())] = bad
+    with pytest.raises(ValueError, match=f"t: not written: {name} holds NaN or infinity"):
+        tensorfile.write(str(tmp_path / "t"), layout(tensors), tensors.values())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=f"^here: {name} holds"):
+        tensorfile.check_finite(tensors, "here")
+
+
 def with_header(header, num_bytes=8):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + bytes(num_bytes)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from itit import storage
 from itit.backend import Local
 from itit.data import records, shard_index
 from itit.data.streams import Streams
@@ -81,3 +82,26 @@ def test_a_record_without_an_id_has_no_views(tmp_path):
     assert set(read_shard(f"{tmp_path}/one/part-00000-of-00001.tfrecord")[0]) == {"image_ids"}
     with pytest.raises(records.BadRecord, match=re.escape(f"{path}@0: no 'key' to name its views by")):
         tokenize.run(path, f"{tmp_path}/two/part", vqgan, "", 8, keep=False, flip=True)
+
+
+def test_a_shard_is_never_without_its_index(tmp_path, monkeypatch):
+    write_shards(tmp_path, [3, 2])
+    vqgan, prefix = save_random_vqgan(tmp_path / "vqgan"), str(tmp_path / "out" / "part")
+    paths = [f"{prefix}-0000{i}-of-00002.tfrecord" for i in range(2)]
+
+    def make():
+        tokenize.run(f"{tmp_path}/raw-*", prefix, vqgan, "", 8, keep=False, backend="cpu")
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shard_index, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        make()
+    assert not [path for path in paths if storage.exists(path)]
+    make()
+    # As an earlier version, killed between the two, left it; and what a killed process was writing.
+    storage.remove_tree(shard_index.path_of(paths[1]))
+    (tmp_path / "out" / ".part-settings.json.tmp-1").write_bytes(b"")
+    make()
+    for path in paths:
+        np.testing.assert_array_equal(shard_index.read(path), records.index(path))
+    names = {name.rpartition("/")[2] for path in paths for name in (path, shard_index.path_of(path))}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"part-settings.json"}

@@ -108,7 +108,7 @@ def start(values):
 
 def run_here(values):
     """The same in this process, where nothing new is imported."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         return train.run(replace(Config(), **values).resolve())
     finally:

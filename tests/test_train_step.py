@@ -31,7 +31,7 @@ class Slice:
         rows = shape[0]
         return self.noise(name, (rows * self.parts, *shape[1:]))[self.part * rows : (self.part + 1) * rows]
 
-    def start_dropout(self, model):
+    def start_dropout(self, model, is_first=True):
         pass
 
 
@@ -248,14 +248,14 @@ def test_the_average_lags_behind_and_is_lent_to_the_model():
 
 
 GOLDEN = {
-    "grad_norm": [9.19094, 8.37217, 6.94744, 6.08135],
-    "loss/t2i": [3.66532, 3.75295, 3.73257, 3.64031],
-    "loss/i2t": [4.08786, 4.03114, 3.99348, 3.99388],
-    "loss/i2t_i2i": [3.62753, 3.67212, 3.79824, 3.49998],
-    "loss/t2i2t": [4.149, 4.18199, 3.97766, 3.87869],
-    "loss/i2t2i": [3.79441, 3.67741, 3.8136, 3.6405],
-    "loss/t2t": [3.9971, 4.04551, 3.78053, 3.85824],
-    "loss/i2i": [3.8527, 3.84611, 3.65619, 3.65404],
+    "grad_norm": [8.33497, 7.40794, 6.4691, 5.92192],
+    "loss/t2i": [3.6708, 3.63024, 3.57625, 3.58908],
+    "loss/i2t": [4.02417, 4.04599, 4.01797, 3.95659],
+    "loss/i2t_i2i": [3.79853, 3.69841, 3.69691, 3.73192],
+    "loss/t2i2t": [4.01766, 4.16748, 4.04781, 4.09103],
+    "loss/i2t2i": [3.74421, 3.7748, 3.65217, 3.7595],
+    "loss/t2t": [3.73804, 3.89518, 3.81745, 3.754],
+    "loss/i2i": [3.8413, 3.79782, 3.70808, 3.55381],
 }
 
 
@@ -295,4 +295,5 @@ def test_one_batch_is_learned_by_heart():
     for name, classes in (("t2i", 32), ("i2t", 48)):
         losses = [metrics[f"loss/{name}"].item() for metrics in curve]
         assert losses[0] > floor(classes) + 2, losses
-        assert floor(classes) <= sum(losses[-10:]) / 10 < floor(classes) + 0.06, losses
+        # Of ten seeds' last words the mean is 0.035 above the floor, the worst 0.11.
+        assert floor(classes) <= sum(losses[-10:]) / 10 < floor(classes) + 0.12, losses

@@ -154,7 +154,7 @@ def convert(folder, output, dtype):
     shapes = {name: tensor.shape for name, tensor in blank(T5Encoder, config).state_dict().items()}
     layout = {ours: (DTYPES[dtype], shapes[ours]) for _, _, ours in wanted}
     total = sum(shape.numel() for shape in shapes.values())
-    with new_folder(output) as staging:
+    with new_folder(output, repeatable=True) as staging:
         used = [CONFIG, *dict.fromkeys(file for file, _, _ in wanted), *vocabulary]
         hashes = {}
         for name in tqdm.tqdm(used, "SHA-256", unit=" files", leave=False):

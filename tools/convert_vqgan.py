@@ -90,7 +90,7 @@ def convert(path, output, layout_name, pixel_range, image_size):
             raise ValueError(f"{path}: {key} holds NaN or infinity")
     shapes = {key: (torch.float32, tensor.shape) for key, tensor in weights.items()}
     source = {os.path.basename(path): {"bytes": storage.size(path), "sha256": storage.sha256(path)}, "layout": name}
-    with new_folder(output) as staging:
+    with new_folder(output, repeatable=True) as staging:
         weightsdir.stream(staging, shapes, weights.values(), config, source=source)
     side, grid, size = config.image_size, config.grid, sum(tensor.numel() for tensor in weights.values())
     print(

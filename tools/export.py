@@ -65,7 +65,7 @@ def export(config, found, output, averaged, max_bytes, report):
     vqgan = weights.load_vqgan(config.data.vqgan) if config.data.vqgan else None
     networks = {"t5_weights": t5} | ({"vqgan": vqgan} if vqgan else {})
     check_frozen({name: fingerprint(network) for name, network in networks.items()}, meta, place)
-    with new_folder(output) as staging:
+    with new_folder(output, repeatable=True) as staging:
         hashes = {}
         parts = {
             "t5": write_t5(staging, config, t5, max_bytes),

@@ -6,6 +6,7 @@ export that is started again makes what is not there yet, and ends with the same
 writes the index.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,7 +15,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from itit import backend, samples, storage
+from itit import backend, locks, samples, storage
 from itit.config import DecodeConfig, TrainConfig, knob
 from itit.pretrained import ITIT
 from tools import inputs
@@ -105,7 +106,7 @@ class Export:
         sharing.check()
         if batch_size < 1:
             raise ValueError(f"--batch_size={batch_size}: must be at least 1")
-        self.hosts, self.output = model.backend.hosts, output
+        self.hosts, self.output, self._sharing = model.backend.hosts, output, sharing
         if self.hosts.count > 1 and sharing.num_hosts > 1:
             raise ValueError(f"--num_hosts={sharing.num_hosts}: the {self.hosts.count} hosts of XLA run together here")
         # Hosts whose devices are one mesh do all together, and the first one writes.
@@ -130,9 +131,20 @@ class Export:
 
         Returns:
           Whether all files of all hosts are there now.
+
+        Raises ValueError where another process makes the same share of them.
         """
+        share = f"{self._sharing.host_index}-of-{self._sharing.num_hosts}"
+        with contextlib.ExitStack() as stack:
+            lock = locks.hold(storage.join(self.output, f".{share}{locks.NAME}"), f"--output={self.output}")
+            self.hosts.together(lambda: stack.enter_context(lock) if self.writes else None)
+            return self._run(folder, names, make, unit)
+
+    def _run(self, folder, names, make, unit):
         place = storage.join(self.output, folder)
         storage.make_dirs(place)
+        if self.writes:
+            storage.remove_rests(place)
         there = set(storage.list_dir(place))
         todo = [k for k in self._mine if not there.issuperset(names(k))]
         todo = self.hosts.gather(todo)[0]

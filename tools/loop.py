@@ -4,7 +4,8 @@ import math
 import sys
 import time
 
-from itit import checkpoint
+from itit import checkpoint, locks, storage
+from itit.console import say
 from itit.data.prefetch import prefetch
 from itit.interrupt import Interrupt
 from itit.metrics import Metrics, Silent
@@ -31,7 +32,7 @@ def resume(workdir, state, backend, flag_values):
     if found is None:
         return 0
     if backend.hosts.leads:
-        print(f"carrying on from step {found[0]}", flush=True)
+        say(f"carrying on from step {found[0]}")
     return found[0]
 
 
@@ -49,7 +50,14 @@ def train(run, num_steps, state, backend, source, train_step, show, flag_values)
     Returns:
       0, or the exit code of a run that was told to stop.
     """
+    with locks.of_run(run.workdir, backend.hosts):
+        return _train(run, num_steps, state, backend, source, train_step, show, flag_values)
+
+
+def _train(run, num_steps, state, backend, source, train_step, show, flag_values):
     started, interrupt = time.monotonic(), Interrupt()
+    if backend.hosts.leads:
+        storage.remove_rests(run.workdir)
     backend.hosts.check_same({name: str(value) for name, value in flag_values.items()})
     start = step = resume(run.workdir, state, backend, flag_values)
     end = min(num_steps, start + run.stop_after_steps) if run.stop_after_steps else num_steps
@@ -83,7 +91,7 @@ def train(run, num_steps, state, backend, source, train_step, show, flag_values)
     backend.hosts.close()
     if stop or interrupt.signal is not None:  # another host may have had the signal
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
-        print(f"interrupted: {saved} in {run.workdir}", file=sys.stderr)
+        say(f"interrupted: {saved} in {run.workdir}", sys.stderr)
         return interrupt.exit_code()
     return 0
 

@@ -18,7 +18,7 @@ import numpy as np
 import PIL
 import tqdm
 
-from itit import storage
+from itit import locks, storage
 from itit.config import knob
 from itit.data import records
 from tools import splitting, workers
@@ -69,10 +69,16 @@ class Plan:
 def run(name, source, settings):
     """Writes the dataset, or what is missing of it. Returns what dataset.json holds.
 
-    Raises ValueError, one line, for bad settings, an id that is there twice, a folder that was begun otherwise, and
-    more than max_bad_records damaged items.
+    Raises ValueError, one line, for bad settings, an id that is there twice, a folder that was begun otherwise or that
+    another process is at work in, and more than max_bad_records damaged items.
     """
     settings.check()
+    storage.is_remote(settings.output)
+    with locks.hold(storage.join(settings.output, locks.NAME), f"--output={settings.output}"):
+        return _run(name, source, settings)
+
+
+def _run(name, source, settings):
     asked, finished = _asked(name, source, settings), storage.join(settings.output, DATASET)
     if storage.exists(finished):
         found = read_dataset(finished)

@@ -71,7 +71,7 @@ def draw_samples(translator, batch, words):
     return stack(sheets)
 
 
-def write_markdown(report, path):
+def write_markdown(report, path, with_curves):
     rows = [("trained", report), ("untrained", report["untrained"])]
     lines = [
         "# Scenes: what the model has learned",
@@ -92,8 +92,7 @@ def write_markdown(report, path):
         "",
         "![samples](samples.png)",
         "",
-        "![losses](curves.png)",
-        "",
+        *(["![losses](curves.png)", ""] if with_curves else []),
     ]  # fmt: skip
     storage.write_bytes(path, "\n".join(lines).encode())
 
@@ -121,8 +120,8 @@ def main(_):
     report |= {"untrained": untrained, "minutes": round(flag.minutes, 1)}
     storage.make_dirs(flag.output)
     write_png(storage.join(flag.output, "samples.png"), picture)
-    draw_curves(flag.workdir, storage.join(flag.output, "curves.png"))
-    write_markdown(report, storage.join(flag.output, "report.md"))
+    drawn = draw_curves(flag.workdir, storage.join(flag.output, "curves.png"))
+    write_markdown(report, storage.join(flag.output, "report.md"), drawn)
     storage.write_bytes(storage.join(flag.output, "report.json"), json.dumps(report, indent=1).encode())
     print(f"captions exactly right: {report['caption_score']:.1%} (untrained {untrained['caption_score']:.1%})")
     print(f"pictures exactly right: {report['picture_score']:.1%} (untrained {untrained['picture_score']:.1%})")

@@ -21,12 +21,8 @@ def section(without=(), **defaults):
 
 
 def train_config(settings, workdir, **values):
-    """The TrainConfig of parsed flags. Raises ValueError for counts below what they may be."""
-    config = TrainConfig(workdir=workdir, **dataclasses.asdict(flags_lib.from_flags(settings)), **values)
-    for name in ("log_every", "checkpoint_every", "keep_last", "num_samples"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name}={getattr(config, name)}: must be at least 1")
-    return config
+    """The TrainConfig of parsed flags. Raises ValueError for numbers outside their ranges."""
+    return TrainConfig(workdir=workdir, **dataclasses.asdict(flags_lib.from_flags(settings)), **values)
 
 
 def values_of(*sections):

@@ -1,14 +1,16 @@
 """What the tools that make many files share: a whole folder, settings that stay, splits as shards, a contact sheet."""
 
 import contextlib
+import filecmp
 import io
 import json
+import os
 import textwrap
 
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
-from itit import storage
+from itit import locks, storage, weightsdir
 from itit.data import records, shard_index
 
 RECORDS_A_SHARD = 5000
@@ -16,24 +18,50 @@ TILE, TEXT_LINES, LINE_HEIGHT, GAP = 160, 7, 15, 10  # of the contact sheet, in 
 
 
 @contextlib.contextmanager
-def new_folder(output):
+def new_folder(output, repeatable=False):
     """Yields a staging folder that becomes `output` when the block ends well: a folder on disk is there only complete.
 
     On gs:// nothing is renamed: `output` itself is yielded, and what is written last there says that it is complete.
 
-    Raises ValueError where `output` already holds something. What an earlier, killed call left is removed.
+    Args:
+      repeatable: what is written depends on nothing but what is asked for. Where `output` is there, it is made once
+        more and compared: a call that was killed when all was done ends well when it is repeated.
+
+    Raises ValueError where `output` already holds something else, or another process is making it. What an earlier,
+    killed call left is removed.
     """
     output = output.rstrip("/")
-    if storage.exists(output):
-        raise ValueError(f"--output={output}: already there; remove it or name another folder")
-    if storage.is_remote(output):
-        yield output
-        return
-    staging = output + ".partial"
-    storage.remove_tree(staging)
-    storage.make_dirs(staging)
-    yield staging
-    storage.commit_dir(staging, output)
+    with locks.hold(locks.beside(output), f"--output={output}"):
+        if storage.exists(output) and not (repeatable and _is_finished(output)):
+            raise ValueError(f"--output={output}: already there; remove it or name another folder")
+        if storage.is_remote(output):
+            yield output
+            return
+        staging = output + ".partial"
+        storage.remove_tree(staging)
+        storage.make_dirs(staging)
+        yield staging
+        if not storage.exists(output):
+            storage.commit_dir(staging, output)
+            return
+        same = _same(staging, output)
+        storage.remove_tree(staging)
+        if not same:
+            raise ValueError(f"--output={output}: already there, and holds something else; name another folder")
+
+
+def _is_finished(output):
+    """Whether a local folder ends with what is written last."""
+    return not storage.is_remote(output) and storage.exists(storage.join(output, weightsdir.HASHES))
+
+
+def _same(one, other):
+    """Whether two local folders hold the same files with the same bytes."""
+    found, expected = ({os.path.relpath(os.path.join(place, name), folder) for place, _, names in os.walk(folder)
+                        for name in names} for folder in (one, other))  # fmt: skip
+    return found == expected and all(
+        filecmp.cmp(os.path.join(one, name), os.path.join(other, name), shallow=False) for name in found
+    )
 
 
 def settle(path, settings, absent=None):

@@ -3,7 +3,7 @@
 Writes the same records in the same order, with `image_ids` for `image` (--vqgan) and `text_ids` for `text`
 (--vocabulary); shard i of k becomes PREFIX-0000i-of-0000k.tfrecord, with its index. A finished shard is skipped on a
 rerun, an unfinished one is never visible. PREFIX-settings.json holds what the shards were made with; a rerun must be
-given the same.
+given the same, and so must a training on them.
 
 With --num_crops or --flip a record becomes several, one a view of its picture; their ids are KEY#0, KEY#1, ...
 
@@ -12,16 +12,15 @@ Run it with -m: as a script it would stand in for Python's own module `tokenize`
 Shapes: B records of a batch, S picture side, N image tokens, L text tokens.
 """
 
-import google_crc32c
 import numpy as np
 import torch
 import tqdm
 from absl import flags
 
 from itit import config as config_lib
-from itit import storage
+from itit import locks, storage
 from itit.backend import connect
-from itit.data import records, shard_index
+from itit.data import made_with, records, shard_index
 from itit.flags import run_main
 from itit.weights import load_vqgan
 from tools.splits import settle
@@ -102,7 +101,7 @@ def convert(source, target, tokenizers, keep, bar):
                 for example in _variants(features):
                     writer.write(records.encode_example(example))
             bar.update(len(batch))
-    shard_index.write(target, writer.spans)
+        shard_index.write(target, writer.spans)  # before the shard appears: it is never without
 
 
 def _variants(features):
@@ -138,37 +137,41 @@ def _read(path, offset, length, tokenizers):
 def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep, num_crops=1, flip=False, backend="auto"):
     """Converts every shard that is not yet there.
 
-    Raises ValueError where `output` was begun with other settings.
+    Raises ValueError where `output` was begun with other settings, or another process is at work on it.
     """
     if keep and (num_crops > 1 or flip):
         raise ValueError("--keep: not with --num_crops or --flip, whose ids are of parts of the picture")
     sources = storage.glob(pattern)
     settings = {
         "input": sources, "keep": keep, "num_text_tokens": num_text_tokens,
-        "vqgan": vqgan and _checksum(storage.join(vqgan, "model.safetensors")),
-        "vocabulary": vocabulary and _checksum(vocabulary),
+        "vqgan": vqgan and made_with.checksum(made_with.weights_of("vqgan", vqgan)),
+        "vocabulary": vocabulary and made_with.checksum(vocabulary),
         "num_crops": num_crops, "flip": flip,
     }  # fmt: skip
-    settle(output + "-settings.json", settings, {"num_crops": 1, "flip": False})
+    with locks.hold(locks.beside(output), f"--output={output}"):
+        storage.remove_rests(output.rpartition("/")[0] or ".")
+        settle(made_with.path_of(output), settings, {"num_crops": 1, "flip": False})
+        _run(sources, output, (vqgan, vocabulary, num_text_tokens, num_crops, flip, backend), keep)
+
+
+def _run(sources, output, asked, keep):
+    """`asked`: what `make_tokenizers` takes."""
     targets = [f"{output}-{i:05d}-of-{len(sources):05d}.tfrecord" for i in range(len(sources))]
     todo = [(source, target) for source, target in zip(sources, targets, strict=True) if not storage.exists(target)]
+    for target in set(targets) - {target for _, target in todo}:
+        if not storage.exists(shard_index.path_of(target)):  # killed between the two, before they were in this order
+            shard_index.write(target, records.index(target))
     if len(todo) < len(sources):
         print(f"{len(sources) - len(todo)} of {len(sources)} shards are already there")
     if not todo:
         return
-    tokenizers = make_tokenizers(vqgan, vocabulary, num_text_tokens, num_crops, flip, backend)
+    tokenizers = make_tokenizers(*asked)
     total = sum(len(records.scan(source)[0]) for source, _ in todo)
     with tqdm.tqdm(total=total, desc="tokenizing", unit=" records") as bar:
         for source, target in todo:
             convert(source, target, tokenizers, keep, bar)
     cut = tokenizers["text"][2].num_cut if "text" in tokenizers else 0
-    print(f"{output}: {total} records in {len(todo)} shards; {cut} texts cut to {num_text_tokens} tokens")
-
-
-def _checksum(path):
-    if not storage.exists(path):
-        raise ValueError(f"{path}: no such file")
-    return google_crc32c.value(storage.read_bytes(path))
+    print(f"{output}: {total} records in {len(todo)} shards; {cut} texts were cut")
 
 
 def define_flags():

@@ -74,6 +74,11 @@ class Source:
         return len(self._table)
 
     @property
+    def paths(self):
+        """The shards, in order."""
+        return self._table.paths
+
+    @property
     def mean_bytes(self):
         """Bytes of a record, framing included."""
         return self._table.size.sum() / len(self)

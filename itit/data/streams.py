@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from itit import storage
-from itit.data import order
+from itit.data import made_with, order
 from itit.data.blocks import Reader
 from itit.data.records import BadRecord
 from itit.data.source import Source
@@ -42,7 +42,8 @@ class Streams:
     Batches of several steps may be made at once, on threads of the caller; in order, their blocks are read ahead.
     `num_bad` counts damaged records, `num_cut` texts that were longer than L.
 
-    Raises ValueError, one line, for missing, empty or mixed data, a vocabulary that does not fit, and (then or later)
+    Raises ValueError, one line, for missing, empty or mixed data, a vocabulary that does not fit, ready ids of
+    another image tokenizer or vocabulary, and (then or later)
     more than max_bad_records damaged records.
     """
 
@@ -54,6 +55,7 @@ class Streams:
         self._map = concurrent.futures.ThreadPoolExecutor(workers, "records").map if workers else map
         self.sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
         self._eval = self._eval_source()
+        made_with.check(self._all_sources(), config.data)
         self._tokenizer = self._make_tokenizer()
 
     @property

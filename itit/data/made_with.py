@@ -1,0 +1,71 @@
+"""What ready ids were made with: the record that `tools.tokenize` leaves beside shards, against what a run is given.
+
+Ids of another image tokenizer or vocabulary of equal sizes are valid ids, and mean something else.
+"""
+
+import functools
+import json
+import re
+
+import google_crc32c
+
+from itit import storage
+
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.tfrecord")
+# Feature of a record -> the setting that names what made it: its flag, and its key in the record.
+PARTS = {"image_ids": "vqgan", "text_ids": "vocabulary"}
+
+
+def path_of(prefix):
+    """Where the record of PREFIX-0000i-of-0000k.tfrecord lies."""
+    return f"{prefix}-settings.json"
+
+
+def check(sources, data):
+    """Compares the record of every set of shards with ready ids with the image tokenizer and the vocabulary given.
+
+    Args:
+      sources: the `Source`s of a run.
+      data: DataConfig. Where a part is not given, or there is no record of it, nothing is compared.
+
+    Raises ValueError, one line, naming both where they differ.
+    """
+    known = functools.cache(checksum)
+    for source in sources:
+        for form in PARTS.keys() & source.forms.values():
+            name = PARTS[form]
+            given = getattr(data, name)
+            if not given:
+                continue
+            for prefix in sorted({found[1] for path in source.paths if (found := SHARD.fullmatch(path))}):
+                then, now = _recorded(path_of(prefix)).get(name), known(weights_of(name, given))
+                if then and then != now:
+                    raise ValueError(f"--{name}={given}: not what the {form} of --{source.name} were made with: its "
+                                     f"checksum is {now}, {path_of(prefix)} says {then}")  # fmt: skip
+
+
+def weights_of(name, given):
+    """The file whose checksum tells a part: of a folder of weights that in which they are."""
+    return storage.join(given, "model.safetensors") if name == "vqgan" else given
+
+
+def checksum(path):
+    """CRC32C of a file. Raises ValueError where there is none."""
+    if not storage.exists(path):
+        raise ValueError(f"{path}: no such file")
+    digest = google_crc32c.Checksum()
+    with storage.open(path) as file:
+        while part := file.read(storage.CHUNK):
+            digest.update(part)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def _recorded(path):
+    """What a record says, {} where there is none."""
+    if not storage.exists(path):
+        return {}
+    try:
+        found = json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
