@@ -18,14 +18,14 @@ class Damage:
     """
 
     def __init__(self, limit, what, further="", count=0):
-        self._limit, self._what, self._further, self.count = limit, what, further, count
+        self.limit, self._what, self._further, self.count = limit, what, further, count
 
     def add(self, cause):
         """One more. Raises ValueError, one line, where there are too many."""
         self.count += 1
-        if self.count > self._limit:
+        if self.count > self.limit:
             raise ValueError(f"{cause} (damaged {self._what} so far: {self.count}, above "
-                             f"--max_bad_records={self._limit})")  # fmt: skip
+                             f"--max_bad_records={self.limit})")  # fmt: skip
         if self.count <= NAMED:
             tqdm.tqdm.write(f"damaged: {cause}", file=sys.stderr)
         if self.count == NAMED:

@@ -133,9 +133,10 @@ class Csv(Table):
 
 def _cause(error, first, last):
     """What the csv module says, and which lines are lost."""
-    ends = "the file ends inside a cell in quotes" if str(error) == "unexpected end of data" else error
+    ends = str(error) == "unexpected end of data"
     lost = f"lines {first} to {last} are lost" if last > first else "the row is lost"
-    return f"{ends}: {lost}. A quote inside a cell is written twice, and the cell stands in quotes"
+    quotes = ". A quote inside a cell is written twice" if ends or last > first or '"' in str(error) else ""
+    return f"{'the file ends inside a cell in quotes' if ends else error}: {lost}{quotes}"
 
 
 @dataclasses.dataclass(frozen=True)
