@@ -26,6 +26,7 @@ import fsspec
 
 REMOTE = "gs://"
 CHUNK = 2**26  # bytes read at once where a whole file goes by
+_HIDDEN = re.compile(r"(^|/)\.")
 
 
 def is_remote(path):
@@ -72,20 +73,59 @@ def join(*parts):
 def glob(patterns):
     """Files that match comma-separated patterns, sorted, each once.
 
+    Brackets and commas may also be of the names themselves: they are taken so where nothing matches otherwise.
+
     Raises ValueError naming the pattern that matches no file.
     """
     found = set()
     for pattern in (part.strip() for part in patterns.split(",")):
-        if is_remote(pattern):
-            with _remote(pattern) as remote:
-                matches = remote.glob(pattern.removeprefix(REMOTE), detail=True)
-            names = [REMOTE + name for name, info in matches.items() if info["type"] == "file"]
-        else:
-            names = [name for name in local_glob.glob(pattern, recursive=True) if os.path.isfile(name)]
-        if not names:
-            raise ValueError(f"no file matches {pattern!r}")
-        found.update(names)
+        names = _matches(pattern)
+        if not names and "," in patterns:
+            return sorted(_matches(patterns.strip()) or _no_match(pattern))
+        found.update(names or _no_match(pattern))
     return sorted(found)
+
+
+def _matches(pattern):
+    """The files of one pattern; where there are none, those of the pattern with its brackets as they are written."""
+    return _expand(pattern) or _expand(pattern.replace("[", "[[]"))
+
+
+def _expand(pattern):
+    if is_remote(pattern):
+        with _remote(pattern) as remote:
+            found = remote.glob(pattern.removeprefix(REMOTE), detail=True)
+        return [REMOTE + name for name, info in found.items() if info["type"] == "file"]
+    return [name for name in local_glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+
+
+def _no_match(pattern):
+    raise ValueError(f"no file matches {pattern!r}")
+
+
+def list_files(folder):
+    """Paths of all files in a folder and below it, sorted; what begins with a dot is left out. Absent: none.
+
+    Unlike in a pattern, any character of the folder's name stands for itself.
+    """
+    folder = folder.rstrip("/") or "/"
+    if is_remote(folder):
+        with _remote(folder) as remote:
+            inner = [(REMOTE + name).removeprefix(folder + "/") for name in remote.find(folder)]
+    else:
+        inner = [os.path.relpath(os.path.join(place, name), folder)
+                 for place, _, names in _walk(folder) for name in names]  # fmt: skip
+        inner = [name for name in inner if os.path.isfile(os.path.join(folder, name))]
+    return sorted(join(folder, name) for name in inner if not name.endswith("/") and not _HIDDEN.search(name))
+
+
+def _walk(folder):
+    """os.walk through links, too, but never through one that leads back to where it lies in."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        above = os.path.realpath(place) + os.sep
+        folders[:] = [name for name in folders if not name.startswith(".")
+                      and not above.startswith(os.path.realpath(os.path.join(place, name)) + os.sep)]  # fmt: skip
+        yield place, folders, names
 
 
 def open(path, mode="rb"):

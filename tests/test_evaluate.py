@@ -65,6 +65,11 @@ def test_karpathy_lists():
     assert len(found) == len(set(found)) == protocols.NUM_TEST
 
 
+def test_lists_as_people_have_them(tmp_path):
+    (tmp_path / "list.txt").write_bytes("\ufeffmy photo.jpg 12\r\n\r\nval2014/b.jpg\t7\r\n".encode())
+    assert protocols.read_list(str(tmp_path / "list.txt")) == [12, 7]
+
+
 def test_bad_lists(tmp_path):
     (tmp_path / "list.txt").write_text("a.jpg\n")
     with pytest.raises(ValueError, match="not a list of images"):

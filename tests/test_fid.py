@@ -11,6 +11,7 @@ from itit.backend import Local
 from tests import foreign_weights
 from tests.common import squeezenet
 from tools import fid, frechet, picture_features
+from tools.damaged import Damage
 
 
 def moments(rows):
@@ -118,6 +119,30 @@ def test_measure_streams_in_batches_of_one_shape(folders):
     np.testing.assert_allclose(found.mean, expected.mean(0))
     assert found.stamp["side"] == 16 and found.stamp["resize"] == "none" and found.stamp["extractor"] == "corners"
     assert "8 pixels" in fid.measure(str(folder / "made"), extractor, 8)[0].stamp["resize"]
+
+
+def test_damaged_pictures_are_left_out_and_counted(folders, capsys):
+    folder, pixels = folders
+    (folder / "made" / "3.png").write_bytes(b"")
+    (folder / "made" / "7.png").write_bytes((folder / "made" / "7.png").read_bytes()[:200])
+    for side in (0, 8):
+        with pytest.raises(ValueError, match="3.png: not a picture.*above --max_bad_records=0"):
+            fid.measure(str(folder / "made"), Mean(), side, 4)
+        with pytest.raises(ValueError, match="7.png: picture does not decode.*above --max_bad_records=1"):
+            fid.measure(str(folder / "made"), Mean(), side, 4, damage=Damage(1, "pictures"))
+    extractor = Mean()
+    made, rows = fid.measure(str(folder / "made"), extractor, 0, 4, True, Damage(2, "pictures"))
+    assert "damaged: 3.png: not a picture" in capsys.readouterr().err
+    expected = Mean()(np.delete(pixels["made"], [3, 7], 0))
+    assert made.count == 8 and made.stamp["damaged"] == 2 and extractor.shapes == {(4, 16, 16, 3)}
+    np.testing.assert_array_equal(np.sort(rows, 0), np.sort(expected, 0))
+    real = fid.measure(str(folder / "real"), Mean())
+    assert "damaged" not in real[0].stamp
+    assert "2 damaged left out" in fid.line(fid.compare((made, rows), real, Mean(), force=True))
+    for path in (folder / "made").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(ValueError, match="made: no usable pictures, 10 are damaged"):
+        fid.measure(str(folder / "made"), Mean(), damage=Damage(10, "pictures"))
 
 
 def test_too_few_pictures_are_refused_or_marked(folders):

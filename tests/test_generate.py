@@ -29,7 +29,7 @@ def call(tool, monkeypatch, **given):
     sections = generation.Loading(), generation.Drawing(), generation.Telling(), generation.Sharing()
     values = {name: value for section in sections for name, value in vars(section).items()}
     values |= {"prompt": [], "prompts": "", "num_prompts": 0, "pictures": "", "images": "", "num_pictures": 0,
-               "num_shown": 64, "num_turns": 3, "num_cycles": 8} | given  # fmt: skip
+               "num_shown": 64, "max_bad_records": 0, "num_turns": 3, "num_cycles": 8} | given  # fmt: skip
     monkeypatch.setattr(tool.flags, "FLAGS", types.SimpleNamespace(**values))
     parsed = types.SimpleNamespace(from_flags=lambda section: type(section)(**{n: values[n] for n in vars(section)}))
     monkeypatch.setattr(tool, "flags_lib", parsed)
@@ -54,6 +54,42 @@ def test_generate_and_caption(run, tmp_path, monkeypatch, capsys):
     assert "other hosts are not yet" in capsys.readouterr().out
     with pytest.raises(ValueError, match="give --prompt=TEXT"):
         call(generate, monkeypatch, **common, output=str(tmp_path / "x"))
+
+
+def test_damaged_pictures_are_left_out_and_finished_work_stays(run, tmp_path, monkeypatch, capsys):
+    workdir, folder = run
+    data, pictures = [(folder / f"{n}.png").read_bytes() for n in (0, 1)], tmp_path / "in"
+    pictures.mkdir()
+    for name, value in zip("abcdef", (data[0], b"", data[1], data[0], data[1][:200], data[1]), strict=True):
+        (pictures / f"{name}.png").write_bytes(value)
+    given = {"workdir": workdir, "backend": "cpu", "pictures": str(pictures), "batch_size": 1}
+
+    def describe(limit, output="out"):
+        call(caption, monkeypatch, **given, output=str(tmp_path / output), max_bad_records=limit)
+        lines = (tmp_path / output / "captions.jsonl").read_text().splitlines()
+        return {line["image_id"]: line["caption"] for line in map(json.loads, lines)}
+
+    with pytest.raises(ValueError, match=r"b.png: not a picture.*so far: 1, above --max_bad_records=0"):
+        describe(0)
+    with pytest.raises(ValueError, match=r"e.png: picture does not decode.*so far: 2, above --max_bad_records=1"):
+        describe(1)
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "parts").glob("*.json")}
+    assert len(parts) == 4
+    told = describe(2)
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    assert list(told) == [f"{name}.png" for name in "acdf"] and told["a.png"] == told["d.png"]
+    lines = (tmp_path / "out" / "damaged.txt").read_text().splitlines()
+    assert [line[:5] for line in lines] == ["b.png", "e.png"]
+    assert "captions of 6 pictures, but for 2 damaged ones" in capsys.readouterr().out
+    assert describe(2, "again") == told and describe(2) == told
+    given["batch_size"] = 4
+    assert describe(2, "larger") == told
+    with pytest.raises(ValueError, match="b.png: .*damaged pictures in all: 2, above"):
+        describe(1, "larger")
+    for name in "acdf":
+        (pictures / f"{name}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="no usable pictures: 6 are damaged"):
+        describe(9, "none")
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])

@@ -38,11 +38,18 @@ def test_prompts_of_a_text_file_are_its_lines(tmp_path):
     (tmp_path / "a.txt").write_text("one, two\n\n  a dog\nça\n")
     assert inputs.prompts(str(tmp_path / "a.txt")) == [("one, two", None), ("a dog", None), ("ça", None)]
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="a.txt: not UTF-8"):
+    with pytest.raises(ValueError, match="a.txt:1: not UTF-8"):
         inputs.prompts(str(tmp_path / "a.txt"))
     (tmp_path / "a.txt").write_text("\n")
     with pytest.raises(ValueError, match="holds no text"):
         inputs.prompts(str(tmp_path / "a.txt"))
+
+
+def test_prompts_end_where_lines_end(tmp_path):
+    (tmp_path / "a.TXT").write_bytes("\ufeffone\u2028still one\r\ntwo\x0cstill two\rthree \n".encode())
+    assert [prompt.text for prompt in inputs.prompts(str(tmp_path / "a.TXT"))] == [
+        "one\u2028still one", "two\x0cstill two", "three"
+    ]  # fmt: skip
 
 
 def test_prompts_of_coco_are_its_annotations():
@@ -92,13 +99,96 @@ def test_a_picture_with_several_captions_is_taken_once(tmp_path):
     assert [picture.image_id for picture in found] == [0, 1] and [picture.read() for picture in found] == data
 
 
+def test_two_pictures_never_share_an_id(tmp_path):
+    pictures = draw(8)
+    names = ["7.png", "7.bmp", "007.png", "COCO_val2014_000000000007.png", "8.png", "b/8.png", "COCO_x1_8.png"]
+    for name, pixels in zip(names, pictures, strict=False):
+        write_pictures((tmp_path / "a" / name).parent, [(tmp_path / "a" / name).name], [pixels])
+    found = inputs.pictures(str(tmp_path / "a"))
+    ids = {picture.name: picture.image_id for picture in found}
+    assert ids == {name: name for name in names}
+    (tmp_path / "a" / "COCO_x1_8.png").unlink()
+    ids = {picture.name: picture.image_id for picture in inputs.pictures(str(tmp_path / "a"))}
+    assert ids["8.png"] == 8 and ids["b/8.png"] == "b/8.png"
+    # By patterns names have no folders; where they are equal, the paths tell them apart.
+    for folder in "xy":
+        write_pictures(tmp_path / folder, ["same.png", "9.png"], draw(2))
+    found = inputs.pictures(f"{tmp_path}/[xy]/*.png")
+    paths = [f"{tmp_path}/{name}" for name in ("x/9.png", "x/same.png", "y/9.png", "y/same.png")]
+    assert [picture.image_id for picture in found] == paths
+
+
+def test_equal_keys_of_records_are_one_picture_only_where_the_picture_is_the_same(tmp_path):
+    write_pictures(tmp_path, ["0.png", "1.png", "2.png"], draw(3))
+    data = [(tmp_path / f"{n}.png").read_bytes() for n in range(3)]
+    write_records(tmp_path / "x.tfrecord", [{"image": data[0], "key": "5/0"}, {"image": data[0], "key": "5/1"},
+                                            {"image": data[1], "key": "6/0"}])  # fmt: skip
+    write_records(tmp_path / "y.tfrecord", [{"image": data[2], "key": "6/0"}, {"image": data[2], "key": "6/1"}])
+    found = inputs.pictures(f"{tmp_path}/*.tfrecord")
+    assert len({picture.image_id for picture in found}) == len(found)
+    assert found[0].image_id == 5 and [picture.read() for picture in found[:2]] == data[:2]
+    assert {picture.read() for picture in found} == set(data)
+    assert found[1].image_id == found[1].name and found[3].image_id == "6/1"
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path, capsys):
+    write_pictures(tmp_path / "a", ["x.png", "y.tif", "z.TIFF"], draw(3))
+    (tmp_path / "a" / "._x.png").write_bytes(b"x")
+    Image.open(tmp_path / "a" / "x.png").save(tmp_path / "a" / "w.jfif", "JPEG")
+    assert [picture.name for picture in inputs.find(str(tmp_path / "a"))] == ["w.jfif", "x.png"]
+    assert capsys.readouterr().err == f"{tmp_path}/a: passed over: 1 .tif, 1 .tiff\n"
+    with pytest.raises(ValueError, match="y.tif: pictures of this kind are not read, only .jpg"):
+        inputs.find(f"{tmp_path}/a/*")
+    write_pictures(tmp_path / "b [2021], c", ["x.tif"], draw(1))
+    with pytest.raises(ValueError, match="no pictures .*, but 1 .tif"):
+        inputs.find(f"{tmp_path}/b [2021], c")
+    write_pictures(tmp_path / "b [2021], c", ["x.png"], draw(1))
+    assert len(inputs.find(f"{tmp_path}/b [2021], c")) == len(inputs.find(f"{tmp_path}/b [2021], c/*.png")) == 1
+
+
+def test_damage_is_handed_on_and_the_rest_is_read(tmp_path):
+    pictures = draw(3)
+    write_pictures(tmp_path / "in" / "a", ["0.png", "1.png"], pictures[:2])
+    write_pictures(tmp_path / "in" / "b", ["0.png"], pictures[2:])
+    names = {1: "a/0.png", 2: "b/0.png", 3: "a/2.png"}
+    (tmp_path / "c.json").write_text(json.dumps({"images": [{"id": n, "file_name": f} for n, f in names.items()]}))
+    with pytest.raises(ValueError, match="c.json: image 3: no file a/2.png in"):
+        inputs.pictures(str(tmp_path / "c.json"), str(tmp_path / "in"))
+    bad = []
+    found = inputs.pictures(str(tmp_path / "c.json"), str(tmp_path / "in"), bad.append)
+    assert [picture.image_id for picture in found] == [1, 2] and len(bad) == 1
+    np.testing.assert_array_equal(loaded(found), pictures[[0, 2]])
+    twice = {"images": [{"id": 1, "file_name": "a/0.png"}, {"id": 1, "file_name": "b/0.png"}]}
+    (tmp_path / "c.json").write_text(json.dumps(twice))
+    with pytest.raises(ValueError, match="the id 1 is there twice: a/0.png and b/0.png"):
+        inputs.pictures(str(tmp_path / "c.json"), str(tmp_path / "in"))
+    data = (tmp_path / "in" / "a" / "0.png").read_bytes()
+    write_records(tmp_path / "x.tfrecord", [{"image": data}] * 3)
+    whole = bytearray((tmp_path / "x.tfrecord").read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (tmp_path / "x.tfrecord").write_bytes(whole[:-3])
+    bad = []
+    assert len(inputs.find(f"{tmp_path}/x.tfrecord", bad.append)) == 1
+    assert [type(error) for error in bad] == [records.BadRecord] * 2
+
+
+def test_size_is_that_of_the_file(tmp_path):
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.png")
+    (picture,) = inputs.find(str(tmp_path))
+    assert inputs.size(picture) == (5, 3)
+    (tmp_path / "a.png").unlink()
+    for read in (inputs.size, lambda picture: inputs.load(picture, SIDE)):
+        with pytest.raises(inputs.BadPicture, match="a.png: not there any more"):
+            read(picture)
+
+
 def test_pictures_of_coco_lie_in_a_folder():
     folder = shared_data() / "coco"
     pictures = json.loads((folder / "captions.json").read_bytes())["images"]
     there = {path.name for path in (folder / "images").iterdir()}
     absent = next((picture["file_name"] for picture in pictures if picture["file_name"] not in there), None)
     if absent:
-        with pytest.raises(ValueError, match=f"{re.escape(absent)}: not there"):
+        with pytest.raises(ValueError, match=f"no file {re.escape(absent)} in"):
             inputs.pictures(str(folder / "captions.json"), str(folder / "images"))
     else:
         found = inputs.pictures(str(folder / "captions.json"), str(folder / "images"))
@@ -110,7 +200,7 @@ def test_pictures_of_coco_lie_in_a_folder():
 
 def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match="no file matches"):
+    with pytest.raises(ValueError, match="no pictures"):
         inputs.find(str(tmp_path / "a"))
     (tmp_path / "a" / "list.txt").write_text("no picture")
     with pytest.raises(ValueError, match="no pictures"):

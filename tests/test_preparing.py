@@ -175,6 +175,60 @@ def test_captions_of_one_picture_share_its_bytes(tmp_path):
     assert len({row["image"][0] for row in found[:3]}) == 1 and found[3]["image"] != found[0]["image"]
 
 
+def write_texts(place, count):
+    """Pictures with a text, of which some are empty. Returns the names of all, and of those without a text."""
+    names = write_folder(place, count)
+    empty = [names[n] for n in sorted(np.random.default_rng().choice(count, count // 3, replace=False).tolist())]
+    for name in empty:
+        (place / name).with_suffix(".txt").write_text(" \n")
+    (place / "x.tif").write_bytes(b"passed over")
+    return names, empty
+
+
+def test_a_picture_without_any_text_stays_as_a_picture(tmp_path):
+    names, empty = write_texts(tmp_path / "in", 12)
+    found = preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
+    assert (found["damaged"], found["empty_texts"], found["passed_over"]) == (0, 4, {".tif": 1})
+    assert keys(tmp_path / "out", "images") == empty
+    assert keys(tmp_path / "out", "paired") == [name for name in names if name not in empty]
+    found = preparing.run(
+        "folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "halves", unpaired_halves=True)
+    )
+    assert set(empty) <= set(keys(tmp_path / "halves", "images")), "also of those that were to give a text"
+    rows = [{"image": f"in/{names[0]}", "caption": ["a", None, "b"]}, {"image": f"in/{names[1]}", "caption": ""}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = preparing.run("jsonl", Jsonl(f"{tmp_path}/a.jsonl"), settings_of(tmp_path / "rows"))
+    assert found["empty_texts"] == 2 and keys(tmp_path / "rows", "images") == [f"in/{names[1]}"]
+    assert keys(tmp_path / "rows", "paired") == [f"in/{names[0]}/0", f"in/{names[0]}/1"]
+
+
+@pytest.mark.parametrize("options", [{}, {"unpaired_halves": True}])
+def test_broken_off_anywhere_pictures_without_text_are_there_once(tmp_path, monkeypatch, options):
+    """Their shards are further or less far than those of the pairs that they were listed among."""
+    write_texts(tmp_path / "in", 40)
+    source, rng = Folder(str(tmp_path / "in")), np.random.default_rng()
+    preparing.run("folder", source, settings_of(tmp_path / "whole", shard_bytes=3000, **options))
+    real, broken = preparing.encode, 0
+    for _ in range(12):
+        left = int(rng.integers(1, 9))
+
+        def fails(*given, left=[left]):  # noqa: B006
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            return real(*given)
+
+        monkeypatch.setattr(preparing, "encode", fails)
+        try:
+            preparing.run("folder", source, settings_of(tmp_path / "parts", shard_bytes=3000, **options))
+        except KeyboardInterrupt:
+            broken += 1
+    monkeypatch.setattr(preparing, "encode", real)
+    preparing.run("folder", source, settings_of(tmp_path / "parts", shard_bytes=3000, **options))
+    assert broken >= 2 and contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert len(list((tmp_path / "whole").glob("images-*.tfrecord"))) > 1
+
+
 def test_what_is_refused(tmp_path):
     write_folder(tmp_path / "in", 3)
     source = Folder(str(tmp_path / "in"))

@@ -1,5 +1,8 @@
 """TFRecord framing and the tf.train.Example codec, against TensorFlow's own, and against damage."""
 
+import bz2
+import gzip
+import lzma
 import struct
 import time
 
@@ -167,3 +170,17 @@ def test_indexing_is_quick(tmp_path):
     start = time.perf_counter()
     assert len(records.index(path)) == 10_000
     assert time.perf_counter() - start < 1
+
+
+def test_a_compressed_file_is_named_as_one(tmp_path):
+    path = write(tmp_path / "a", payloads(np.random.default_rng(), 3))
+    whole = (tmp_path / "a").read_bytes()
+    for name, pack in (("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)):
+        (tmp_path / "a").write_bytes(pack(whole))
+        with pytest.raises(records.BadRecord, match=rf"a@0: the file is compressed \({name}\): unpack it first"):
+            records.index(path)
+        assert records.packing(pack(whole)) == name
+    assert records.packing(whole) == records.packing(b"") == ""
+    (tmp_path / "a").write_bytes(whole + gzip.compress(whole))
+    with pytest.raises(records.BadRecord, match=f"a@{len(whole)}: the checksum of the length is wrong"):
+        records.index(path)

@@ -22,10 +22,14 @@ def test_refuses_marks_and_saves(tmp_path):
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("error: 10 pictures (made): below 2048")
-    command += ["--force", f"--save={tmp_path / 'made.npz'}", f"--json={tmp_path / 'out.json'}"]
+    (tmp_path / "real" / "bad.png").write_bytes(b"")
+    refused = subprocess.run([*command, "--force"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "error: bad.png: not a picture" in refused.stderr.splitlines()[-1]
+    command += ["--force", "--max_bad_records=1", f"--save={tmp_path / 'made.npz'}", f"--json={tmp_path / 'out.json'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["frechet_squeezenet"] > 0 and result["too_few_pictures"] and "FID" not in result
-    assert "TOO FEW" in done.stdout and "FID" not in done.stdout
+    assert result["num_reference"] == 7 and result["reference"]["damaged"] == 1
+    assert "1 damaged left out" in done.stdout and "TOO FEW" in done.stdout and "FID" not in done.stdout
     assert frechet.read(str(tmp_path / "made.npz")).count == 10

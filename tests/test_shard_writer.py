@@ -25,6 +25,9 @@ def fill(writer, wanted, fail_at=None):
                 raise RuntimeError
             if position % 7 == 3:
                 writer.add_damaged(position, f"cause {position}")
+            elif position % 7 == 4:
+                writer.add_moved(position)
+                writer.add_empty(position, position)
             else:
                 writer.add(position, keys, examples_of(keys))
 
@@ -45,7 +48,7 @@ def test_shards_are_bounded_indexed_and_in_order(tmp_path):
         keys = [records.decode_example(records.read(str(path), *s))["key"][0].decode() for s in spans.tolist()]
         assert len(keys) == shard["records"] and shard["fingerprint"] == f"{fingerprint(keys):032x}"
         found.append(keys)
-    expected = [keys for position, keys in wanted if position % 7 != 3]
+    expected = [keys for position, keys in wanted if position % 7 not in (3, 4)]
     assert sum(found, []) == sum(expected, []) and len(found) > 5
     ends = {keys[-1] for keys in expected}
     assert all(keys[-1] in ends for keys in found), "the records of an item stay together"
@@ -76,6 +79,8 @@ def test_a_writer_goes_on_where_another_failed(tmp_path):
     fill(writer, wanted[writer.position :])
     assert contents(parts) == contents(whole)
     assert sorted(writer.damaged) == [(n, f"cause {n}") for n in range(60) if n % 7 == 3]
+    assert sorted(writer.empty) == [(n, n) for n in range(60) if n % 7 == 4]
+    assert sorted(writer.moved) == [(n,) for n in range(60) if n % 7 == 4]
 
 
 def test_fingerprints_tell_sets_apart_whatever_their_order():

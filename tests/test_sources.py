@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from tools.sources import coco, folder, lines, table, text
-from tools.sources.item import MAX_TEXT, BadItem, Blob, Item
+from tools.sources import folder, lines, table, text
+from tools.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
 
 
 def split(items):
@@ -64,7 +64,7 @@ def test_texts_are_lines_with_their_place_as_id(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone  \xc3\xa9 word\n \n\ntwo\xff\n")
     found, bad = split(text.Text(f"{tmp_path}/*").items())
     assert [item.key for item in found] == ["a.txt:1", "a.txt:4"] and not bad
-    assert found[0].load_texts() == ["one \u00e9 word"] and found[0].image is None
+    assert found[0].load_texts() == (["one \u00e9 word"], 0) and found[0].image is None
     with pytest.raises(ValueError, match="not UTF-8"):
         found[1].load_texts()
 
@@ -79,7 +79,7 @@ def test_a_folder_gives_pictures_with_the_text_beside_them(tmp_path):
     (tmp_path / "b" / "x.txt").write_text(" a  red\nhouse ")
     found, _ = split(folder.Folder(f"{tmp_path}/").items())
     assert [item.key for item in found] == ["a.png", "b.webp", "b/x.JPG"]
-    assert [item.load_texts() for item in found] == [[], [], ["a red house"]]
+    assert [item.load_texts() for item in found] == [([], 0), ([], 0), (["a red house"], 0)]
     assert found[2].image.read(100) == b"b/x.JPG"
     with pytest.raises(ValueError, match="above the limit of 3 bytes"):
         found[2].image.read(3)
@@ -89,53 +89,54 @@ def test_a_folder_gives_pictures_with_the_text_beside_them(tmp_path):
         list(folder.Folder(f"{tmp_path}/c").items())
 
 
-# ---------------------------------------------------------------------------------------------- COCO
+def write_files(root, *given):
+    for name in given:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
 
 
-def write_coco(root):
-    """Three pictures, one of them missing, in both forms of json."""
-    (root / "val").mkdir()
-    for number in (1, 2):
-        (root / "val" / f"{number:04d}.jpg").write_bytes(b"%d" % number)
-    captions = {1: ["one", "eins"], 2: ["two"], 3: ["three"]}
-    official = {"images": [{"id": n, "file_name": f"{n:04d}.jpg"} for n in captions],
-                "annotations": [{"image_id": n, "caption": c} for n in (3, 1, 2) for c in captions[n]]}  # fmt: skip
-    splits = {1: "train", 2: "restval", 3: "test"}
-    karpathy = {"images": [{"cocoid": n, "filename": f"{n:04d}.jpg", "split": splits[n],
-                            "sentences": [{"raw": c} for c in captions[n]]} for n in captions]}  # fmt: skip
-    (root / "official.json").write_text(json.dumps(official))
-    (root / "karpathy.json").write_text(json.dumps(karpathy))
-    return captions
+def passed(items):
+    return sorted((item.place, item.kind) for item in items if isinstance(item, Passed))
 
 
-@pytest.mark.parametrize("form", ["official", "karpathy"])
-def test_coco_keeps_the_captions_of_a_picture_together(tmp_path, form):
-    captions = write_coco(tmp_path)
-    found, bad = split(coco.Coco(f"{tmp_path}/{form}.json", f"{tmp_path}/val").items())
-    assert {item.key: item.load_texts() for item in found} == {"1": captions[1], "2": captions[2]}
-    assert [item.image.read(9) for item in found] == [b"1", b"2"]
-    assert len(bad) == 1 and "picture 3: no file 0003.jpg" in bad[0]
-    found, bad = split(coco.Coco(f"{tmp_path}/{form}.json").items())
-    assert [item.key for item in found] == ["1", "2", "3"] and not bad and {item.image for item in found} == {None}
-    (tmp_path / "list").write_text("val2014/0002.jpg 2\n")
-    found, bad = split(coco.Coco(f"{tmp_path}/{form}.json", f"{tmp_path}/val", "", f"{tmp_path}/list").items())
-    assert [item.key for item in found] == ["2"] and not bad
+def test_suffixes_count_in_any_case(tmp_path):
+    write_files(tmp_path, "a.JPG", "a.TXT", "b.Jpeg", "b.Txt", "c.JFIF", "c.txt", "d.jpg", "D.txt")
+    found, bad = split(folder.Folder(str(tmp_path)).items())
+    assert [(item.key, item.load_texts()[0]) for item in found] == [
+        ("a.JPG", ["a.TXT"]), ("b.Jpeg", ["b.Txt"]), ("c.JFIF", ["c.txt"]), ("d.jpg", []),
+    ] and not bad  # fmt: skip
+    assert passed(folder.Folder(str(tmp_path)).items()) == [(f"{tmp_path}/D.txt", ".txt without a picture")]
+    write_files(tmp_path, "a.txt")
+    found, bad = split(folder.Folder(str(tmp_path)).items())
+    assert len(bad) == 1 and "a.JPG: two texts beside it" in bad[0] and len(found) == 3
 
 
-def test_coco_splits_of_karpathy(tmp_path):
-    write_coco(tmp_path)
-    found, _ = split(coco.Coco(f"{tmp_path}/karpathy.json", "", "train, restval").items())
-    assert [item.key for item in found] == ["1", "2"]
-    with pytest.raises(ValueError, match="--karpathy_splits=val: the splits of .* are: restval, test, train"):
-        list(coco.Coco(f"{tmp_path}/karpathy.json", "", "val").items())
-    with pytest.raises(ValueError, match="only Karpathy's json has them"):
-        list(coco.Coco(f"{tmp_path}/official.json", "", "val").items())
-    for content in ("[]", "{", '{"images": [{}]}', '{"images": [], "annotations": [{"image_id": 1}]}', "[" * 99999):
-        (tmp_path / "x.json").write_text(content)
-        with pytest.raises(ValueError, match="x.json: neither captions of COCO nor Karpathy's"):
-            list(coco.Coco(f"{tmp_path}/x.json").items())
-    with pytest.raises(ValueError, match="is no folder with pictures"):
-        list(coco.Coco(f"{tmp_path}/karpathy.json", f"{tmp_path}/none").items())
+def test_pictures_that_are_not_read_are_counted_and_with_a_text_damage(tmp_path):
+    write_files(tmp_path, "a.tif", "b.HEIC", "b.txt", "c.jpg", "c.tif", "c.txt", "notes.md", "lone.txt", "LICENSE")
+    items = list(folder.Folder(str(tmp_path)).items())
+    found, bad = split(items)
+    assert [item.key for item in found] == ["c.jpg"]
+    assert len(bad) == 1 and f"{tmp_path}/b.HEIC: pictures of this kind are not read, only .jpg" in bad[0]
+    assert [(place.rpartition("/")[2], kind) for place, kind in passed(items)] == [
+        ("LICENSE", "without a suffix"), ("a.tif", ".tif"), ("b.txt", ".txt without a picture"), ("c.tif", ".tif"),
+        ("lone.txt", ".txt without a picture"), ("notes.md", ".md"),
+    ]  # fmt: skip
+    (tmp_path / "c.jpg").unlink()
+    with pytest.raises(ValueError, match=r"no pictures \(.jpg, .*\), but .heic, .md, .tif, .txt, files without one"):
+        list(folder.Folder(str(tmp_path)).items())
+
+
+def test_leftovers_of_systems_are_nothing(tmp_path):
+    write_files(tmp_path, "a.jpg", "._a.jpg", ".DS_Store", "__MACOSX/a.jpg", ".cache/x.jpg", "Thumbs.db", "sub/._b.jpg")
+    items = list(folder.Folder(str(tmp_path)).items())
+    assert [item.key for item in items] == ["a.jpg"]
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    for name in ("br [2021]", "one, two", "*"):
+        write_files(tmp_path, f"{name}/a.jpg", f"{name}/a.txt")
+        (item,) = folder.Folder(f"{tmp_path}/{name}").items()
+        assert item.key == "a.jpg" and item.load_texts() == ([f"{name}/a.txt"], 0)
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -197,3 +198,40 @@ def test_damaged_cells_are_named_and_the_next_row_is_read(tmp_path):
     assert [item.key for item in found] == ["1", "3", "4"] and len(bad) == 1 and ":3: line above the limit" in bad[0]
     with pytest.raises(ValueError, match="not UTF-8"):
         found[1].load_texts()
+
+
+def test_a_quote_that_does_not_close_is_damage_with_its_line(tmp_path):
+    good = [f"{n}.jpg,text {n}" for n in range(3)]
+    for lost, rest, cause in (
+        (['x.jpg,"a 5"" screen', "y.jpg,blue", "z.jpg,red"], [], "the file ends inside a cell in quotes: lines 5 to 7"),
+        (['x.jpg,"ends here'], [], "the file ends inside a cell in quotes: the row is lost"),
+        (['x.jpg,"a 5"" screen', "y.jpg,blue", 'z.jpg,"red"'], ["w.jpg,last"], "lines 5 to 7 are lost"),
+        (['x.jpg,"5" screen'], ["w.jpg,last"], "the row is lost"),
+    ):
+        (tmp_path / "a.csv").write_text("\n".join(["image,caption", *good, *lost, *rest]) + "\n")
+        found, bad = split(table.Csv(f"{tmp_path}/a.csv").items())
+        assert [item.key for item in found] == [line.partition(",")[0] for line in good + rest]
+        assert len(bad) == 1 and bad[0].startswith(f"{tmp_path}/a.csv:5: ") and cause in bad[0], bad
+    (tmp_path / "a.csv").write_text('image,caption\na.jpg,"' + "x,y\n" * (MAX_TEXT // 4) + "\n")
+    found, bad = split(table.Csv(f"{tmp_path}/a.csv").items())
+    assert bad[0].startswith(f"{tmp_path}/a.csv:2: field larger than field limit") and "are lost" in bad[0]
+
+
+def test_empty_and_null_texts_of_a_row_are_counted(tmp_path):
+    rows = [{"image": "1.jpg", "caption": ["a", "", None, " \n"]}, {"image": "2.jpg", "caption": None},
+            {"image": "3.jpg", "caption": []}, {"image": "4.jpg", "caption": 0},
+            {"image": "", "caption": [""]}]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, bad = split(table.Jsonl(f"{tmp_path}/a.jsonl").items())
+    assert [(item.key, item.texts, item.num_empty) for item in found] == [
+        ("1.jpg", ("a",), 3), ("2.jpg", (), 1), ("3.jpg", (), 0),
+    ]  # fmt: skip
+    assert len(bad) == 2 and ":4: a text or a path is not a string" in bad[0] and ":5: neither" in bad[1]
+
+
+def test_lines_of_a_short_file(tmp_path):
+    (tmp_path / "a").write_bytes("\ufeff one\u2028two \r\n\r\n three\rfour\x0bfive".encode())
+    assert lines.read(str(tmp_path / "a")) == [(1, "one\u2028two"), (3, "three"), (4, "four\x0bfive")]
+    (tmp_path / "a").write_bytes(b"one\n\xff")
+    with pytest.raises(ValueError, match="a:2: not UTF-8"):
+        lines.read(str(tmp_path / "a"))

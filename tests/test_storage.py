@@ -54,6 +54,40 @@ def test_glob_sorts_and_names_what_is_missing(root):
         storage.glob(f"{root}/a-*,")
 
 
+def test_brackets_and_commas_of_names(root):
+    """Of folders that people have; a pattern is a pattern wherever it matches as one."""
+    for name in ("br [2021]/a", "one, two/a.txt", "one, two/b.txt", "x1", "x[1]"):
+        storage.write_bytes(path_of(root, name), b"x")
+    assert storage.glob(f"{root}/br [2021]/*") == [storage.join(root, "br [2021]/a")]
+    assert storage.glob(f"{root}/one, two/*.txt") == [storage.join(root, f"one, two/{name}.txt") for name in "ab"]
+    assert storage.glob(f"{root}/x[1]") == [storage.join(root, "x1")]
+    assert storage.glob(f"{root}/x1,{root}/x[[]1]") == [storage.join(root, name) for name in ("x1", "x[1]")]
+    with pytest.raises(ValueError, match=r"no file matches '.*/br \[2022\]/\*'"):
+        storage.glob(f"{root}/br [2022]/*")
+
+
+def test_files_of_a_folder_and_below(root):
+    names = ["a.txt", "b [1], c/d.txt", "b [1], c/e/f.txt"]
+    for name in (*names, ".hidden", ".cache/x", "b [1], c/._d.txt"):
+        storage.write_bytes(path_of(root, "in", name), b"x")
+    for folder in (storage.join(root, "in"), storage.join(root, "in", "")):
+        assert storage.list_files(folder) == [storage.join(root, "in", name) for name in names]
+    assert storage.list_files(storage.join(root, "in", "b [1], c")) == [
+        storage.join(root, "in", name) for name in names[1:]
+    ]
+    assert storage.list_files(storage.join(root, "absent")) == []
+
+
+def test_links_are_followed_and_never_round_and_round(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_bytes(b"x")
+    for name, target in (("in/back", "in"), ("in/a/up", "in"), ("in/there", "out")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    (tmp_path / "in" / "nowhere").symlink_to(tmp_path / "absent")
+    assert storage.list_files(str(tmp_path / "in")) == [str(tmp_path / "in" / "there" / "x")]
+
+
 def test_commit_dir_makes_the_folder_visible(tmp_path):
     staging, final = str(tmp_path / "staging"), str(tmp_path / "final")
     for name in ("one", "two/three"):

@@ -1,4 +1,7 @@
-"""tools.train_sentencepiece: the vocabulary of Scenes, its ids, and errors."""
+"""tools.train_sentencepiece: the vocabulary of Scenes, its ids, texts of any length, and errors."""
+
+import gzip
+import sys
 
 import numpy as np
 import pytest
@@ -36,5 +39,50 @@ def test_errors_in_one_line(tmp_path):
         writer.write(records.encode_example({"image": b"x"}))
     with pytest.raises(ValueError, match=r"a.tfrecord@0: no feature 'text'; it holds image"):
         list(train_sentencepiece.texts(path))
-    with pytest.raises(ValueError, match="cannot learn"):
-        train_sentencepiece.train(["the quick brown fox"], 6)
+    with records.RecordWriter(path) as writer:
+        writer.write(b"\xff")
+    with pytest.raises(ValueError, match="a.tfrecord@0: not a tf.train.Example"):
+        list(train_sentencepiece.texts(path))
+    (tmp_path / "a.txt").write_bytes(b"one\n\xff\n")
+    with pytest.raises(ValueError, match="a.txt:2: the text is not UTF-8"):
+        list(train_sentencepiece.texts(str(tmp_path / "a.txt")))
+    for vocab_size in (4, 18):  # 16 characters with the blank
+        with pytest.raises(ValueError, match=rf"^--vocab_size={vocab_size}: must be at least 19, one for each"):
+            train_sentencepiece.train(["the quick brown fox"], vocab_size)
+    assert train_sentencepiece.train(["the quick brown fox"], 19)
+    for nothing in ([], [" ", ""], [train_sentencepiece.RESERVED], ["x" * 5000]):
+        with pytest.raises(ValueError, match="^no texts to learn from: all are empty, or there are none$"):
+            train_sentencepiece.train(nothing, 100)
+
+
+def test_texts_of_lines_as_people_have_them(tmp_path):
+    (tmp_path / "a.TXT").write_bytes("\ufeffone\u2028two \r\n\n three".encode())
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"packed\n"))
+    assert list(train_sentencepiece.texts(f"{tmp_path}/*")) == ["one\u2028two", "three", "packed"]
+
+
+def test_no_word_of_a_long_text_is_lost_without_a_word(tmp_path, monkeypatch, capsys):
+    """Each word of a text far above SentencePiece's limit becomes a piece, as if each stood on a line of its own."""
+    rng = np.random.default_rng()
+    words = ["".join(rng.choice(list("abcdefgh"), 6)) for _ in range(60)]
+    long = " ".join(rng.permutation(words * 100).tolist())
+    assert len(long.encode()) > 10 * 4192
+    found, apart = (train_sentencepiece.train(texts, 500) for texts in ([long], long.split()))
+    models = [sentencepiece.SentencePieceProcessor(model_proto=model) for model in (found, apart)]
+    for word in words:
+        assert models[0].encode(word, out_type=str) == models[1].encode(word, out_type=str)
+    left_out = []
+    parts = list(train_sentencepiece.shortened([long, "short", f"{'y' * 4001} {long} {'ü' * 3000}"], left_out))
+    assert " ".join(parts) == f"{long} short {long}" and left_out == ["y" * 20, "ü" * 20]
+    assert max(len(part.encode()) for part in parts) <= train_sentencepiece.MAX_BYTES
+    reserved = train_sentencepiece.train([f"{train_sentencepiece.RESERVED} {word}" for word in words], 500)
+    assert sentencepiece.SentencePieceProcessor(model_proto=reserved).get_piece_size() > 60
+    (tmp_path / "a.txt").write_text(f"{'y' * 4001} short words\n")
+    flags = train_sentencepiece.flags
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    for name, value in (("input", "a.txt"), ("output", "a.model")):
+        flags.DEFINE_string(name, str(tmp_path / value), "", flag_values=flags.FLAGS)
+    flags.DEFINE_integer("vocab_size", 50, "", flag_values=flags.FLAGS)
+    flags.FLAGS(sys.argv[:1])
+    train_sentencepiece.main([])
+    assert capsys.readouterr().err == "1 words above 4000 bytes left out, the first begins 'yyyyyyyyyyyyyyyyyyyy'\n"

@@ -2,13 +2,15 @@
 
 PICTURES is a folder (with all that is below it), patterns of picture files or of TFRecord shards with `image`, or
 COCO's json (its pictures lie in --images). Written: captions.jsonl, captions.json (results as COCO has them) and
-sheet.png. A killed export carries on with the same command; --host_index and --num_hosts share one among processes.
+sheet.png. A killed export carries on with the same command, and so does one that damaged pictures ended, with a larger
+--max_bad_records; --host_index and --num_hosts share one among processes.
 """
 
 from absl import flags
 
 from itit import flags as flags_lib
 from tools import generation, inputs
+from tools.damaged import Damage
 
 
 def define_flags():
@@ -19,19 +21,23 @@ def define_flags():
     flags.DEFINE_string("images", "", "Folder of the pictures that a json in --pictures names.")
     flags.DEFINE_integer("num_pictures", 0, "Describe the first of them; 0: all.", lower_bound=0)
     flags.DEFINE_string("output", None, "Folder.", required=True)
+    flags.DEFINE_integer("max_bad_records", 0, "Damaged pictures to leave out, each named, before it stops.",
+                         lower_bound=0)  # fmt: skip
     flags.DEFINE_integer("num_shown", 64, "Pictures on the contact sheet.", lower_bound=1)
 
 
 def main(_):
     flag = flags.FLAGS
-    pictures = inputs.pictures(flag.pictures, flag.images)
+    damage = Damage(flag.max_bad_records, "pictures")
+    pictures = inputs.pictures(flag.pictures, flag.images, damage.add)
     pictures = pictures[: flag.num_pictures] if flag.num_pictures else pictures
     loading, sharing = flags_lib.from_flags(generation.Loading()), flags_lib.from_flags(generation.Sharing())
     model, telling = generation.load(loading), flags_lib.from_flags(generation.Telling())
     whole = generation.export_captions(
-        model, pictures, flag.output, telling, loading.batch_size, sharing, flag.num_shown
+        model, pictures, flag.output, telling, loading.batch_size, sharing, flag.num_shown, damage
     )
-    print(f"{flag.output}: " + (f"{len(pictures)} captions" if whole else "done here; other hosts are not yet"))
+    told = f"captions of {len(pictures)} pictures" + (f", but for {damage.count} damaged ones" if damage.count else "")
+    print(f"{flag.output}: " + (told if whole else "done here; other hosts are not yet"))
 
 
 if __name__ == "__main__":

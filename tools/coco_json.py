@@ -38,12 +38,16 @@ def read_results(path):
 
 
 def file_names(path):
-    """COCO json with 'images': image_id -> file_name."""
-    data = _read(path)
+    """COCO json with 'images': image_id -> file_name. Raises ValueError, one line, also for an id of two files."""
+    data, found = _read(path), {}
     try:
-        return {entry["id"]: entry["file_name"] + "" for entry in data["images"]}
+        for entry in data["images"]:
+            if found.setdefault(entry["id"], entry["file_name"] + "") != entry["file_name"]:
+                two = f"{found[entry['id']]} and {entry['file_name']}"
+                raise ValueError(f"{path}: the id {entry['id']!r} is there twice: {two}")
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: needs a list 'images' of objects with 'id' and 'file_name' ({error!r})") from None
+    return found
 
 
 def _read(path):

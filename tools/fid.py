@@ -4,16 +4,15 @@ Shapes: B batch, S side of a picture in pixels, K features.
 """
 
 import hashlib
-import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import tqdm
-from PIL import Image
 
 from itit import storage
 from tools import frechet, inputs
+from tools.damaged import Damage
 
 try:
     from torch_fidelity import metric_kid, metric_prc
@@ -28,7 +27,7 @@ DECODERS = 4  # threads
 FILTER = "bicubic, antialiased (Pillow)"
 
 
-def measure(source, extractor, image_size=0, batch_size=32, keep=False):
+def measure(source, extractor, image_size=0, batch_size=32, keep=False, damage=None):
     """Statistics of the features of pictures.
 
     Args:
@@ -36,6 +35,7 @@ def measure(source, extractor, image_size=0, batch_size=32, keep=False):
       extractor: `picture_features.Extractor`.
       image_size: S: the short side is resized to it and the centre cut out; 0: pictures as they are, all of one size.
       keep: also return the features, for KID and precision.
+      damage: `Damage`: damaged pictures are left out up to its limit, and the stamp says how many; None: none may be.
 
     Returns:
       (`Moments` or `Known`, float32 [pictures, K] or None).
@@ -51,10 +51,11 @@ def measure(source, extractor, image_size=0, batch_size=32, keep=False):
             raise ValueError(f"{source}: statistics by {found}, asked for are {extractor.stamp}")
         moments.stamp = moments.stamp | {"statistics_sha256": storage.sha256(source)}
         return moments, None
-    pictures = inputs.find(source)
+    damage = damage or Damage(0, "pictures")
+    before, pictures = damage.count, inputs.find(source, damage.add)
     moments, rows, digest = frechet.Moments(), [], hashlib.sha256()
     with ThreadPoolExecutor(DECODERS) as pool, tqdm.tqdm(total=len(pictures), unit=" pictures", leave=False) as bar:
-        for batch in _batches(pictures, batch_size, pool, image_size):
+        for batch in _batches(pictures, batch_size, pool, image_size, damage):
             digest.update(batch.tobytes())
             features = extractor(_filled(batch, batch_size))[: len(batch)]
             if not np.isfinite(features).all():
@@ -63,12 +64,18 @@ def measure(source, extractor, image_size=0, batch_size=32, keep=False):
             if keep:
                 rows.append(features)
             bar.update(len(batch))
-    moments.stamp = extractor.stamp | {
-        "pictures_sha256": digest.hexdigest(),
-        "resize": f"{image_size} pixels, {FILTER}" if image_size else "none",
-        "crop": "centre square" if image_size else "none",
-        "side": batch.shape[1],
-    }
+    if not moments.count:
+        raise ValueError(f"{source}: no usable pictures, {damage.count - before} are damaged")
+    moments.stamp = (
+        extractor.stamp
+        | {
+            "pictures_sha256": digest.hexdigest(),
+            "resize": f"{image_size} pixels, {FILTER}" if image_size else "none",
+            "crop": "centre square" if image_size else "none",
+            "side": batch.shape[1],
+        }
+        | ({"damaged": damage.count - before} if damage.count > before else {})
+    )
     return moments, np.concatenate(rows) if keep else None
 
 
@@ -77,13 +84,13 @@ def _filled(batch, size):
     return np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), 0)])
 
 
-def _batches(pictures, batch_size, pool, image_size):
-    """Yields uint8 [B, S, S, 3]; the next batch is decoded meanwhile."""
+def _batches(pictures, batch_size, pool, image_size, damage):
+    """Yields uint8 [B, S, S, 3], without damaged ones; the next batch is decoded meanwhile."""
     parts = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
     ahead, side = None, image_size
     for part in [*parts, None]:
         waiting, ahead = ahead, part and [(picture, pool.submit(_pixels, picture, image_size)) for picture in part]
-        pixels = [(picture, future.result()) for picture, future in waiting or ()]
+        pixels = [(picture, found) for picture, found in _sound(waiting or (), damage)]
         for picture, found in pixels:
             side = side or len(found)
             if len(found) != side:
@@ -92,11 +99,20 @@ def _batches(pictures, batch_size, pool, image_size):
             yield np.stack([found for _, found in pixels])
 
 
+def _sound(waiting, damage):
+    """Yields (picture, pixels) of those that could be read."""
+    for picture, future in waiting:
+        try:
+            yield picture, future.result()
+        except inputs.BadPicture as error:
+            damage.add(error)
+
+
 def _pixels(picture, image_size):
     """uint8 [S, S, 3], as `inputs.load`; without a size only of what is square."""
     if image_size:
         return inputs.load(picture, image_size)
-    width, height = Image.open(io.BytesIO(picture.read())).size
+    width, height = inputs.size(picture)
     if width != height:
         raise ValueError(f"{picture.name}: {width} x {height} pixels is no square; give --image_size")
     return inputs.load(picture, width)
@@ -161,4 +177,6 @@ def line(result):
     """The numbers of a result for a person, with what marks them."""
     numbers = [f"{name} {value:.4f}" for name, value in result.items() if isinstance(value, float)]
     marked = " (TOO FEW PICTURES: compare with nothing)" if result["too_few_pictures"] else ""
+    damaged = sum(part.get("damaged", 0) for part in (result["made"], result["reference"]) if isinstance(part, dict))
+    marked = (f", {damaged} damaged left out" if damaged else "") + marked
     return f"{', '.join(numbers)}; {result['num_pictures']} pictures, {result['num_reference']} of reference{marked}"

@@ -19,6 +19,7 @@ from itit import backend, locks, samples, storage
 from itit.config import DecodeConfig, TrainConfig, knob
 from itit.pretrained import ITIT
 from tools import inputs
+from tools.damaged import Damage
 from tools.drawing import write_png
 from tools.splits import settle
 
@@ -204,34 +205,71 @@ def export_pictures(model, prompts, output, drawing, batch_size, sharing=Sharing
     return whole
 
 
-def export_captions(model, pictures, output, telling, batch_size, sharing=Sharing(), num_shown=64):  # noqa: B008
+def export_captions(
+    model, pictures, output, telling, batch_size, sharing=Sharing(), num_shown=64, damage=None  # noqa: B008
+):  # fmt: skip
     """Describes every `inputs.Picture`; a file a batch in output/parts.
 
     Whoever finds all of them there writes captions.jsonl, {"image_id", "file", "caption", "score"} and perhaps
     "candidates" a line, captions.json, the results as COCO has them ([{"image_id", "caption"}]), and sheet.png of the
     first `num_shown`. Returns whether that was done.
+
+    Pictures that cannot be read are left out up to the limit of `damage`, a Damage (without one, none may be), written
+    down in their batch's file and in damaged.txt. Beyond it raises ValueError; all batches made so far stay.
     """
+    damage = damage or Damage(0, "pictures")
     settings = {"pictures": digest([picture[:2] for picture in pictures])} | dataclasses.asdict(telling)
     export = Export(model, output, len(pictures), batch_size, sharing, settings)
-    size = model.picture_size
+    size, before = model.picture_size, damage.count
+    made = [read_json(f"{output}/parts/{name}") for name in storage.list_dir(f"{output}/parts") if name[0] != "."]
+    damage.count += sum("damaged" in line for lines in made for line in lines)
 
     def make(_, places):
         chosen = [pictures[i] for i in places]
-        pixels = [Image.fromarray(inputs.load(picture, size)) for picture in chosen]
-        told = model.caption(pixels, telling.beam_size, batch_size, progress=False, candidates=True)
-        lines = [_caption_line(*pair, telling.candidates) for pair in zip(chosen, told, strict=True)]
+        pixels = [_load(picture, size, damage) for picture in chosen]
+        # In the place of a damaged one stands a black one: batches of other sizes would be compiled and rounded anew.
+        filled = [Image.fromarray(np.zeros((size, size, 3), np.uint8) if isinstance(x, str) else x) for x in pixels]
+        told = model.caption(filled, telling.beam_size, batch_size, progress=False, candidates=True)
+        lines = [{"file": picture.name, "damaged": found} if isinstance(found, str)
+                 else _caption_line(picture, ranked, telling.candidates)
+                 for picture, found, ranked in zip(chosen, pixels, told, strict=True)]  # fmt: skip
         return [lambda file: file.write(json.dumps(lines).encode())]
 
     whole = export.run("parts", lambda k: [f"{k:06d}.json"], make, "captions")
     if whole and export.writes:
         lines = [line for k in range(len(export.batches)) for line in read_json(f"{output}/parts/{k:06d}.json")]
+        lines = _without_damaged(lines, output, damage.limit - before)
         write_lines(storage.join(output, "captions.jsonl"), lines)
         results = [{"image_id": line["image_id"], "caption": line["caption"]} for line in lines]
         storage.write_bytes(storage.join(output, "captions.json"), json.dumps(results).encode())
-        panels = [samples.Panel(inputs.load(picture, size), line["caption"])
-                  for picture, line in zip(pictures[:num_shown], lines, strict=False)]  # fmt: skip
+        by_id = {picture.image_id: picture for picture in pictures}
+        panels = [samples.Panel(inputs.load(by_id[line["image_id"]], size), line["caption"])
+                  for line in lines[:num_shown]]  # fmt: skip
         write_sheet(storage.join(output, "sheet.png"), "pictures and the captions made from them", panels)
     return whole
+
+
+def _load(picture, size, damage):
+    """uint8 [size, size, 3], or of a damaged one the cause."""
+    try:
+        return inputs.load(picture, size)
+    except inputs.BadPicture as error:
+        damage.add(error)
+        return str(error)
+
+
+def _without_damaged(lines, output, limit):
+    """The lines of captions alone; of the others writes damaged.txt. Raises ValueError for more than `limit`: hosts
+    that share an export count each their own. Raises it, too, where no caption is left."""
+    bad = [line["damaged"] for line in lines if "damaged" in line]
+    if len(bad) > limit:
+        raise ValueError(f"{bad[0]} (damaged pictures in all: {len(bad)}, above --max_bad_records)")
+    if bad:
+        text = "".join(f"{cause}\n" for cause in bad)
+        storage.write_bytes(storage.join(output, "damaged.txt"), text.encode("utf-8", "backslashreplace"))
+    if len(bad) == len(lines):
+        raise ValueError(f"no usable pictures: {len(bad)} are damaged")
+    return [line for line in lines if "damaged" not in line]
 
 
 def _caption_line(picture, ranked, candidates):

@@ -39,6 +39,10 @@ def prepare(name):
         print(f"{split}: {values['records']} records of {features}, {values['bytes'] / 1e6:.1f} MB in {shards}")
     if found["damaged"]:
         print(f"{found['damaged']} damaged items left out: {settings.output}/{preparing.DAMAGED}")
+    if found.get("empty_texts"):
+        print(f"{found['empty_texts']} empty texts left out")
+    if found.get("passed_over"):
+        print("passed over: " + ", ".join(f"{count} {kind}" for kind, count in found["passed_over"].items()))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ Of a folder that is not finished, `.begun.json` tells what it was begun with. da
 """
 
 import array
+import collections
 import contextlib
 import dataclasses
 import functools
 import json
-import sys
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -22,14 +23,14 @@ from itit import locks, storage
 from itit.config import knob
 from itit.data import records
 from tools import splitting, workers
+from tools.damaged import Damage
 from tools.shard_writer import MODULUS, ShardWriter, fingerprint
-from tools.sources.item import MAX_PICTURE, BadItem
+from tools.sources.item import MAX_PICTURE, BadItem, Passed
 from tools.stored_pictures import PictureSettings, store
 
 DATASET, BEGUN, DAMAGED = "dataset.json", ".begun.json", "damaged.txt"
 SCHEMA = {"key": "UTF-8, unique", "image": "encoded picture", "text": "UTF-8"}
 PICTURES_A_TASK, TEXTS_A_TASK = 4, 256
-NAMED = 20  # damaged items that are shown; all are in damaged.txt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +60,14 @@ class Settings(PictureSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the first pass found: things listed, fingerprint of their ids, limit of the sample (see splitting.py)."""
+    """What the first pass found: things listed, fingerprint of their ids, limit of the sample (see splitting.py), how
+    much of each kind was passed over, texts that the source found to be empty."""
 
     num_items: int
     fingerprint: str
     limit: int | None
+    passed: dict
+    num_empty: int
 
 
 def run(name, source, settings):
@@ -107,10 +111,12 @@ def read_dataset(path):
 def make_plan(source, settings):
     """The first pass. Raises ValueError for an id that is there twice and for a sample larger than all."""
     hashes, draws, total, count = array.array("Q"), array.array("Q"), 0, 0
-    for item in tqdm.tqdm(source.items(), "listing", unit=" items", leave=False, delay=1):
+    passed, num_empty = collections.Counter(), 0
+    for item in tqdm.tqdm(_items(source, passed), "listing", unit=" items", leave=False, delay=1):
         count += 1
         if isinstance(item, BadItem):
             continue
+        num_empty += item.num_empty
         number = fingerprint([item.key])
         total = (total + number) % MODULUS
         hashes.append(number >> 64)
@@ -118,7 +124,16 @@ def make_plan(source, settings):
             draws.append(splitting.draw(settings.seed, "sample", item.unit or item.key))
     _refuse_twins(source, np.frombuffer(hashes, np.uint64))
     limit = splitting.sample_limit(draws, settings.paired_sample) if settings.paired_sample else None
-    return Plan(count, f"{total:032x}", limit)
+    return Plan(count, f"{total:032x}", limit, dict(sorted(passed.items())), num_empty)
+
+
+def _items(source, passed=None):
+    """Items and BadItems alone; their places among these are their positions. `passed`: a Counter of the others."""
+    for item in source.items():
+        if not isinstance(item, Passed):
+            yield item
+        elif passed is not None:
+            passed[item.kind] += 1
 
 
 def _refuse_twins(source, hashes):
@@ -127,7 +142,7 @@ def _refuse_twins(source, hashes):
     twins, seen = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()), {}
     if not twins:
         return
-    for item in source.items():
+    for item in _items(source):
         if not isinstance(item, BadItem) and fingerprint([item.key]) >> 64 in twins:
             if item.key in seen:
                 raise ValueError(f"the id {item.key!r} is there twice: {seen[item.key]} and {item.place}")
@@ -172,18 +187,18 @@ def _write(source, settings, plan, asked):
     with contextlib.ExitStack() as stack:
         writers = {split: stack.enter_context(ShardWriter(settings.output, split, settings.shard_bytes))
                    for split in splitting.SPLITS}  # fmt: skip
-        num_bad = sum(len(writer.damaged) for writer in writers.values())
+        bad = Damage(settings.max_bad_records, "items", f"further ones will be in {DAMAGED}",
+                     sum(len(writer.damaged) for writer in writers.values()))  # fmt: skip
         bar = stack.enter_context(tqdm.tqdm(total=plan.num_items, desc="preparing", unit=" items"))
         tasks = _tasks(source, settings, plan, writers)
         results = workers.ordered(functools.partial(encode, settings), tasks, settings.num_workers)
         for position, done in stack.enter_context(contextlib.closing(results)):
-            for place, split, keys, examples in done:
-                if keys is None:
-                    num_bad += 1
-                    _complain(examples, num_bad, settings.max_bad_records)
-                    writers[split].add_damaged(place, examples)
+            for place, split, result in done:
+                if isinstance(result, str):
+                    bad.add(result)
+                    writers[split].add_damaged(place, result)
                 else:
-                    writers[split].add(place, keys, examples)
+                    _add(writers, place, split, result)
             bar.update(position - bar.n)
     damaged = sorted(entry for writer in writers.values() for entry in writer.damaged)
     used = {split: writer.summary() for split, writer in writers.items() if writer.shards}
@@ -194,26 +209,33 @@ def _write(source, settings, plan, asked):
     if damaged:
         text = "".join(f"{cause}\n" for _, cause in damaged)
         storage.write_bytes(storage.join(settings.output, DAMAGED), text.encode("utf-8", "backslashreplace"))
-    found = {"splits": used, "damaged": len(damaged), "settings": asked}
+    num_empty = plan.num_empty + sum(count for writer in writers.values() for _, count in writer.empty)
+    found = {"splits": used, "damaged": len(damaged), "empty_texts": num_empty, "passed_over": plan.passed,
+             "settings": asked}  # fmt: skip
     storage.write_bytes(storage.join(settings.output, DATASET), json.dumps(found, indent=1).encode())
     return found
 
 
-def _complain(cause, num_bad, limit):
-    if num_bad > limit:
-        raise ValueError(f"{cause} (damaged items so far: {num_bad}, above --max_bad_records={limit})")
-    if num_bad <= NAMED:
-        tqdm.tqdm.write(f"damaged: {cause}", file=sys.stderr)
-    if num_bad == NAMED:
-        tqdm.tqdm.write(f"damaged: further ones will be in {DAMAGED}", file=sys.stderr)
+def _add(writers, place, split, result):
+    """Writes what became of one item, but for what is in a finished shard: one that was to be in `split` and has no
+    text is in that of the pictures, which may be further."""
+    if result.num_empty:
+        writers[split].add_empty(place, result.num_empty)
+    if result.split != split:
+        writers[split].add_moved(place)
+    if place >= writers[result.split].position:
+        writers[result.split].add(place, result.keys, result.examples)
 
 
 def _tasks(source, settings, plan, writers):
     """Yields (position after it, list of (position, split, Item or BadItem)): what is not yet in finished shards."""
     task, weight = [], 0
-    for position, item in enumerate(source.items()):
+    moved = {position for writer in writers.values() for (position,) in writer.moved}
+    for position, item in enumerate(_items(source)):
         bad = isinstance(item, BadItem)
         split = "paired" if bad else splitting.split_of(item, settings.seed, plan.limit, settings.unpaired_halves)
+        if position in moved and position < writers[split].position:
+            split = "images"
         if split and position >= writers[split].position:
             task.append((position, split, item))
             weight += 1 / TEXTS_A_TASK if bad or not item.image else 1 / PICTURES_A_TASK
@@ -223,25 +245,38 @@ def _tasks(source, settings, plan, writers):
     yield plan.num_items, task
 
 
+class Encoded(NamedTuple):
+    """An item as records: the split that it goes to, their ids, their bytes, and how many of its texts are empty."""
+
+    split: str
+    keys: list
+    examples: list
+    num_empty: int
+
+
 def encode(settings, task):
-    """In a worker: (position after it, list of (position, split, ids, records)); of what is damaged no ids, but the
+    """In a worker: (position after it, list of (position, split, Encoded)); of what is damaged, in its place, the
     message."""
     position, entries = task
-    return position, [(place, split, *_encode(settings, split, item)) for place, split, item in entries]
+    return position, [(place, split, _encode(settings, split, item)) for place, split, item in entries]
 
 
 def _encode(settings, split, item):
     if isinstance(item, BadItem):
-        return None, str(item)
+        return str(item)
     try:
-        shared, texts = {}, [None]
+        shared, texts, num_empty = {}, [None], 0
+        if "text" in splitting.SPLITS[split]:
+            texts, num_empty = item.load_texts()
+            if not texts and not item.image:
+                raise ValueError("empty text")
+            if not texts:
+                split, texts = "images", [None]
         if "image" in splitting.SPLITS[split]:
             shared["image"] = store(item.image.read(MAX_PICTURE), settings)
-        if "text" in splitting.SPLITS[split]:
-            texts = item.load_texts()
         keys = [item.key] if len(texts) == 1 else [f"{item.key}/{number}" for number in range(len(texts))]
         features = (shared | {"key": key} | ({} if text is None else {"text": text})
                     for key, text in zip(keys, texts, strict=True))  # fmt: skip
-        return keys, [records.encode_example(values) for values in features]
+        return Encoded(split, keys, [records.encode_example(values) for values in features], num_empty)
     except ValueError as error:
-        return None, str(BadItem(item.place, error))
+        return str(BadItem(item.place, error))

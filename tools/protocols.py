@@ -8,9 +8,9 @@ usual set is val2014; the paper says the training set (sec. 4.1), so train2014 i
 import hashlib
 import re
 
-from itit import storage
 from itit.scores import captions as captions_lib
 from tools import coco_json, fid, generation, inputs
+from tools.sources import lines
 
 NUM_TEST, NUM_PROMPTS = 5000, 30_000
 CAPTIONS, FID = ("coco_zero_shot", "coco_finetuned"), "coco_fid30k"
@@ -18,8 +18,7 @@ CAPTIONS, FID = ("coco_zero_shot", "coco_finetuned"), "coco_fid30k"
 
 def read_list(path):
     """Image ids of one of Karpathy's lists: "val2014/COCO_val2014_000000253964.jpg 253964" a line."""
-    lines = storage.read_bytes(path).decode().splitlines()
-    ids = [re.fullmatch(r"\S+\s+(\d+)", line.strip()) for line in lines if line.strip()]
+    ids = [re.fullmatch(r".*\S\s+(\d+)", line) for _, line in lines.read(path)]
     if not ids or not all(ids):
         raise ValueError(f"{path}: not a list of images (a file name and a number a line)")
     return [int(found[1]) for found in ids]

@@ -3,7 +3,7 @@
 Each set is a folder, patterns of pictures or TFRecord shards, or an .npz of statistics (`--save` writes one, those of
 other FID tools are read). Nothing is fetched: `--inception` is torch-fidelity's file of weights, its hash checked.
 `--features=FILE` takes another network (SqueezeNet, VGG16); that distance is never called FID. The result names N,
-resize, crop, extractor and hashes.
+resize, crop, extractor, hashes, and how many damaged pictures were left out (--max_bad_records).
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from itit import backend, storage
 from itit import flags as flags_lib
 from itit.config import TrainConfig
 from tools import fid, frechet, picture_features
+from tools.damaged import Damage
 
 
 def main(_):
@@ -22,13 +23,14 @@ def main(_):
     where = backend.connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
     extractor = picture_features.of(flag.inception, flag.features, where, flag.force)
     keep = flag.kid or flag.precision_recall
-    made = fid.measure(flag.pictures, extractor, flag.image_size, flag.batch_size, keep)
+    damage = Damage(flag.max_bad_records, "pictures")
+    made = fid.measure(flag.pictures, extractor, flag.image_size, flag.batch_size, keep, damage)
     if flag.save:
         frechet.write(flag.save, made[0])
         print(f"{flag.save}: statistics of {made[0].count} pictures")
     if not flag.reference:
         return
-    reference = fid.measure(flag.reference, extractor, flag.image_size, flag.batch_size, keep)
+    reference = fid.measure(flag.reference, extractor, flag.image_size, flag.batch_size, keep, damage)
     result = fid.compare(made, reference, extractor, flag.kid, flag.precision_recall, flag.force)
     print(fid.line(result))
     if flag.json:
@@ -43,6 +45,8 @@ def define_flags():
     flags.DEFINE_string("backend", "auto", "auto, cpu, cuda or xla.")
     flags.DEFINE_integer("image_size", 0, "Resize the short side to this and cut out the centre; 0: as they are.")
     flags.DEFINE_integer("batch_size", 32, "Pictures at once.", lower_bound=1)
+    flags.DEFINE_integer("max_bad_records", 0, "Damaged pictures of both sets together to leave out, each counted and "
+                         "named, before it stops.", lower_bound=0)  # fmt: skip
     flags.DEFINE_boolean("kid", False, "Kernel distance, too.")
     flags.DEFINE_boolean("precision_recall", False, "Precision and recall, too.")
     flags.DEFINE_boolean("force", False, "Also fewer than 2,048 pictures, or other weights; marked in the result.")

@@ -27,18 +27,24 @@ class ShardWriter:
       folder, split: where the shards go and what their names begin with.
       shard_bytes: no shard has more, unless one item alone does.
 
-    Attributes: `position`: items of the source before this one are in finished shards; `damaged`: [(position, cause)];
-    `shards`: a dict for each finished one, `name`, `records`, `bytes`, `fingerprint` (of its ids).
+    Attributes: `position`: items of the source before this one are in finished shards; `shards`: a dict for each
+    finished one, `name`, `records`, `bytes`, `fingerprint` (of its ids); and of items that were to be in this split
+    `damaged`: [(position, cause)], `empty`: [(position, how many of its texts are empty)], `moved`: [(position,)] of
+    those without any text, which are in the split of pictures.
     """
+
+    NOTED = ("damaged", "empty", "moved")
 
     def __init__(self, folder, split, shard_bytes):
         self._folder, self._split, self._shard_bytes = folder, split, shard_bytes
-        self._writer, self.shards, self.damaged = None, [], []
+        self._writer, self.shards = None, []
+        self.damaged, self.empty, self.moved = [], [], []
         self.position = 0
         while storage.exists(self._note()):
             note = json.loads(storage.read_bytes(self._note()))
             self.position = note.pop("position")
-            self.damaged += [tuple(entry) for entry in note.pop("damaged")]
+            for name in self.NOTED:
+                getattr(self, name).extend(tuple(entry) for entry in note.pop(name, ()))
             self.shards.append(note)
 
     def __enter__(self):
@@ -66,6 +72,14 @@ class ShardWriter:
         """Notes an item that cannot be used."""
         self.damaged.append((position, cause))
 
+    def add_empty(self, position, count):
+        """Notes an item of whose texts some are empty."""
+        self.empty.append((position, count))
+
+    def add_moved(self, position):
+        """Notes an item that is in the split of pictures after all."""
+        self.moved.append((position,))
+
     def _path(self):
         return storage.join(self._folder, f"{self._split}-{len(self.shards):05d}.tfrecord")
 
@@ -82,8 +96,9 @@ class ShardWriter:
         shard_index.write(path, writer.spans)
         shard = {"name": path.rpartition("/")[2], "records": len(writer.spans), "bytes": writer.size,
                  "fingerprint": f"{self._fingerprint:032x}"}  # fmt: skip
-        damaged = [entry for entry in self.damaged if self.position <= entry[0] < self._next]
-        storage.write_bytes(note, json.dumps(shard | {"position": self._next, "damaged": damaged}).encode())
+        noted = {name: [entry for entry in getattr(self, name) if self.position <= entry[0] < self._next]
+                 for name in self.NOTED}  # fmt: skip
+        storage.write_bytes(note, json.dumps(shard | {"position": self._next} | noted).encode())
         self.shards.append(shard)
         self.position = self._next
 

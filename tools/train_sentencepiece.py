@@ -5,6 +5,8 @@ the unigram method breaks the few words of a small grammar up.
 """
 
 import io
+import re
+import sys
 
 import sentencepiece
 from absl import flags
@@ -12,28 +14,84 @@ from absl import flags
 from itit import storage
 from itit.data import records
 from itit.flags import run_main
+from tools.sources import lines
+from tools.sources.item import BadItem, utf8
+
+MAX_BYTES = 4000  # of a text at once: SentencePiece passes longer ones over without a word
+RESERVED = "\u2585"  # a character that it marks what is unknown by; texts with it are passed over, too
+_TOO_SMALL = re.compile(r"required_chars\. \d+ vs (\d+)")
 
 
 def texts(pattern):
-    """Yields the texts of .txt files (one a line) and TFRecord shards. Raises ValueError for a record without one."""
+    """Yields the texts of .txt files (one a line; also .txt.gz, .txt.zst) and TFRecord shards.
+
+    Raises ValueError, with the place, for a record without one and for what is not UTF-8.
+    """
     for path in storage.glob(pattern):
-        if path.endswith(".txt"):
-            with storage.open(path) as lines:
-                yield from filter(None, (line.decode().strip() for line in lines))
+        of_lines = re.search(r"\.txt(\.gz|\.zst)?$", path, re.IGNORECASE)
+        yield from filter(None, map(str.strip, _lines(path) if of_lines else _records(path)))
+
+
+def _lines(path):
+    for number, line in lines.numbered(path):
+        if isinstance(line, BadItem):
+            raise line
+        yield _decoded(f"{path}:{number}", line)
+
+
+def _records(path):
+    for offset, length in records.index(path).tolist():
+        payload = records.read(path, offset, length)
+        try:
+            features = records.decode_example(payload)
+        except ValueError as error:
+            raise records.BadRecord(path, offset, error) from None
+        if not isinstance(features.get("text"), list) or len(features["text"]) != 1:
+            raise ValueError(f"{path}@{offset}: no feature 'text'; it holds {', '.join(sorted(features))}")
+        yield _decoded(f"{path}@{offset}", features["text"][0])
+
+
+def _decoded(place, data):
+    try:
+        return utf8(data)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def shortened(found, left_out):
+    """Yields texts as parts that SentencePiece takes, cut between words, which is where it cuts them itself.
+
+    Args:
+      left_out: list that takes the beginning of each word that is too long to be one.
+    """
+    for text in found:
+        text = text.replace(RESERVED, " ")
+        if len(text.encode()) <= MAX_BYTES:
+            yield text
             continue
-        for offset, length in records.index(path).tolist():
-            features = records.decode_example(records.read(path, offset, length))
-            if "text" not in features:
-                raise ValueError(f"{path}@{offset}: no feature 'text'; it holds {', '.join(sorted(features))}")
-            yield features["text"][0].decode()
+        part, size = [], 0
+        for word in text.split():
+            length = len(word.encode()) + 1
+            if length > MAX_BYTES:
+                left_out.append(word[:20])
+                continue
+            if size + length > MAX_BYTES:
+                yield " ".join(part)
+                part, size = [], 0
+            part.append(word)
+            size += length
+        yield " ".join(part)
 
 
-def train(lines, vocab_size):
-    """Texts -> bytes of a SentencePiece model with at most `vocab_size` pieces. Raises ValueError for too few texts."""
+def train(found, vocab_size, left_out=None):
+    """Texts -> bytes of a SentencePiece model with at most `vocab_size` pieces. `left_out`: as `shortened` takes it.
+
+    Raises ValueError, one line, where there are no texts and where the pieces are too few for their characters.
+    """
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=filter(None, shortened(found, [] if left_out is None else left_out)),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -46,18 +104,29 @@ def train(lines, vocab_size):
             minloglevel=2,
         )
     except RuntimeError as error:
+        least = _TOO_SMALL.search(str(error))
+        if least:
+            raise ValueError(f"--vocab_size={vocab_size}: must be at least {least[1]}, one for each character of the "
+                             "texts, and PAD, EOS, UNK") from None  # fmt: skip
+        if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
+            raise ValueError("no texts to learn from: all are empty, or there are none") from None
         raise ValueError(f"SentencePiece cannot learn from these texts: {error}") from None
     return model.getvalue()
 
 
 def define_flags():
-    flags.DEFINE_string("input", None, "TFRecord shards or .txt files; comma-separated patterns.", required=True)
+    flags.DEFINE_string("input", None, "TFRecord shards or .txt files, plain, .gz or .zst; comma-separated patterns.",
+                        required=True)  # fmt: skip
     flags.DEFINE_string("output", None, "The .model file to write.", required=True)
     flags.DEFINE_integer("vocab_size", 512, "Most pieces; fewer where the texts do not give as many.", lower_bound=4)
 
 
 def main(_):
-    model = train(texts(flags.FLAGS.input), flags.FLAGS.vocab_size)
+    left_out = []
+    model = train(texts(flags.FLAGS.input), flags.FLAGS.vocab_size, left_out)
+    if left_out:
+        what = f"{len(left_out)} words above {MAX_BYTES} bytes left out"
+        print(f"{what}, the first begins {left_out[0]!r}", file=sys.stderr)
     storage.write_bytes(flags.FLAGS.output, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     print(f"{flags.FLAGS.output}: {pieces} pieces")

@@ -20,6 +20,8 @@ from itit import storage
 MAX_LENGTH = 256 * 2**20
 HEADER, FOOTER = 12, 4
 BYTES, FLOATS, INTS = 1, 2, 3
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip",
+           b"\x04\x22\x4d\x18": "lz4"}  # fmt: skip
 
 
 class BadRecord(ValueError):
@@ -27,6 +29,11 @@ class BadRecord(ValueError):
 
     def __init__(self, path, offset, cause):
         super().__init__(f"{path}@{offset}: {cause}")
+
+
+def packing(head):
+    """What the first bytes of a file say that it is compressed by: "gzip", ..., or "" where they say nothing."""
+    return next((name for start, name in _PACKED.items() if head.startswith(start)), "")
 
 
 def masked_crc(data):
@@ -134,6 +141,9 @@ def _length(path, offset, header):
     if len(header) < HEADER:
         raise BadRecord(path, offset, "the file ends inside this record's length")
     length, crc = struct.unpack("<QI", header)
+    packed = crc != masked_crc(header[:8]) and offset == 0 and packing(header)
+    if packed:
+        raise BadRecord(path, offset, f"the file is compressed ({packed}): unpack it first, records are read in place")
     if crc != masked_crc(header[:8]):
         raise BadRecord(path, offset, "the checksum of the length is wrong, so the rest of the file cannot be read")
     if length > MAX_LENGTH:

@@ -1,12 +1,15 @@
 """COCO: captions in the official json or in Karpathy's, and folders of pictures."""
 
+import collections
 import dataclasses
-import json
 import os
+import re
 
 from itit import storage
 from itit.config import knob
+from tools.sources import coco_captions, lines
 from tools.sources.item import BadItem, Blob, Item
+from tools.sources.lookup import Lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Coco:
     """Captions of COCO. All captions of a picture stay together."""
 
     captions: str = knob("", "captions_*.json of COCO, or Karpathy's dataset_coco.json; patterns, separated by commas.")
-    images: str = knob("", "Folders of the pictures, separated by commas; empty: the captions alone, as texts.")
+    images: str = knob("", "Folders of the pictures, with all that is below them, separated by commas; empty: the "
+                       "captions alone, as texts.")  # fmt: skip
     karpathy_splits: str = knob("", "Splits of Karpathy's json to take (train,restval,val,test); empty: all.")
     image_list: str = knob("", "File that lists the pictures to take, one a line (Karpathy's lists); empty: all.")
 
@@ -22,63 +26,73 @@ class Coco:
         """Yields one Item a picture, in the order of the json, and BadItems. The id is the picture's in COCO."""
         if not self.captions:
             raise ValueError("--captions is empty: give captions_*.json of COCO or Karpathy's dataset_coco.json")
-        files, wanted, taken = self._files(), self._wanted(), 0
+        files = Lookup(self.images, "images") if self.images else None
+        listed, taken = lines.read(self.image_list) if self.image_list else [], 0
+        missing = dict(listed)
         for path in storage.glob(self.captions):
-            for number, name, split, captions in self._read(path):
-                if wanted is not None and name not in wanted or self.karpathy_splits and split not in self._splits():
-                    continue
-                taken += 1
-                place = f"{path}: picture {number}"
-                if self.images and name not in files:
-                    yield BadItem(place, f"no file {name} in {self.images}")
-                elif captions or self.images:
-                    yield Item(str(number), place, files.get(name), tuple(captions))
+            pictures, bad = self._read(path)
+            wanted = self._wanted(pictures, listed, missing)
+            bases = collections.Counter(os.path.basename(picture.name) for picture in pictures if picture.name)
+            for picture in pictures:
+                in_split = not self.karpathy_splits or picture.split in self._splits()
+                if in_split and (not self.image_list or picture.name in wanted):
+                    taken += 1
+                    yield from picture.bad
+                    yield from self._items(picture, f"{path}: picture {picture.key}", files, bases)
+            yield from bad
+        for number, line in missing.items():
+            yield BadItem(f"{self.image_list}:{number}", f"no picture {line} in {self.captions}")
         if not taken:
             asked = f"--karpathy_splits={self.karpathy_splits} and --image_list={self.image_list}"
             raise ValueError(f"--captions={self.captions}: holds no picture of {asked}")
 
-    def _files(self):
-        """Name -> Blob of all files in the folders."""
-        folders = [folder.strip() for folder in self.images.split(",") if folder.strip()]
-        names = {folder: storage.list_dir(folder) for folder in folders}
-        for folder in folders:
-            if not names[folder]:
-                raise ValueError(f"--images={self.images}: {folder} is no folder with pictures")
-        return {name: Blob(storage.join(folder, name)) for folder in reversed(folders) for name in names[folder]}
+    def _items(self, picture, place, files, bases):
+        """Yields what a picture gives: an Item, a BadItem, or, where there are only texts and it has none, nothing."""
+        image = None
+        if files:
+            try:
+                if not picture.name:
+                    raise ValueError("the json names no file of it")
+                image = Blob(files.find(picture.name, bases[os.path.basename(picture.name)] == 1))
+            except ValueError as error:
+                yield BadItem(place, error)
+                return
+        if image or picture.texts:
+            yield Item(picture.key, place, image, tuple(picture.texts), num_empty=picture.num_empty)
+        elif picture.num_empty:
+            yield BadItem(place, "empty text")
 
-    def _wanted(self):
-        if not self.image_list:
-            return None
-        lines = storage.read_bytes(self.image_list).decode().splitlines()
-        return {os.path.basename(line.split()[0]) for line in lines if line.strip()}
+    def _wanted(self, pictures, listed, missing):
+        """Names of the pictures that are in the list; what is found is taken out of `missing`.
+
+        A line is a name, perhaps with a number behind it, and either of the two names may have more folders before it.
+        Raises ValueError where a line may be several pictures.
+        """
+        alike, found = collections.defaultdict(set), set()
+        for name in filter(None, (picture.name for picture in pictures)):
+            alike[os.path.basename(name)].add(name)
+        for number, line in listed:
+            for asked in (line, re.sub(r"\s+\d+$", "", line)):
+                names = {name for name in alike[os.path.basename(asked)]
+                         if f"/{name}".endswith(f"/{asked}") or f"/{asked}".endswith(f"/{name}")}  # fmt: skip
+                names = names & {asked} or names
+                if len(names) > 1:
+                    one, other = sorted(names)[:2]
+                    raise ValueError(f"{self.image_list}:{number}: {asked} may be {one} or {other}")
+                if names:
+                    found |= names
+                    missing.pop(number, None)
+                    break
+        return found
 
     def _splits(self):
         return {split.strip() for split in self.karpathy_splits.split(",")}
 
     def _read(self, path):
-        """Yields (id, file name, split or None, captions) of each picture."""
-        data = storage.read_bytes(path)
-        try:
-            found = json.loads(data)
-            pictures = _official(found) if "annotations" in found else _karpathy(found)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path}: neither captions of COCO nor Karpathy's: {error!r}") from None
-        splits = {split for _, _, split, _ in pictures}
+        """What coco_captions.read says. Raises ValueError where a split that is asked for is not there."""
+        pictures, bad = coco_captions.read(path)
+        splits = {picture.split for picture in pictures}
         if self.karpathy_splits and not self._splits() <= splits:
             there = ", ".join(sorted(splits - {None})) or "none, only Karpathy's json has them"
             raise ValueError(f"--karpathy_splits={self.karpathy_splits}: the splits of {path} are: {there}")
-        return pictures
-
-
-def _official(found):
-    captions = {picture["id"]: [] for picture in found["images"]}
-    for annotation in found["annotations"]:
-        captions[annotation["image_id"]].append(annotation["caption"])
-    return [(picture["id"], os.path.basename(picture["file_name"]), None, captions[picture["id"]])
-            for picture in found["images"]]  # fmt: skip
-
-
-def _karpathy(found):
-    return [(picture["cocoid"], os.path.basename(picture["filename"]), picture["split"],
-             [sentence["raw"] for sentence in picture["sentences"]])
-            for picture in found["images"]]  # fmt: skip
+        return pictures, bad

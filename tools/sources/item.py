@@ -17,6 +17,14 @@ class BadItem(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Passed:
+    """What a source passes over, to be counted by `kind`: a suffix, for one."""
+
+    place: str
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Blob:
     """`length` bytes of a file from `offset` on, or the whole file where `length` is None."""
 
@@ -44,11 +52,12 @@ class Blob:
         return data
 
     def text(self):
-        """The bytes as text. Raises ValueError where they are none."""
+        """The bytes as text; "" where the field is null. Raises ValueError where they are none."""
         data = self.read(MAX_TEXT)
         if not self.field:
             return utf8(data)
-        return string_of(parse_object(data), self.field)
+        found = parse_object(data)
+        return "" if self.field in found and found[self.field] is None else string_of(found, self.field)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Item:
       image: Blob of the encoded picture, or None.
       texts: of str or Blob; empty where there is only a picture.
       unit: items of the same unit are never split between unpaired pictures and unpaired texts; by default the key.
+      num_empty: texts that the source has left out, for they are empty or null.
     """
 
     key: str
@@ -68,13 +78,12 @@ class Item:
     image: Blob | None = None
     texts: tuple = ()
     unit: str = ""
+    num_empty: int = 0
 
     def load_texts(self):
-        """list of str, blanks trimmed to one. Raises ValueError for an empty text and for what is no text."""
+        """(list of str, blanks trimmed to one; how many others are empty). Raises ValueError for what is no text."""
         texts = [" ".join(utf8(text.text() if isinstance(text, Blob) else text).split()) for text in self.texts]
-        if not all(texts):
-            raise ValueError("empty text")
-        return texts
+        return [text for text in texts if text], texts.count("")
 
 
 def utf8(text):

@@ -5,7 +5,7 @@ import io
 import zlib
 
 from itit import storage
-from tools.sources.item import MAX_TEXT, BadItem
+from tools.sources.item import MAX_TEXT, BadItem, utf8
 
 try:
     import zstandard
@@ -35,10 +35,24 @@ def numbered(path):
         yield number + 1, BadItem(f"{path}:{number + 1}", f"the packed file is damaged here: {error}")
 
 
+def read(path):
+    """[(number from 1, text)] of the lines of a short file that are not blank, trimmed and without byte order mark.
+
+    Only line ends end a line: other separators of Unicode (U+2028) stay in it. Raises ValueError where it is not UTF-8.
+    """
+    found = []
+    for number, line in enumerate(storage.read_bytes(path).splitlines(), 1):
+        try:
+            found.append((number, utf8(line).strip()))
+        except ValueError:
+            raise ValueError(f"{path}:{number}: not UTF-8") from None
+    return [(number, line) for number, line in found if line]
+
+
 def _unpacked(path, raw):
-    if path.endswith(".gz"):
+    if path.lower().endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)
-    if path.endswith(".zst"):
+    if path.lower().endswith(".zst"):
         if not zstandard:
             raise ValueError(f"{path}: .zst files need zstandard (pip install zstandard)")
         return io.BufferedReader(_Zstd(raw))

@@ -52,15 +52,16 @@ class Table:
             if column not in row:
                 raise ValueError(f"no column {column!r}; there are {', '.join(map(repr, row))}")
         texts = row[self.text_column] if self.text_column else []
-        texts = [text or "" for text in (texts if isinstance(texts, list) else [texts])]
+        texts = ["" if text is None else text for text in (texts if isinstance(texts, list) else [texts])]
         name = (row[self.image_column] if self.image_column else "") or ""
         if not all(isinstance(value, str) for value in (*texts, name)):
             raise ValueError("a text or a path is not a string")
-        texts = tuple(text for text in texts if text.strip())
+        given, texts = len(texts), tuple(text for text in texts if text.strip())
         if not name and not texts:
             raise ValueError("neither picture nor text")
         key = str(row[self.id_column]) if self.id_column else not self.line_ids and name or os.path.basename(place)
-        return Item(key, place, Blob(_inside(root, self._file_of(name))) if name else None, texts, unit=name)
+        image = Blob(_inside(root, self._file_of(name))) if name else None
+        return Item(key, place, image, texts, name, given - len(texts))
 
     def _file_of(self, name):
         url = urllib.parse.urlsplit(name)
@@ -102,15 +103,20 @@ class Csv(Table):
     _format = {"delimiter": ","}
 
     def rows(self, path):
-        """Yields (number of the row's last line, dict or BadItem)."""
+        """Yields (number of the row's last line, dict or BadItem).
+
+        A quote that does not close where a cell ends has taken rows for a part of the cell: damage, with the line where
+        that row begins.
+        """
         csv.field_size_limit(MAX_TEXT)
         bad, columns = [], [name.strip() for name in self.columns.split(",")] if self.columns else None
-        reader = csv.reader(_text(path, bad), **self._format)
+        reader = csv.reader(_text(path, bad), strict=True, **self._format)
         while True:
+            first = reader.line_num + 1
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield reader.line_num, BadItem(f"{path}:{reader.line_num}", error)
+                yield reader.line_num, BadItem(f"{path}:{first}", _cause(error, first, reader.line_num))
                 continue
             yield from ((reader.line_num, error) for error in bad)
             bad.clear()
@@ -123,6 +129,14 @@ class Csv(Table):
                 yield reader.line_num, BadItem(f"{path}:{reader.line_num}", cause)
             elif cells:
                 yield reader.line_num, dict(zip(columns, cells, strict=True))
+
+
+def _cause(error, first, last):
+    """What the csv module says, and which lines are lost."""
+    ends = str(error) == "unexpected end of data"
+    lost = f"lines {first} to {last} are lost" if last > first else "the row is lost"
+    quotes = ". A quote inside a cell is written twice" if ends or last > first or '"' in str(error) else ""
+    return f"{'the file ends inside a cell in quotes' if ends else error}: {lost}{quotes}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,19 @@
-"""Tar files of KEY.jpg, KEY.txt and KEY.json, as img2dataset and webdataset write them. Nothing is ever unpacked."""
+"""Tar files of KEY.jpg, KEY.txt and KEY.json, as img2dataset and webdataset write them.
 
+KEY is the name up to its first dot, as webdataset has it, and what follows may have further dots: KEY.0.jpg and
+KEY.0.txt are a pair of that key. A picture and a text whose names differ there are never put together.
+"""
+
+import collections
 import dataclasses
-import itertools
 import os
-import tarfile
+import re
 
 from itit import storage
 from itit.config import knob
 from itit.data.images import SUFFIXES
-from tools.sources.item import MAX_PICTURE, MAX_TEXT, BadItem, Blob, Item
+from tools.sources import names, tar
+from tools.sources.item import BadItem, Item, Passed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,74 +24,65 @@ class Webdataset:
     json_field: str = knob("caption", "Field of KEY.json that is the text where there is no KEY.txt.")
 
     def items(self):
-        """Yields one Item a key, and BadItems. The id is TAR/KEY, TAR without its suffix."""
+        """Yields Items in the order of the keys' first members, BadItems and what is Passed. The id is TAR/KEY, TAR
+        without its suffix.
+
+        The members of a key may lie apart: what a tar holds is listed whole, some 0.5 KB of memory a member.
+        """
         if not self.input:
             raise ValueError("--input is empty: give tar files")
         for path in storage.glob(self.input):
-            stem = os.path.basename(path).removesuffix(".tar")
-            for key, members in itertools.groupby(_members(path), key=lambda member: member[0]):
-                yield self._item(f"{stem}/{key}", f"{path}: {key}", [member[1:] for member in members])
+            keys, damage = collections.defaultdict(list), []
+            for name, value in tar.members(path):
+                if name is None:
+                    damage.append(value)
+                elif not names.is_leftover(name):
+                    folder, base = os.path.split(name)
+                    keys[os.path.join(folder, base.partition(".")[0])].append((name, value))
+            stem = re.sub(r"\.tar$", "", os.path.basename(path), flags=re.IGNORECASE)
+            for key, members in keys.items():
+                yield from self._items(path, stem, key, members)
+            yield from damage
 
-    def _item(self, key, place, members):
-        blobs = {}
-        for suffix, value in members:
-            if isinstance(value, BadItem):
-                return value
-            if suffix in blobs:
-                return BadItem(place, f"two members {suffix}")
-            blobs[suffix] = value
-        images = [blobs[suffix] for suffix in SUFFIXES if suffix in blobs]
-        text = blobs.get(".txt")
-        if not text and ".json" in blobs and self.json_field:
-            text = dataclasses.replace(blobs[".json"], field=self.json_field)
-        if not images and not text:
-            return BadItem(place, f"neither picture nor text, only {', '.join(blobs)}")
-        return Item(key, place, images[0] if images else None, (text,) if text else ())
+    def _items(self, path, stem, key, members):
+        """Yields what the members of a key give."""
+        place, groups = f"{path}: {key}", {}
+        for name, value in members:
+            whole, suffix = names.split(name)
+            group = groups.setdefault(whole, {})
+            if isinstance(value, BadItem) or suffix in group:
+                yield value if isinstance(value, BadItem) else BadItem(f"{path}: {whole}", f"two members {suffix}")
+                return
+            group[suffix] = value
+        shown = [whole for whole, group in groups.items() if set(group) & set(SUFFIXES)]
+        told = [whole for whole, group in groups.items() if self._text(group)]
+        alone = {"shown": [w for w in shown if w not in told], "told": [w for w in told if w not in shown]}
+        if not shown and not told:
+            yield BadItem(place, "neither picture nor text, only " + ", ".join(n[len(key) :] or n for n, _ in members))
+        elif not shown and any(names.is_other_picture(suffix) for group in groups.values() for suffix in group):
+            yield BadItem(place, f"{names.NOT_READ}, and there is a text for it")
+        elif alone["shown"] and alone["told"]:
+            one, other = alone["shown"][0], alone["told"][0]
+            yield BadItem(place, f"whether the text of {other} is of the picture {one} cannot be told: both must have "
+                          f"one name up to the last dot")  # fmt: skip
+        else:
+            yield from self._grouped(path, stem, key, groups, shown, told)
 
+    def _grouped(self, path, stem, key, groups, shown, told):
+        """Yields an Item a group; beside KEY.jpg, other pictures of the key without texts (masks) are passed over."""
+        for whole, group in groups.items():
+            images, text = [suffix for suffix in SUFFIXES if suffix in group], self._text(group)
+            extra = key in shown and whole != key and whole not in told or shown and whole not in shown
+            if (images or text) and not extra:
+                image = group[images[0]] if images else None
+                yield Item(f"{stem}/{whole}", f"{path}: {whole}", image, (text,) if text else ())
+            used = {".json", ".txt", *images[:1]} if not extra else {".json"}
+            for suffix in group:
+                if suffix not in used:
+                    yield Passed(f"{path}: {whole}{suffix}", suffix or "without a suffix")
 
-def _members(path):
-    """Yields (key, suffix, Blob or BadItem) of each file in a tar, in its order."""
-    try:
-        with storage.open(path) as raw, tarfile.open(fileobj=_Headers(raw), mode="r:") as tar:
-            while member := tar.next():
-                tar.members = []  # it would keep them all
-                if member.isdir():
-                    continue
-                folder, name = os.path.split(member.name)
-                stem, dot, suffix = name.partition(".")
-                key, suffix, cause = os.path.join(folder, stem), dot + suffix.lower(), _wrong(member)
-                if cause:
-                    yield key, suffix, BadItem(f"{path}@{member.offset}", cause)
-                else:
-                    yield key, suffix, Blob(path, member.offset_data, member.size)
-            # To tarfile, a broken header is the end.
-            raw.seek(tar.offset)
-            if any(block := raw.read(tarfile.BLOCKSIZE)) or len(block) % tarfile.BLOCKSIZE:
-                raise ValueError(f"no header at byte {tar.offset}")
-    except (tarfile.TarError, ValueError) as error:
-        yield "", "", BadItem(path, f"the tar is damaged, the rest of it is lost: {error}")
-
-
-def _wrong(member):
-    """What forbids to use a member, or ''."""
-    parts = member.name.split("/")
-    if member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name:
-        return f"the name {member.name!r} leads out of the tar"
-    if not member.isreg() or member.issparse():
-        return f"{member.name!r} is no plain file"
-    limit = MAX_PICTURE if member.name.lower().endswith(SUFFIXES) else MAX_TEXT
-    if member.size > limit and member.name.lower().endswith((*SUFFIXES, ".txt", ".json")):
-        return f"{member.name!r} has {member.size} bytes, above the limit of {limit}"
-    return ""
-
-
-class _Headers:
-    """A file for tarfile, which reads only headers from it: one that claims to be large is refused unread."""
-
-    def __init__(self, raw):
-        self._raw, self.seek, self.tell = raw, raw.seek, raw.tell
-
-    def read(self, size):
-        if size > MAX_TEXT:
-            raise ValueError(f"a header of {size} bytes, above the limit of {MAX_TEXT}")
-        return self._raw.read(size)
+    def _text(self, group):
+        """The Blob of a group's text, or None."""
+        if ".txt" in group or ".json" not in group or not self.json_field:
+            return group.get(".txt")
+        return dataclasses.replace(group[".json"], field=self.json_field)
