@@ -1,16 +1,14 @@
 """`python -m tools.make_scenes --output=DIR`: writes Scenes as TFRecord shards, with a contact sheet `preview.png`.
 
-Splits, each drawn by itself: few `paired`, many unpaired `images` and `texts`, and pairs to test on: `seen` (new scenes
-of objects that the pairs show), `unpaired` (with an object that only unpaired data show), `never` (with one that no
-training data show). Where asked for, `extra` pairs: of all that unpaired data show, a share with the caption of another
-scene.
+Splits, each drawn by itself (see scene_splits.py): few `paired`, many unpaired `images` and `texts`, and pairs to test
+on: `seen`, `unpaired` and `never`, by which data show their objects. Where asked for, `extra` pairs, a share of them
+with the caption of another scene.
 
 A record depends on --seed, its split and its number: fewer records are the first ones of more.
 """
 
 import io
 
-import numpy as np
 from absl import flags
 from PIL import Image
 
@@ -18,41 +16,24 @@ from itit import storage
 from itit.data import scenes
 from itit.flags import run_main
 from tools import splits
+from tools.scene_splits import PAIR, SPLITS, draw
 
-PAIR, KNOWN = ("image", "text"), ("seen", "unpaired")
-# Split -> (features, groups of its scenes). The place in this table is part of the seed: new splits go to its end.
-SPLITS = {
-    "paired": (PAIR, ("seen",)),
-    "images": (("image",), KNOWN),
-    "texts": (("text",), KNOWN),
-    "never": (PAIR, ("never",)),
-    "unpaired": (PAIR, ("unpaired",)),
-    "seen": (PAIR, ("seen",)),
-    "extra": (PAIR, KNOWN),
-}
 PREVIEWS = 12  # pairs of a split on the contact sheet
 
 
-def examples(split, count, seed, jitter=False, wrong_captions=0.0):
+def examples(split, count, seed, **how):
     """Yields `count` dicts with `key` and those of `image` (PNG) and `text` that the split has, the same each time.
 
-    `jitter` moves every object by up to a pixel, which captions do not tell. `wrong_captions`: share of `extra` pairs
-    whose caption describes another scene.
+    `how`: further arguments of `scene_splits.draw`.
     """
-    rng = np.random.default_rng([seed, list(SPLITS).index(split)])
-    features, groups = SPLITS[split]
-    for number in range(count):
-        shown = said = scenes.sample(rng, groups)
-        if split == "extra" and rng.random() < wrong_captions:
-            while said == shown:
-                said = scenes.sample(rng, groups)
+    for number, (picture, caption) in enumerate(draw(split, count, seed, **how)):
         example = {"key": f"{split}/{number}"}
-        if "image" in features:
+        if picture is not None:
             data = io.BytesIO()
-            Image.fromarray(scenes.render(shown, rng if jitter else None)).save(data, "PNG")
+            Image.fromarray(picture).save(data, "PNG")
             example["image"] = data.getvalue()
-        if "text" in features:
-            example["text"] = scenes.describe(said, rng)
+        if caption is not None:
+            example["text"] = caption
         yield example
 
 
@@ -60,7 +41,7 @@ def write(output, counts, seed, **how):
     """Writes the splits named in `counts` (split -> records) and, of pairs, the contact sheet into the new folder
     `output`.
 
-    `how`: arguments of `examples`.
+    `how`: further arguments of `scene_splits.draw`.
     """
     with splits.new_folder(output) as folder:
         previews = []
