@@ -15,10 +15,12 @@ AMOUNTS = ("pairs", "images", "texts", "extra")
 OWN = ("workdir", "seed", "stop_after_steps", "vocabulary", "vqgan", "paired_data", "image_data", "text_data",
        "eval_data")  # fmt: skip
 # How and where a run goes, not what comes out.
-INCIDENTAL = {"preset", "t5_size", *OWN, "prefetch", "read_ahead_mib", "read_requests", "num_workers",
-              "max_bad_records", "backend", "cuda_graphs", "mesh_data", "mesh_fsdp", "xla_mode", "xla_cache",
-              "profile_step", "log_every", "sample_every", "num_samples", "eval_every", "num_eval", "keep_best",
-              "checkpoint_every", "keep_last", "keep_every", "watchdog_factor", "watchdog_seconds"}  # fmt: skip
+INCIDENTAL = {
+    "preset", "t5_size", *OWN, "prefetch", "read_ahead_mib", "read_requests", "num_workers", "max_bad_records",
+    "backend", "cuda_graphs", "mesh_data", "mesh_fsdp", "xla_mode", "xla_cache", "profile_step", "log_every",
+    "sample_every", "num_samples", "eval_every", "num_eval", "eval_scenes", "keep_best", "checkpoint_every",
+    "keep_last", "keep_every", "watchdog_factor", "watchdog_seconds",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,9 +13,6 @@ from itit import storage
 
 PYTHON = (sys.executable, "-m")
 PATIENCE = 120  # seconds that a process has to save what it has
-# glibc gives the large buffers of a step back to the kernel and asks for them again at once; kept instead.
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483648",
-          "MALLOC_TOP_PAD_": "268435456"}  # fmt: skip
 try:
     _PRCTL = ctypes.CDLL(None).prctl
 except (AttributeError, OSError, TypeError):
@@ -34,13 +31,17 @@ def locked(path):
     storage.make_dirs(os.path.dirname(path))
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield descriptor
-        except BlockingIOError:
-            yield None
+        yield descriptor if _take(descriptor) else None
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def start(module, arguments, log, threads, lock):
@@ -53,7 +54,7 @@ def start(module, arguments, log, threads, lock):
             if os.getppid() != parent:
                 os._exit(1)
 
-    environment = MEMORY | os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     with open(log, "ab") as file:
         file.write(f"$ python -m {module} {' '.join(arguments)}\n".encode())
         file.flush()

@@ -1,6 +1,6 @@
 """How well a model does on Scenes: exact shares, by number of objects and by attribute, CIDEr, and cycles that hold.
 
-Everything is counted from scenes that were read out of pictures and captions. None is a caption that says no scene.
+Everything is counted from scenes that were read out of pictures and captions; None is a caption that tells none.
 
 Shapes: B scenes.
 """
@@ -9,33 +9,19 @@ import numpy as np
 
 from itit.data import scenes
 from itit.scores import captions
-from tools.alignment import exact_shares
+from itit.scores.scenes import exact, exact_by_objects, right_by_attribute
 
-ATTRIBUTES = ("shape", "colour", "size")
 NUM_REFERENCES = 5  # captions of a scene that CIDEr compares with, as COCO has
-
-
-def by_attribute(found, truth):
-    """Name -> share of places that are right in it, over all places that hold an object in one scene or the other.
-
-    `place` is right where both hold one; `shape`, `colour`, `size` where both hold one and agree. Lists of B scenes.
-    """
-    right = dict.fromkeys((*ATTRIBUTES, "place"), 0)
-    total = 0
-    for one, two in zip(found, truth, strict=True):
-        one, two = ({thing.place: thing for thing in scene or ()} for scene in (one, two))
-        total += len(one.keys() | two.keys())
-        for place in one.keys() & two.keys():
-            right["place"] += 1
-            for name in ATTRIBUTES:
-                right[name] += getattr(one[place], name) == getattr(two[place], name)
-    return {name: round(count / total, 4) for name, count in right.items()}
 
 
 def shares(found, truth):
     """Everything that is counted of one direction: dict of `exact`, `by_objects`, `by_attribute`. Lists of B scenes."""
-    exact, by_objects = exact_shares(found, truth)
-    return {"exact": exact, "by_objects": by_objects, "by_attribute": by_attribute(found, truth)}
+    by_objects, by_attribute = exact_by_objects(found, truth), right_by_attribute(found, truth)
+    return {
+        "exact": round(exact(found, truth), 4),
+        "by_objects": {str(number): round(share, 4) for number, share in by_objects.items()},
+        "by_attribute": {name: round(share, 4) for name, share in by_attribute.items()},
+    }
 
 
 def cider(told, truth, seed=0):
@@ -47,4 +33,4 @@ def cider(told, truth, seed=0):
 
 def intact(stages, truth):
     """Share of scenes that are as they were, one a turn. `stages`: for each turn the list of B scenes that it made."""
-    return [round(float(np.mean([a == b for a, b in zip(stage, truth, strict=True)])), 4) for stage in stages]
+    return [round(exact(stage, truth), 4) for stage in stages]

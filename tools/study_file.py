@@ -59,6 +59,7 @@ DEFAULTS = {"batch": "0", "test": "500", "data_seed": "0", "vqgan": "launch/flag
             "eval": "never", "plot": "bars", "x": "pairs", "log_x": "no", "x_label": "", "about": "", "flags": "",
             "seeds": "0", "series": "", "pairs": "300", "images": "20000", "texts": "20000", "extra": "0",
             "wrong_captions": "0"}  # fmt: skip
+PLACEHOLDERS = ("--vocabulary=later", "--vqgan=later")  # for what is checked beside them
 PLOTS = ("bars", "lines", "none")
 
 
@@ -143,7 +144,7 @@ def _experiment(section, name, whole, own, given, values, place):
         if flag in OWN or not argument.startswith("--"):
             raise ValueError(f"{place}: flags: {argument}: " + ("the study sets it" if flag in OWN else "no --flag"))
     try:
-        config = flags.from_flagfile(whole["base"], arguments)
+        config = flags.from_flagfile(whole["base"], (*arguments, *PLACEHOLDERS))
     except ValueError as error:
         raise ValueError(f"{place}: flags: {str(error).removeprefix(whole['base'] + ': ')}") from None
     seeds = tuple(_whole("seeds", part, place) for part in given["seeds"].split(","))
@@ -194,7 +195,7 @@ def _shares(changes, batch, base, place):
         elif name.endswith("_steps") and name != "num_steps":
             if steps is None:
                 steps = _whole("num_steps", whole_steps[-1], place) if whole_steps else (
-                    flags.from_flagfile(base).optim.num_steps)  # fmt: skip
+                    flags.from_flagfile(base, PLACEHOLDERS).optim.num_steps)  # fmt: skip
             yield f"--{name}={round(steps * share)}"
         else:
             raise ValueError(f"{place}: flags: {change}: per cents are for flags that end in _batch or _steps")

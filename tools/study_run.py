@@ -91,6 +91,7 @@ class Run:
             module, self._makes = "itit.train", trained
             arguments = [f"--flagfile={self.study.base}", *e.flags, "--keep_last=1", f"--seed={self.seed}"]
             arguments += [f"--workdir={self.folder}", *self._data.arguments(e, self.seed)]
+            arguments += ["--eval_scenes"] if e.config.train.eval_every else []
         elif not os.path.exists(self._scores):
             module, self._makes = "tools.score_scenes", None
             arguments = [f"--workdir={self.folder}", f"--test={self._data.tests(e)}", f"--output={self._scores}"]
