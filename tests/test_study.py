@@ -116,7 +116,7 @@ def test_only_what_has_no_line_is_run(tmp_path, monkeypatch):
     two = study_file.read(studies.write(tmp_path, studies.TEXT.replace("seeds = 0, 1", "seeds = 1, 2"), "other"))
     todo = study.to_do([one, two], {one.digest(*one.runs[0]): {}})
     assert [(s.name, e.name, seed) for s, e, seed in todo.values()] == [
-        ("some", "pairs alone", 1), ("some", "both cycles, pairs 30", 5), ("some", "both cycles, pairs 300", 5),
+        ("some", "both cycles, pairs 30", 5), ("some", "both cycles, pairs 300", 5), ("other", "pairs alone", 1),
         ("other", "pairs alone", 2)]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from itit import flags
 from itit.train_step import tasks
 from tests import studies
 from tests.common import ROOT
@@ -28,6 +29,7 @@ def test_what_it_says(tmp_path):
     assert (study.name, study.title, study.test, study.plot) == ("some", "Pairs and more", 40, "bars")
     assert [e.name for e in study.experiments] == ["pairs alone", "both cycles, pairs 30", "both cycles, pairs 300"]
     assert [e.series for e in study.experiments] == ["pairs alone", "both cycles", "both cycles"]
+    assert few.paper["FID"] == 14.3 and more.paper["FID"] == 14.1
     assert alone.about == "both directions" and alone.paper == {"FID": 15.7, "CIDEr": 23.5}
     assert [(e.name, seed) for e, seed in study.runs] == [("pairs alone", 0), ("pairs alone", 1), (few.name, 5),
                                                           (more.name, 5)]  # fmt: skip
@@ -95,14 +97,15 @@ def test_equal_values_have_equal_digests():
         (changed().replace("--dropout=0.1", "--workdir=x"), r"flags: --workdir=x: the study sets it"),
         (changed().replace("--dropout=0.1", "dropout=0.1"), r"flags: dropout=0.1: no --flag"),
         (changed().replace("--t2i2t=off", ""), r"\[pairs alone\]: flags: --t2i2t=full: must be 'off' exactly"),
-        (changed().replace("pairs = 30, 300", "pairs = few"), r"\[both cycles\]: pairs = few: must be a whole number"),
+        (changed().replace("pairs = 30, 300", "pairs = 3, few"), r"\[both cycles\]: pairs = few: must be a whole"),
         (changed().replace("pairs = 30, 300", "pairs = 30, 300\nimages = 1, 2, 3"), "pairs has 2 values and images"),
-        (changed().replace("pairs = 30, 300", "images = 0"), r"\[both cycles\]: images = 0: i2t2i_batch needs some"),
-        (changed().replace("pairs = 30, 300", "pairs = 0"), r"\[both cycles\]: pairs = 0: t2i_batch and i2t_batch"),
+        (changed().replace("pairs = 30, 300", "pairs = 1, 2\nimages = 0"), "images = 0: i2t2i_batch needs some"),
+        (changed().replace("pairs = 30, 300", "pairs = 0, 1"), r"\[both cycles\]: pairs = 0: t2i_batch and i2t_batch"),
         (changed().replace("pairs = 30, 300", "pairs = 30, 30"), "two experiments are called 'both cycles, pairs 30'"),
         (changed(last="extra = 5\nwrong_captions = 2"), "wrong_captions = 2: must be a number from 0 to 1"),
         (changed().replace("seeds = 5", "seeds = 5, 5"), r"\[both cycles\]: seeds = 5, 5: each once"),
         (changed().replace("FID 15.7", "15.7"), r"\[pairs alone\]: paper = 15.7, CIDEr 23.5: must be a name"),
+        (changed().replace("; FID 14.1, CIDEr 31.3", ""), "paper = FID 14.3, CIDEr 31.1: must be for 2 experiments"),
         (changed().replace("[both cycles]", "[pairs alone]"), "section 'pairs alone' already exists"),
         (changed(last="seeds = 6"), "option 'seeds' in section 'both cycles' already exists"),
         (changed().replace("base = {base}", "base = nowhere.cfg"), r"\[study\]: base = nowhere.cfg: no such file"),
@@ -137,3 +140,31 @@ def test_shipped_studies_read_and_keep_one_batch(path):
     assert len({sum(active.values()) for active in last}) == 1, "the samples of a step differ"
     assert path.read_text().startswith(f"# python -m tools.study {path.stem}\n")
     assert all(len(line) <= 120 for line in path.read_text().splitlines())
+
+
+def shares(config):
+    """Task -> share of a step, once all have joined."""
+    active = tasks(config, config.optim.num_steps - 1)
+    return {task: size / sum(active.values()) for task, size in active.items()}
+
+
+@pytest.mark.parametrize("number", range(1, 15))
+def test_rows_of_table_2_in_miniature(number):
+    """The same tasks with the same shares of a step as at the paper's scale, and the same kind of data."""
+    folder = "launch/flagfiles"
+    study = study_file.read(f"{folder}/mini/table2.study")
+    mini = study.experiments[number - 1]
+    whole = flags.from_flagfile(f"{folder}/table2/row{number:02d}.cfg")
+    assert mini.name == f"row {number}" and len(study.experiments) == 14
+    assert shares(mini.config) == shares(whole) and mini.config.objective.t2i2t == whole.objective.t2i2t
+    assert mini.config.objective.i2t2i == whole.objective.i2t2i
+    assert mini.config.objective.i2t_i2i_weight == whole.objective.i2t_i2i_weight
+    assert mini.config.objective.t2i_text_drop_prob >= whole.objective.t2i_text_drop_prob
+    own = "cc3m" in whole.data.image_data + whole.data.text_data
+    assert (mini.values.get("images") == "pairs") == (mini.values.get("texts") == "pairs") == own
+    assert ("extra" in mini.values) == ("webli" in whole.data.paired_data)
+    assert len(mini.seeds) == (3 if number in (3, 7, 10, 14) else 1)
+    head = (ROOT / folder / "table2" / f"row{number:02d}.cfg").read_text()
+    said = re.search(r"FID ([0-9.]+|-), CIDEr ([0-9.]+|-)\.", head)
+    paper = {name: float(value) for name, value in zip(("FID", "CIDEr"), said.groups(), strict=True) if value != "-"}
+    assert mini.paper == paper

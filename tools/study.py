@@ -31,13 +31,16 @@ def commit():
 
 
 def to_do(studies, done):
-    """The runs that have no line yet, each once: digest -> (study, experiment, seed)."""
+    """The runs that have no line yet, each once: digest -> (study, experiment, seed).
+
+    First the first seed of every experiment, then the second: what is done early tells of all.
+    """
     found = {}
-    for study in studies:
-        for experiment, seed in study.runs:
-            digest = study.digest(experiment, seed)
-            if digest not in done:
-                found.setdefault(digest, (study, experiment, seed))
+    ordered = [(e.seeds.index(seed), study, e, seed) for study in studies for e, seed in study.runs]
+    for _, study, experiment, seed in sorted(ordered, key=lambda one: one[0]):
+        digest = study.digest(experiment, seed)
+        if digest not in done:
+            found.setdefault(digest, (study, experiment, seed))
     return found
 
 

@@ -42,7 +42,7 @@ STUDY_ONLY = {
     "log_x": "yes or no",
     "x_label": "of lines",
 }
-ONE_ONLY = {"paper": "the paper's numbers: FID 15.7, CIDEr 23.5"}
+ONE_ONLY = {"paper": "the paper's numbers: FID 15.7, CIDEr 23.5; of several experiments with ; between them"}
 BOTH = {
     "about": "a few words",
     "flags": "changes of the base; N% of a batch or, where a flag ends in _steps, of num_steps",
@@ -112,8 +112,8 @@ def read(path):
     x = whole["x"]
     known = (*AMOUNTS, "total", *dict(flags_of(experiments[0].config)))
     return Study(
-        name=os.path.basename(path).removesuffix(".study"), path=path, title=whole["title"],
-        about=shared.get("about", ""), base=whole["base"], test=_whole("test", whole["test"], place, 1),
+        name=os.path.basename(path).removesuffix(".study"), path=path, title=" ".join(whole["title"].split()),
+        about=" ".join(whole["about"].split()), base=whole["base"], test=_whole("test", whole["test"], place, 1),
         data_seed=_whole("data_seed", whole["data_seed"], place), vqgan=whole["vqgan"],
         eval=_choice("eval", whole["eval"], scenes.GROUPS, place), plot=_choice("plot", whole["plot"], PLOTS, place),
         x=_choice("x", x, known, place), log_x=_choice("log_x", whole["log_x"], ("yes", "no"), place) == "yes",
@@ -129,10 +129,13 @@ def _expand(section, whole, own, place):
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{place}: {' and '.join(f'{k} has {n} values' for k, n in lengths.items())}: must be equal")
     count = max(lengths.values(), default=1)
+    papers = own.get("paper", ";" * (count - 1)).split(";")
+    if len(papers) != count:
+        raise ValueError(f"{place}: paper = {own['paper']}: must be for {count} experiments, separated by ;")
     for number in range(count):
         values = {key: parts[number if len(parts) > 1 else 0] for key, parts in lists.items()}
         suffix = "".join(f", {key} {values[key]}" for key in lengths)
-        yield _experiment(section, section + suffix, whole, own, given, values, place)
+        yield _experiment(section, section + suffix, whole, own | {"paper": papers[number]}, given, values, place)
 
 
 def _experiment(section, name, whole, own, given, values, place):
@@ -151,7 +154,7 @@ def _experiment(section, name, whole, own, given, values, place):
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{place}: seeds = {given['seeds']}: each once")
     return Experiment(
-        name=name, about=own.get("about", ""), paper=_paper(own.get("paper", ""), place),
+        name=name, about=" ".join(own.get("about", "").split()), paper=_paper(own.get("paper", ""), place),
         series=own.get("series") or whole["series"] or section, seeds=seeds, values=_used(values, config, place),
         flags=arguments, config=config,
     )  # fmt: skip
