@@ -90,6 +90,7 @@ def test_equal_values_have_equal_digests():
         (changed(last="title = x"), r"\[both cycles\]: unknown key 'title'"),
         (changed(study="plot = bar"), r"\[study\]: plot = bar: must be bars, lines, none; did you mean bars\?"),
         (changed(study="x = pears"), r"\[study\]: x = pears: must be pairs, .* or a flag; did you mean pairs\?"),
+        (changed(study="log_x = yes\nx = extra"), r"\[study\]: log_x = yes: extra must be above 0"),
         (changed(study="eval = test"), r"\[study\]: eval = test: must be seen, unpaired, never"),
         (changed(study="batch = 63").replace("batch = 64\n", ""), "50%: must be a whole number of batch = 63"),
         (changed().replace("--dropout", "--dropuot"), r"\[pairs alone\]: flags: .*dropuot.*dropout"),

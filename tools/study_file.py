@@ -111,7 +111,7 @@ def read(path):
             raise ValueError(f"{path}: two experiments are called {name!r}")
     x = whole["x"]
     known = (*AMOUNTS, "total", *dict(flags_of(experiments[0].config)))
-    return Study(
+    study = Study(
         name=os.path.basename(path).removesuffix(".study"), path=path, title=" ".join(whole["title"].split()),
         about=" ".join(whole["about"].split()), base=whole["base"], test=_whole("test", whole["test"], place, 1),
         data_seed=_whole("data_seed", whole["data_seed"], place), vqgan=whole["vqgan"],
@@ -119,6 +119,9 @@ def read(path):
         x=_choice("x", x, known, place), log_x=_choice("log_x", whole["log_x"], ("yes", "no"), place) == "yes",
         x_label=whole["x_label"] or x.replace("_", " "), experiments=tuple(experiments),
     )  # fmt: skip
+    if study.log_x and min(map(study.x_of, study.experiments)) <= 0:
+        raise ValueError(f"{place}: log_x = yes: {x} must be above 0 in every experiment")
+    return study
 
 
 def _expand(section, whole, own, place):

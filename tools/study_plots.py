@@ -62,13 +62,22 @@ def lines(path, study, rows):
                 axes.errorbar([x for x, _ in points], [100 * found.mean for _, found in points], error, marker="o",
                               capsize=3, label=name)  # fmt: skip
         if study.log_x:
-            axes.set_xscale("symlog" if min(map(study.x_of, [r.experiment for r in rows])) <= 0 else "log")
+            _log_axis(axes, sorted({study.x_of(experiment) for experiment in study.experiments}))
+        axes.set_ylim(bottom=0)
         if direction == DIRECTIONS[-1]:
             axes.set_xlabel(study.x_label)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     figure.suptitle(study.title)
     _save(figure, path)
+
+
+def _log_axis(axes, places):
+    """An axis from the first to the last of the places, with a number at each."""
+    axes.set_xscale("log")
+    axes.set_xlim(places[0] / 1.3, places[-1] * 1.3)
+    axes.set_xticks(places, [f"{place:,}" for place in places], fontsize=8, rotation=30)
+    axes.minorticks_off()
 
 
 def cycles(path, study, rows):
@@ -82,6 +91,7 @@ def cycles(path, study, rows):
                 axes.plot(*zip(*points, strict=True), marker="o", label=row.experiment.name)
         axes.set(xlabel="turn", title=f"cycles that begin with a {'picture' if kind == 'image' else 'text'}")
         axes.set_xticks(TURNS)
+        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("scenes intact, %, all splits")
     _legend(figure)
@@ -102,6 +112,7 @@ def curves(path, study, rows):
                               linestyle=("-", "--", ":")[number // 10 % 3], alpha=0.8)  # fmt: skip
                     label, drawn = None, True
         axes.set(xlabel="step", ylabel=f"{direction} exactly right, %", title=f"while training, split {study.eval}")
+        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     if drawn:
         _legend(figure)

@@ -146,14 +146,17 @@ def factors(study, rows):
                 found = [(study.x_of(row.experiment), spread(row.values(exact(direction, split))))
                          for row in rows if row.experiment.series == name]  # fmt: skip
                 points[name] = sorted((x, value) for x, value in found if value)
+            if not all(points.values()):
+                continue
             curves = {(name, kind): [(x, getattr(value, kind)) for x, value in points[name]]
                       for name in names for kind in ("mean", "least", "largest")}  # fmt: skip
-            middle = saved(curves[names[0], "mean"], curves[names[1], "mean"])
-            low = dict((x, f) for x, f, _ in saved(curves[names[0], "largest"], curves[names[1], "least"]))
-            high = dict((x, f) for x, f, _ in saved(curves[names[0], "least"], curves[names[1], "largest"]))
-            for x, factor, bound in middle:
-                span = f" ({low[x]:.1f} to {high[x]:.1f})" if x in low and x in high and low[x] != high[x] else ""
-                body.append([direction, split, f"{x:,}", f"{'at least ' if bound else ''}{factor:.1f}{span}"])
+            low = saved(curves[names[0], "largest"], curves[names[1], "least"])
+            high = saved(curves[names[0], "least"], curves[names[1], "largest"])
+            for (x, bound, factor), worst, best in zip(
+                saved(curves[names[0], "mean"], curves[names[1], "mean"]), low, high, strict=True
+            ):
+                span = "" if worst == best else f" ({worst[1]} {worst[2]:.1f} to {best[1]} {best[2]:.1f})"
+                body.append([direction, split, f"{x:,}", " ".join(f"{bound} {factor:.1f}{span}".split())])
     if body:
         yield (f"How many times the pairs '{names[0]}' needs for the share that '{names[1]}' reaches (straight lines "
                "over log pairs; in brackets from the seeds' extremes):")  # fmt: skip

@@ -82,10 +82,10 @@ def agreement(paper, ours):
 
 
 def saved(base, other):
-    """How many times further a curve is than another at equal height: list of (x, factor, whether it is a bound).
+    """How many times further along x one curve gets to the height that another has already: list of (x, bound, factor).
 
-    Where the other curve's height is above all of the base, the factor is at least that to the base's end; where it is
-    below all, none is given. Between points the base is a straight line over log x.
+    `bound` is "", or "at least" where the base never gets there, its last x counted, or "at most" where it begins
+    above, its first x counted. Between points the base is a straight line over log x.
 
     Args:
       base, other: lists of (x, height), x above 0 and rising.
@@ -94,8 +94,10 @@ def saved(base, other):
     for x, height in other:
         reached = [i for i, (_, value) in enumerate(base) if value >= height]
         if not reached:
-            found.append((x, base[-1][0] / x, True))
-        elif reached[0]:
+            found.append((x, "at least", base[-1][0] / x))
+        elif not reached[0]:
+            found.append((x, "" if base[0][1] == height else "at most", base[0][0] / x))
+        else:
             (x0, y0), (x1, y1) = base[reached[0] - 1], base[reached[0]]
-            found.append((x, x0 * (x1 / x0) ** ((height - y0) / (y1 - y0)) / x, False))
+            found.append((x, "", x0 * (x1 / x0) ** ((height - y0) / (y1 - y0)) / x))
     return found
