@@ -96,14 +96,19 @@ def from_flags(settings=None, flag_values=flags.FLAGS):
     return filled.resolve() if isinstance(filled, config_lib.Config) else filled
 
 
-def from_flagfile(path):
-    """The resolved Config of a flagfile, such as the resolved.cfg of a run. Raises ValueError, one line."""
+def from_flagfile(path, changes=()):
+    """The resolved Config of a flagfile, such as the resolved.cfg of a run. Raises ValueError, one line.
+
+    `changes`: further flags, "--name=value", which win.
+    """
     if not os.path.exists(path):
         raise ValueError(f"{path}: no such flagfile")
     flag_values = flags.FlagValues()
     define(flag_values=flag_values)
     try:
-        flag_values([path, f"--flagfile={path}"])
+        rest = flag_values([path, f"--flagfile={path}", *changes])
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
         return from_flags(flag_values=flag_values)
     except (flags.Error, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

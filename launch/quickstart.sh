@@ -26,7 +26,7 @@ if [ ! -f "$run/vqgan/model.safetensors" ]; then
         --flagfile=launch/flagfiles/quickstart_vqgan.cfg
 fi
 echo "4/6 Pictures and texts to ids, once for all steps"
-for split in paired images texts test; do
+for split in paired images texts never; do
     python -m tools.tokenize --input="$run/scenes/$split-*.tfrecord" --output="$run/ids/$split" \
         --vqgan="$run/vqgan" --vocabulary="$run/vocabulary.model" --num_text_tokens=32
 done
@@ -34,7 +34,7 @@ echo "5/6 ITIT, on pairs first, then with both cycles"
 python -m itit.train --flagfile=launch/flagfiles/quickstart.cfg --workdir="$run/itit" --vqgan="$run/vqgan" \
     --vocabulary="$run/vocabulary.model" --paired_data="$run/ids/paired-*.tfrecord" \
     --image_data="$run/ids/images-*.tfrecord" --text_data="$run/ids/texts-*.tfrecord" \
-    --eval_data="$run/ids/test-*.tfrecord" "$@"
+    --eval_data="$run/ids/never-*.tfrecord" "$@"
 echo "6/6 Report"
 minutes="$( (cat "$run/seconds" 2>/dev/null; echo "$SECONDS") | awk '{ s += $1 } END { print s / 60 }')"
 python -m tools.report_scenes --workdir="$run/itit" --output="$run" --minutes="$minutes"

@@ -93,7 +93,7 @@ def finish(folder, pairs, vocab_size):
 def of_scenes(folder):
     """`finish` of 24 Scenes: (its Config, the pairs of picture, uint8 [64, 64, 3], and text)."""
     rng = np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
+    drawn = [scenes.sample(rng, ("seen",)) for _ in range(24)]
     pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
     return finish(folder, pairs, 100)[0], pairs
 

@@ -15,7 +15,7 @@ def write_shards(folder, counts, text=None):
         with records.RecordWriter(str(folder / f"raw-{shard}.tfrecord")) as writer:
             for number in range(count):
                 data = io.BytesIO()
-                picture = scenes.render(scenes.sample(rng, False), rng)[::4, ::4]
+                picture = scenes.render(scenes.sample(rng, ("seen",)), rng)[::4, ::4]
                 Image.fromarray(np.ascontiguousarray(picture)).save(data, "PNG")
                 features = {"key": f"{shard}/{number}", "image": data.getvalue()} | ({"text": text} if text else {})
                 writer.write(records.encode_example(features))

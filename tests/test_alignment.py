@@ -83,7 +83,7 @@ def test_folders_that_are_none(tmp_path):
 
 def test_scenes_are_counted_exactly(tmp_path):
     rng = np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(12)]
+    drawn = [scenes.sample(rng, ("seen",)) for _ in range(12)]
     shown = [scenes.render(scene, rng) for scene in drawn]
     shown[0] = np.full_like(shown[0], 200)
     folder = write_pictures(tmp_path, [scenes.describe(scene, rng) for scene in drawn], shown)

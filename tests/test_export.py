@@ -24,7 +24,7 @@ STEP = finished_run.STEP
 def run(tmp_path_factory):
     """(folder, Config, tensors of its checkpoint) of a small finished run."""
     folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
+    drawn = [scenes.sample(rng, ("seen",)) for _ in range(24)]
     config, tensors = finished_run.finish(
         folder, [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn], 100
     )

@@ -44,7 +44,7 @@ SIZES = small.SIZES | dict(
 def data(tmp_path_factory):
     """The records: pairs of Scenes, pictures as codes of a tokenizer with random weights, texts as pieces."""
     rng, path = np.random.default_rng(), tmp_path_factory.mktemp("data") / "scenes.tfrecord"
-    drawn = [scenes.sample(rng, False) for _ in range(NUM_SCENES)]
+    drawn = [scenes.sample(rng, ("seen",)) for _ in range(NUM_SCENES)]
     pictures = np.stack([scenes.render(scene, rng) for scene in drawn])
     captions = [scenes.describe(scene, rng) for scene in drawn]
     side = pictures.shape[1]

@@ -163,3 +163,63 @@ def test_table_1_is_row_14_trained_longer(preset, monkeypatch):
     said = head(path)
     assert f"{count} M parameters" in said and f"--flagfile={path.relative_to(ROOT)} " in said
     assert f"FID {fid}, CIDEr {zero_shot} zero-shot, {fine_tuned} fine-tuned." in said
+
+
+# arXiv:2310.03734, figures 4 and 5, table 5: what a flagfile is but for its data and warm-up: row of table 2, size.
+CURVES = {f"figure4/{kind}_{count}": (row, "H") for kind, row in (("pairs", 3), ("unpaired", 14))
+          for count in ("4M", "40M", "398M")}  # fmt: skip
+CURVES |= {f"figure5/left_pairs_{count}": (3, "B") for count in ("1.2M", "12M", "120M", "398M")}
+CURVES |= {f"figure5/left_unpaired_{count}": (14, "B") for count in ("12M", "120M", "398M")}
+CURVES |= {f"figure5/right_{kind}_{share}": (row, "B") for kind, row in (("pairs", 3), ("unpaired", 14))
+           for share in (10, 100)}  # fmt: skip
+TABLE_5 = {0: (14.3, 31.1), 25: (14.1, 31.3), 50: (14.3, 31.3), 100: (14.6, 30.9), 200: (14.8, 30.5)}
+CURVES |= {f"table5/warmup_{f'{thousands}K' if thousands else 0}": (14, "B") for thousands in TABLE_5}
+SPEEDS = {3: (3.41, 16.20), 14: (1.47, 4.67)}  # steps/s on a v4-512: the paper's, and ours as launch/README.md predicts
+
+
+def test_figures_4_and_5_and_table_5_are_all_there():
+    folders = ("figure4", "figure5", "table5")
+    assert {name.removesuffix(".cfg") for name in FILES if name.split("/")[0] in folders} == set(CURVES)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_point_of_a_curve_trains_a_row_of_table_2(name, monkeypatch):
+    row, preset = CURVES[name]
+    path, same = FILES[f"{name}.cfg"], read(FOLDER / "table2" / f"row{row:02d}.cfg", monkeypatch)
+    config, said = read(path, monkeypatch), head(path).replace(" \\ ", " ")
+    warmup = config.objective.t2i2t_warmup_steps
+    changed = {key: getattr(config.data, key) for key in ("paired_data", "image_data", "text_data")}
+    expected = dataclasses.replace(same, model=config_lib.ModelConfig(preset=preset))
+    expected = config_lib.replace(expected, **changed, t2i2t_warmup_steps=warmup, i2t2i_warmup_steps=warmup)
+    assert config == expected.resolve()
+    figure = re.fullmatch("(figure|table)([0-9]).*", name)
+    assert said.startswith(f"{figure[1].capitalize()} {figure[2]}")
+    assert f"arXiv:2310.03734, {figure[1]} {figure[2]}" in said
+    assert f"--flagfile={path.relative_to(ROOT)} --workdir=gs://BUCKET/runs/{path.stem}" in said
+    assert "Cost on a v4-512: " in said
+    # Hours: before the cycles join, the steps are those of row 3.
+    for number in (0, 1) if preset == "B" else ():
+        hours = (warmup / SPEEDS[3][number] + (500_000 - warmup) / SPEEDS[row][number]) / 3600
+        assert re.search(rf"\b{round(hours)}( hours)? at {('the paper', 'our')[number]}", said), hours
+
+
+@pytest.mark.parametrize("thousands", TABLE_5)
+def test_warm_ups_of_table_5(thousands, monkeypatch):
+    path = FILES[f"table5/warmup_{f'{thousands}K' if thousands else 0}.cfg"]
+    config = read(path, monkeypatch)
+    assert config.objective.t2i2t_warmup_steps == config.objective.i2t2i_warmup_steps == 1000 * thousands
+    fid, cider = TABLE_5[thousands]
+    assert f"FID {fid}, CIDEr {cider}." in head(path)
+
+
+@pytest.mark.parametrize("name", [name for name in CURVES if "unpaired" in name])
+def test_totals_of_figure_5(name, monkeypatch):
+    """Half of what is added is pictures and half texts, and the total is in the name."""
+    config = read(FILES[f"{name}.cfg"], monkeypatch)
+    patterns = config.data.paired_data, config.data.image_data, config.data.text_data
+    counts = [re.search(r"_([0-9.]+)M/", pattern) for pattern in patterns]
+    if name.startswith("figure5/left"):
+        pairs, images, texts = (float(found[1]) for found in counts)
+        assert images == texts and pairs + images + texts == pytest.approx(float(re.search("_([0-9]+)M", name)[1]))
+    else:
+        assert (counts[0] is not None) == name.startswith("figure4") and counts[1] is counts[2] is None

@@ -1,15 +1,18 @@
 """tools.make_scenes and tools.splits: shards read back, splits apart from each other, folders that appear whole."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from itit.data import records, scenes
+from tests.common import ROOT
 from tools import make_scenes
 
-COUNTS = {"paired": 60, "images": 70, "texts": 80, "test": 50}
+COUNTS = {"paired": 60, "images": 70, "texts": 80, "never": 50, "unpaired": 45, "seen": 40, "extra": 55}
 
 
 def contents(folder, split):
@@ -34,14 +37,14 @@ def test_splits(tmp_path, monkeypatch):
     make_scenes.write(str(folder), COUNTS, seed)
     read = {split: contents(folder, split) for split in COUNTS}
     assert {split: len(found) for split, found in read.items()} == COUNTS
-    for split in ("paired", "test"):
+    for split in ("paired", *scenes.GROUPS, "extra"):
         assert all(picture == text and picture for picture, text in read[split])
     assert all(picture and text is None for picture, text in read["images"])
     assert all(text and picture is None for picture, text in read["texts"])
+    expected = {"paired": {"seen"}, "images": {"seen", "unpaired"}} | {group: {group} for group in scenes.GROUPS}
+    expected |= dict.fromkeys(("texts", "extra"), expected["images"])
     for split, found in read.items():
-        for pair in found:
-            scene = pair[0] or pair[1]
-            assert any(map(scenes.held_out, scene)) == (split == "test")
+        assert {scenes.group_of(picture or text) for picture, text in found} == expected[split]
     assert Image.open(folder / "preview.png").size[0] > 500
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
 
@@ -61,6 +64,34 @@ def test_splits_are_drawn_apart():
     assert sum(a == b for a, b in shown) < 5
     assert sum(a == text for (a, _), text in zip(shown, said, strict=True)) < 5
     assert sum(b == text for (_, b), text in zip(shown, said, strict=True)) < 5
+
+
+def test_fewer_records_are_the_first_of_more():
+    seed = int(np.random.default_rng().integers(1000))
+    for split in make_scenes.SPLITS:
+        more = list(make_scenes.examples(split, 30, seed, wrong_captions=0.5))
+        assert list(make_scenes.examples(split, 12, seed, wrong_captions=0.5)) == more[:12]
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_extra_pairs_with_captions_of_other_scenes(share):
+    seed = int(np.random.default_rng().integers(1000))
+    drawn = list(make_scenes.examples("extra", 300, seed, jitter=True, wrong_captions=share))
+    shown = [scenes.read(np.asarray(Image.open(io.BytesIO(e["image"])))) for e in drawn]
+    wrong = [scenes.parse(e["text"]) != picture for e, picture in zip(drawn, shown, strict=True)]
+    assert sum(wrong) == pytest.approx(300 * share, abs=45)
+    others = list(make_scenes.examples("paired", 30, seed, wrong_captions=1))
+    assert others == list(make_scenes.examples("paired", 30, seed))
+
+
+def test_by_command(tmp_path):
+    command = [sys.executable, "-m", "tools.make_scenes", f"--output={tmp_path / 'new'}", "--num_pairs=3"]
+    command += ["--num_images=0", "--num_texts=2", "--num_test=4", "--num_extra=5", "--wrong_captions=0.5"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = {split: len(contents(tmp_path / "new", split)) for split in make_scenes.SPLITS}
+    assert found == {"paired": 3, "images": 0, "texts": 2, "never": 4, "unpaired": 4, "seen": 4, "extra": 5}
+    refused = subprocess.run([*command, "--wrong_captions=1.5"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "wrong_captions" in refused.stderr.splitlines()[-1]
 
 
 def test_never_overwrites_and_clears_what_a_killed_call_left(tmp_path):

@@ -18,11 +18,11 @@ ANSWERS = ("right", "wrong", "unparsable")
 
 
 def draw(rng, count):
-    return [scenes.sample(rng, True) for _ in range(count)]
+    return [scenes.sample(rng, ("never",)) for _ in range(count)]
 
 
 def other(scene, rng):
-    return next(drawn for drawn in iter(lambda: scenes.sample(rng, False), None) if drawn != scene)
+    return next(drawn for drawn in iter(lambda: scenes.sample(rng, ("seen",)), None) if drawn != scene)
 
 
 def answer_in_words(scene, kind, rng):

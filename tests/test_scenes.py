@@ -18,7 +18,7 @@ def rng():
 
 
 def draw(rng, count):
-    return [scenes.sample(rng, bool(rng.integers(2))) for _ in range(count)]
+    return [scenes.sample(rng, scenes.GROUPS) for _ in range(count)]
 
 
 def test_reads_clean_pictures(rng):
@@ -96,7 +96,7 @@ def test_every_frame_and_phrase_reads_back(rng):
     for (frame, _), joint, phrases in itertools.product(
         scenes.FRAMES, scenes.JOINTS, itertools.product(scenes.PHRASES, repeat=2)
     ):
-        while len(scene := scenes.sample(rng, False)) != 2:
+        while len(scene := scenes.sample(rng, ("seen",))) != 2:
             pass
         objects = joint.join(p.format(**thing._asdict()) for p, thing in zip(phrases, scene, strict=True))
         assert scenes.parse(frame.format(objects=objects, count="two objects")) == scene
@@ -139,26 +139,49 @@ def test_parse_refuses(caption):
     assert scenes.parse(caption) is None
 
 
-def test_held_out_objects_leave_every_pair_of_values_seen():
+def test_objects_kept_back_leave_every_pair_of_values_seen():
     values = scenes.SHAPES, tuple(scenes.COLOURS), tuple(scenes.SIZES), scenes.PLACES
     assert set(scenes.OBJECTS) == {scenes.Object(*names) for names in itertools.product(*values)}
-    held = [thing for thing in scenes.OBJECTS if scenes.held_out(thing)]
-    assert len(held) == 16
-    for i, j in itertools.combinations(range(4), 2):
-        hidden = collections.Counter((thing[i], thing[j]) for thing in held)
+    assert collections.Counter(map(scenes.group, scenes.OBJECTS)) == {"seen": 96, "unpaired": 16, "never": 16}
+    for name, (i, j) in itertools.product(("unpaired", "never"), itertools.combinations(range(4), 2)):
+        hidden = collections.Counter((thing[i], thing[j]) for thing in scenes.OBJECTS if scenes.group(thing) == name)
         total = 128 // len(values[i]) // len(values[j])
-        assert max(hidden.values()) <= total / 8
+        assert set(hidden.values()) == {total / 8} and len(hidden) == len(values[i]) * len(values[j])
 
 
-def test_sample_keeps_to_the_law(rng):
-    for flag in (False, True):
-        drawn = [scenes.sample(rng, flag) for _ in range(3000)]
-        assert all(any(map(scenes.held_out, scene)) == flag for scene in drawn)
-        counts = collections.Counter(map(len, drawn))
-        assert np.allclose([counts[n] / 3000 for n in (1, 2, 3)], (0.5, 0.35, 0.15), atol=0.05)
-        assert all(scene == tuple(sorted(scene)) and len({t.place for t in scene}) == len(scene) for scene in drawn)
-    seen = {thing for _ in range(4000) for thing in scenes.sample(rng, False)}
-    assert seen == {thing for thing in scenes.OBJECTS if not scenes.held_out(thing)}
+def test_the_objects_that_no_training_data_show_stay_the_same():
+    """Results of other versions, the README's among them, were taken on these."""
+    rows = [
+        [("small", "top left"), ("large", "top right"), ("small", "bottom left"), ("large", "bottom right")],
+        [("small", "top right"), ("large", "bottom left"), ("small", "bottom right"), ("large", "top left")],
+        [("large", "bottom left"), ("small", "bottom right"), ("large", "top left"), ("small", "top right")],
+        [("large", "bottom right"), ("small", "top left"), ("large", "top right"), ("small", "bottom left")],
+    ]
+    never = {
+        (shape, colour): rows[i][j]
+        for (i, shape), (j, colour) in itertools.product(enumerate(scenes.SHAPES), enumerate(scenes.COLOURS))
+    }
+    for thing in scenes.OBJECTS:
+        assert (scenes.group(thing) == "never") == (never[thing[:2]] == thing[2:])
+
+
+@pytest.mark.parametrize("groups", [("seen",), ("seen", "unpaired"), ("unpaired",), ("never",), scenes.GROUPS])
+def test_sample_keeps_to_the_law(rng, groups):
+    drawn = [scenes.sample(rng, groups) for _ in range(3000)]
+    for scene in drawn:
+        found = {scenes.group(thing) for thing in scene}
+        rarest = "never" if "never" in found else "unpaired" if "unpaired" in found else "seen"
+        assert scenes.group_of(scene) == rarest and rarest in groups
+        assert scene == tuple(sorted(scene)) and len({t.place for t in scene}) == len(scene)
+    assert {scenes.group_of(scene) for scene in drawn} == set(groups)
+    shown = {thing for scene in drawn for thing in scene}
+    rarest = max(map(scenes.GROUPS.index, groups))
+    assert shown == {t for t in scenes.OBJECTS if scenes.GROUPS.index(scenes.group(t)) <= rarest}
+
+
+def test_numbers_of_objects_keep_to_the_law(rng):
+    counts = collections.Counter(len(scenes.sample(rng, ("seen",))) for _ in range(3000))
+    assert np.allclose([counts[n] / 3000 for n in (1, 2, 3)], scenes.COUNT_PROBABILITIES, atol=0.05)
 
 
 def test_make_scene_refuses():

@@ -16,7 +16,7 @@ from tools import fid, generation, picture_features, sweep
 
 def test_a_grid_that_is_killed_carries_on(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(24)]
+    drawn = [scenes.sample(rng, ("seen",)) for _ in range(24)]
     pairs = [(scenes.render(scene, rng), scenes.describe(scene, rng)) for scene in drawn]
     config, _ = finished_run.finish(tmp_path, pairs, 100)
     (tmp_path / "real").mkdir()

@@ -57,7 +57,7 @@ for i, arguments in enumerate(cases):
 def png():
     """A random scene as a PNG."""
     rng, data = np.random.default_rng(), io.BytesIO()
-    Image.fromarray(scenes.render(scenes.sample(rng, False), rng)).save(data, "PNG")
+    Image.fromarray(scenes.render(scenes.sample(rng, ("seen",)), rng)).save(data, "PNG")
     return data.getvalue()
 
 
@@ -79,7 +79,7 @@ def data(tmp_path_factory):
     captions = []
     with RecordWriter(str(folder / "raw.tfrecord")) as writer:
         for _ in range(24):
-            scene, png = scenes.sample(rng, False), io.BytesIO()
+            scene, png = scenes.sample(rng, ("seen",)), io.BytesIO()
             Image.fromarray(scenes.render(scene, rng)).save(png, "PNG")
             captions.append(scenes.describe(scene, rng))
             writer.write(encode_example({"image": png.getvalue(), "text": captions[-1]}))

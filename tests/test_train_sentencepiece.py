@@ -13,7 +13,7 @@ from tools import train_sentencepiece
 
 def test_every_scenes_word_is_one_piece(tmp_path):
     rng = np.random.default_rng()
-    drawn = [scenes.sample(rng, False) for _ in range(2000)]
+    drawn = [scenes.sample(rng, ("seen",)) for _ in range(2000)]
     captions = [scenes.describe(scene, rng) for scene in drawn]
     with records.RecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         for caption in captions[:1000]:
@@ -26,7 +26,7 @@ def test_every_scenes_word_is_one_piece(tmp_path):
     assert 43 < model.get_piece_size() <= 512
     for word in scenes.WORDS:
         assert len(model.encode(word)) == 1
-    for scene in (scenes.sample(rng, True) for _ in range(500)):
+    for scene in (scenes.sample(rng, ("never",)) for _ in range(500)):
         caption = scenes.describe(scene, rng)
         ids = model.encode(caption)
         assert len(ids) == len(caption.split()) <= 31 and 2 not in ids

@@ -44,8 +44,8 @@ def small_features(monkeypatch):
 
 def pictures(count, rows=4):
     rng = np.random.default_rng()
-    return [torch.from_numpy(np.stack([scenes.render(scenes.sample(rng, False), rng)[::4, ::4] for _ in range(rows)]))
-            for _ in range(count)]  # fmt: skip
+    drawn = [[scenes.render(scenes.sample(rng, ("seen",)), rng) for _ in range(rows)] for _ in range(count)]
+    return [torch.from_numpy(np.stack(batch)[:, ::4, ::4]) for batch in drawn]
 
 
 def make(recipe, seed=0):

@@ -1,12 +1,14 @@
 """`python -m tools.make_scenes --output=DIR`: writes Scenes as TFRecord shards, with a contact sheet `preview.png`.
 
-Splits: few `paired`, many unpaired `images` and `texts` (drawn apart from each other and from the pairs), and `test`,
-pairs of scenes with at least one object that no other split shows.
+Splits, each drawn by itself (see scene_splits.py): few `paired`, many unpaired `images` and `texts`, and pairs to test
+on: `seen`, `unpaired` and `never`, by which data show their objects. Where asked for, `extra` pairs, a share of them
+with the caption of another scene.
+
+A record depends on --seed, its split and its number: fewer records are the first ones of more.
 """
 
 import io
 
-import numpy as np
 from absl import flags
 from PIL import Image
 
@@ -14,58 +16,66 @@ from itit import storage
 from itit.data import scenes
 from itit.flags import run_main
 from tools import splits
+from tools.scene_splits import PAIR, SPLITS, draw
 
-SPLITS = {"paired": ("image", "text"), "images": ("image",), "texts": ("text",), "test": ("image", "text")}
 PREVIEWS = 12  # pairs of a split on the contact sheet
 
 
-def examples(split, count, seed, jitter=False):
+def examples(split, count, seed, **how):
     """Yields `count` dicts with `key` and those of `image` (PNG) and `text` that the split has, the same each time.
 
-    `jitter` moves every object by up to a pixel, which captions do not tell.
+    `how`: further arguments of `scene_splits.draw`.
     """
-    rng = np.random.default_rng([seed, list(SPLITS).index(split)])
-    for number in range(count):
-        scene = scenes.sample(rng, held_out_scene=split == "test")
+    for number, (picture, caption) in enumerate(draw(split, count, seed, **how)):
         example = {"key": f"{split}/{number}"}
-        if "image" in SPLITS[split]:
+        if picture is not None:
             data = io.BytesIO()
-            Image.fromarray(scenes.render(scene, rng if jitter else None)).save(data, "PNG")
+            Image.fromarray(picture).save(data, "PNG")
             example["image"] = data.getvalue()
-        if "text" in SPLITS[split]:
-            example["text"] = scenes.describe(scene, rng)
+        if caption is not None:
+            example["text"] = caption
         yield example
 
 
-def write(output, counts, seed, jitter=False):
-    """Writes the splits named in `counts` (split -> records) and the contact sheet into the new folder `output`."""
+def write(output, counts, seed, **how):
+    """Writes the splits named in `counts` (split -> records) and, of pairs, the contact sheet into the new folder
+    `output`.
+
+    `how`: further arguments of `scene_splits.draw`.
+    """
     with splits.new_folder(output) as folder:
         previews = []
         for split, count in counts.items():
             if count:
-                splits.write_split(folder, split, examples(split, count, seed, jitter), count)
-                print(f"{split}: {count} records of {' and '.join(SPLITS[split])}")
-            if SPLITS[split] == ("image", "text"):
+                splits.write_split(folder, split, examples(split, count, seed, **how), count)
+                print(f"{split}: {count} records of {' and '.join(SPLITS[split][0])}")
+            if count and SPLITS[split][0] == PAIR:
                 tiles = [(Image.open(io.BytesIO(e["image"])), e["text"])
-                         for e in examples(split, min(count, PREVIEWS), seed, jitter)]  # fmt: skip
+                         for e in examples(split, min(count, PREVIEWS), seed, **how)]  # fmt: skip
                 previews.append((split, tiles))
-        splits.write_contact_sheet(storage.join(folder, "preview.png"), previews)
+        if previews:
+            splits.write_contact_sheet(storage.join(folder, "preview.png"), previews)
 
 
 def define_flags():
     flags.DEFINE_string("output", None, "New folder for the shards.", required=True)
-    flags.DEFINE_integer("num_pairs", 2000, "Pairs of a picture and a caption.", lower_bound=1)
+    flags.DEFINE_integer("num_pairs", 2000, "Pairs of a picture and a caption.", lower_bound=0)
     flags.DEFINE_integer("num_images", 20000, "Unpaired pictures.", lower_bound=0)
     flags.DEFINE_integer("num_texts", 20000, "Unpaired captions.", lower_bound=0)
-    flags.DEFINE_integer("num_test", 500, "Pairs with held-out objects.", lower_bound=0)
+    flags.DEFINE_integer("num_test", 500, "Pairs of each of the three test splits.", lower_bound=0)
+    flags.DEFINE_integer("num_extra", 0, "Pairs of the split extra.", lower_bound=0)
+    flags.DEFINE_float("wrong_captions", 0.0, "Share of these whose caption describes another scene.", 0.0, 1.0)
     flags.DEFINE_boolean("jitter", False, "Move objects by up to a pixel, which captions do not tell.")
     flags.DEFINE_integer("seed", 0, "Seed of every draw.", lower_bound=0)
 
 
 def main(_):
     flag = flags.FLAGS
-    counts = dict(paired=flag.num_pairs, images=flag.num_images, texts=flag.num_texts, test=flag.num_test)
-    write(flag.output, counts, flag.seed, flag.jitter)
+    counts = {"paired": flag.num_pairs, "images": flag.num_images, "texts": flag.num_texts, "extra": flag.num_extra}
+    counts |= dict.fromkeys(scenes.GROUPS, flag.num_test)
+    if not any(counts.values()):
+        raise ValueError("--num_pairs=0 and all others are 0, too: nothing to write")
+    write(flag.output, counts, flag.seed, jitter=flag.jitter, wrong_captions=flag.wrong_captions)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 A scene is a sorted tuple of `Object`s in different quadrants, so scenes compare with ==. Four functions translate:
 `render` scene -> picture, `read` picture -> scene, `describe` scene -> caption, `parse` caption -> scene. With the
 two readers, "does the picture show what the prompt says" and "does the caption say what the picture shows" are counted
-exactly, without outside weights. One in eight of the 128 possible objects is held out of every training split.
+exactly, without outside weights. Of the 128 possible objects one in eight is in no training data, and another one in
+eight in unpaired pictures and texts alone (`group`).
 
 Pictures are uint8 [64, 64, 3]. Shapes here: T templates, P = 32 * 32 pixels of a quadrant.
 """
@@ -26,6 +27,7 @@ BACKGROUND = (247, 247, 243)
 COUNT_PROBABILITIES = (0.5, 0.35, 0.15)  # of one, two, three objects
 IMAGE_SIZE, CELL = 64, 32
 JITTER = 1  # pixels that an object may be off the centre of its quadrant
+GROUPS = ("seen", "unpaired", "never")  # of objects: in all data; not in pairs; in no training data
 
 
 class Object(NamedTuple):
@@ -48,28 +50,41 @@ def make_scene(objects):
     return scene
 
 
-def held_out(thing):
-    """True for the 16 of 128 objects that no training split shows: one (size, place) for each (shape, colour).
+def group(thing):
+    """Which data show an object, one of `GROUPS`.
 
-    The pattern is a Latin one: any two attribute values are seen together with at least 7/8 of the others.
+    For each (shape, colour) one (size, place) is in no training data, and one of the other size, above or below it, in
+    unpaired data alone. Both patterns are Latin: of the objects with any two attribute values given, one in eight
+    belongs to each.
     """
     shape, colour = SHAPES.index(thing.shape), tuple(COLOURS).index(thing.colour)
-    size, place = tuple(SIZES)[(colour + shape // 2) % 2], PLACES[(colour + shape) % 4]
-    return (thing.size, thing.place) == (size, place)
+    size, place = tuple(SIZES).index(thing.size), PLACES.index(thing.place)
+    never_size, never_place = (colour + shape // 2) % 2, (colour + shape) % 4
+    if (size, place) == (never_size, never_place):
+        return "never"
+    if (size, place) == (1 - never_size, (never_place + 2) % 4):
+        return "unpaired"
+    return "seen"
 
 
-def sample(rng, held_out_scene):
-    """Draws a scene: without any held-out object, or (`held_out_scene`) with at least one.
+def group_of(scene):
+    """The group of a scene is that of its rarest object: the last in `GROUPS`."""
+    return max(map(group, scene), key=GROUPS.index)
+
+
+def sample(rng, groups):
+    """Draws a scene whose group is one of `groups`.
 
     Args:
       rng: numpy Generator.
+      groups: names of `GROUPS`. ("seen",) is the law of pairs, ("seen", "unpaired") that of unpaired data.
     """
     count = 1 + rng.choice(len(COUNT_PROBABILITIES), p=COUNT_PROBABILITIES)
     while True:
         places = rng.permutation(len(PLACES))[:count]
         kinds = rng.integers(len(OBJECTS) // len(PLACES), size=count)
         scene = make_scene(OBJECTS[kind * len(PLACES) + place] for kind, place in zip(kinds, places, strict=True))
-        if any(map(held_out, scene)) == held_out_scene:
+        if group_of(scene) in groups:
             return scene
 
 
