@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from tools.sources import folder, lines, table, text
+from tools.sources import folder, lines, names, table, text
 from tools.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
 
 
@@ -124,6 +124,15 @@ def test_pictures_that_are_not_read_are_counted_and_with_a_text_damage(tmp_path)
     (tmp_path / "c.jpg").unlink()
     with pytest.raises(ValueError, match=r"no pictures \(.jpg, .*\), but .heic, .md, .tif, .txt, files without one"):
         list(folder.Folder(str(tmp_path)).items())
+
+
+def test_what_a_file_is_by_its_name():
+    assert names.split("a.b/c.D.JPG") == ("a.b/c.D", ".jpg") and names.split("a.b/c") == ("a.b/c", "")
+    for name in ("._a.jpg", "a/.DS_Store", "./.x/a.jpg", "__MACOSX/a/b.jpg", "thumbs.DB", "__key__", "a/__url__.txt"):
+        assert names.is_leftover(name), name
+    for name in ("a.jpg", "./a.jpg", "../a.jpg", "a..jpg", "__a.jpg", "b/__MACOSX.jpg", ""):
+        assert not names.is_leftover(name), name
+    assert names.is_picture(".jfif") and not names.is_picture(".tif") and names.is_other_picture(".tif")
 
 
 def test_leftovers_of_systems_are_nothing(tmp_path):

@@ -10,6 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from tools.sources import tar
 from tools.sources.item import MAX_TEXT, BadItem, Item, Passed
 from tools.sources.webdataset import Webdataset
 
@@ -130,6 +131,13 @@ def test_tars_joined_into_one_file_are_read_to_the_end(tmp_path, form):
         path.write_bytes(whole[:-7] + rest)
         found, bad = listed(path)
         assert len(found) == 12 and len(bad) == 1 and "the rest of it is lost: no header at byte" in bad[0]
+
+
+def test_members_lie_where_the_tar_says(tmp_path):
+    content = {f"d/{n}.bin": np.random.default_rng().bytes(n * 300) for n in range(5)}
+    write_tar(tmp_path / "a.tar", [member("d", tarfile.DIRTYPE), *content.items()])
+    found = list(tar.members(str(tmp_path / "a.tar")))
+    assert [(name, blob.read(9999)) for name, blob in found] == list(content.items())
 
 
 def test_members_of_a_key_may_lie_apart(tmp_path):
