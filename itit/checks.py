@@ -8,7 +8,8 @@ RANGES = {
     "[1, 65536]": "embed_dim text_decoder_dim text_feature_dim num_image_tokens t5_dim t5_head_dim t5_ff_dim "
                   "num_decode_steps synth_decode_steps image_size channels latent_dim bottleneck_dim",
     "[1, 4096]": "num_heads text_decoder_num_heads t5_num_heads beam_size",
-    "[1, 1024]": "depth image_decoder_depth text_decoder_depth t5_num_layers prefetch read_requests patch_size "
+    "[0, 1024]": "depth",  # without blocks the embeddings are what is encoded
+    "[1, 1024]": "image_decoder_depth text_decoder_depth t5_num_layers prefetch read_requests patch_size "
                  "num_res_blocks channel_multipliers",
     "[0, 65536]": "norm_groups attention_levels",
     "[2, 65536]": "num_text_tokens t5_max_distance",  # one word and EOS

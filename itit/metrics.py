@@ -43,7 +43,7 @@ class Metrics:
         self._num_steps = num_steps
         self._remote = storage.join(workdir, FOLDER) if storage.is_remote(workdir) else None
         self._folder = tempfile.mkdtemp() if self._remote else storage.join(workdir, FOLDER)
-        purge_step = start_step + 1 if start_step else None
+        purge_step = start_step + 1 if start_step else 0  # the scores of an untrained model are at step 0
         self._writer = tensorboard.SummaryWriter(self._folder, purge_step=purge_step, flush_secs=FLUSH_SECONDS)
         self._uploaded = time.monotonic()
         self._samples = self._waited = 0

@@ -14,6 +14,7 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 os.environ.setdefault("PJRT_DEVICE", "CPU")  # TPU chips are left alone
 with contextlib.suppress(ImportError):  # models of transformers import torch_xla: after TensorFlow the process aborts
     import itit.xla  # noqa: F401
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the suite itself runs under nohup, too
 pytest.register_assert_rewrite("tests.cloud")
 
 from tests.cloud import cloud, ready, repository  # noqa: E402, F401

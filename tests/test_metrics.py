@@ -180,3 +180,11 @@ assert "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert scalars(tmp_path / "tensorboard", "loss") == {1: 1.0}
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_its_curves_anew(tmp_path):
+    for values in ((0.5, 0.6, 0.7), (0.1, 0.2)):
+        with Metrics(str(tmp_path), 10) as writer:
+            for step, value in enumerate(values):
+                writer.scalars(step, {"eval/x": value})
+    assert metrics_lib.curves(str(tmp_path))["eval/x"] == ([0, 1], pytest.approx([0.1, 0.2]))

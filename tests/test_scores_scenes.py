@@ -14,7 +14,7 @@ def changed(thing, name, rng):
 
 def test_exact_shares():
     rng = np.random.default_rng()
-    truth = [scenes.sample(rng, False) for _ in range(90)]
+    truth = [scenes.sample(rng, scenes.GROUPS) for _ in range(90)]
     kinds = rng.choice(["right", "none", "one wrong"], len(truth))
     found = []
     for scene, kind in zip(truth, kinds, strict=True):
