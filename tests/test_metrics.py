@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -187,4 +188,5 @@ def test_a_run_killed_before_its_first_checkpoint_begins_its_curves_anew(tmp_pat
         with Metrics(str(tmp_path), 10) as writer:
             for step, value in enumerate(values):
                 writer.scalars(step, {"eval/x": value})
+        time.sleep(1.1)  # files are told apart by the second
     assert metrics_lib.curves(str(tmp_path))["eval/x"] == ([0, 1], pytest.approx([0.1, 0.2]))
