@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import samples
+from itit import metrics, samples
 from itit.data import scenes
 from tests import finished_run
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
@@ -93,17 +93,27 @@ def test_what_is_drawn_says_what_is_right(monkeypatch):
 
 
 def test_markdown_holds_the_numbers(tmp_path):
-    by_objects = {"caption_score_by_objects": {1: 0.75, 3: 0.125}, "picture_score_by_objects": {1: 0.5, 3: 0.0625}}
-    report = {"num_test": 321, "step": 4321, "minutes": 12.5, "caption_score": 0.6543, "picture_score": 0.3219,
-              "untrained": {"caption_score": 0.011, "picture_score": 0.022}} | by_objects  # fmt: skip
-    report_scenes.write_markdown(report, str(tmp_path / "report.md"), True)
-    text = (tmp_path / "report.md").read_text()
+    def scored(caption, picture):
+        by_objects = {1: caption, 3: picture}
+        return {"caption_score": caption, "picture_score": picture, "caption_score_by_objects": by_objects,
+                "picture_score_by_objects": by_objects}  # fmt: skip
+
+    def text(report, pictures):
+        report_scenes.write_markdown(report, str(tmp_path / "report.md"), dict.fromkeys(pictures, "shown"))
+        return (tmp_path / "report.md").read_text()
+
+    report = {"num_test": 321, "step": 4321, "minutes": 12.5, "untrained": scored(0.011, 0.022)} | scored(0.654, 0.322)
+    alone = text(report, ["samples.png"])
     for part in ("321 test scenes", "Step 4321, 12.5 minutes", "| trained | 65.4% | 32.2% |",
-                 "| untrained | 1.1% | 2.2% |", "| 1 | 75.0% | 50.0% |", "| 3 | 12.5% | 6.2% |"):  # fmt: skip
-        assert part in text
-    assert "curves.png" in text
-    report_scenes.write_markdown(report, str(tmp_path / "report.md"), False)
-    assert (tmp_path / "report.md").read_text() == text.replace("\n![losses](curves.png)\n", "")
+                 "| untrained | 1.1% | 2.2% |", "\n| 1 | 65.4% | 65.4% |", "\n| 3 | 32.2% | 32.2% |"):  # fmt: skip
+        assert part in alone, part
+    assert "control" not in alone and "before" not in alone and "claim.png" not in alone
+    report |= {"control": scored(0.2, 0.1), "before_cycles": {"step": 7, "caption_score": 0.3, "picture_score": 0.04}}
+    whole = text(report, ["samples.png", "claim.png", "curves.png"])
+    for part in ("control: pairs alone, as many steps | 20.0% | 10.0% |", "the cycles join (greedy) | 30.0% | 4.0% |",
+                 "| 1 | 65.4% | 65.4% | 20.0% | 20.0% |", "![shown](samples.png)", "![shown](curves.png)"):  # fmt: skip
+        assert part in whole, part
+    assert whole.index("claim.png") < whole.index("321 test scenes") and whole.count("claim.png") == 1
 
 
 def test_a_whole_report(tmp_path, monkeypatch, capsys):
@@ -120,7 +130,7 @@ def test_a_whole_report(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(report_scenes, "score", recorded)
     given = types.SimpleNamespace(workdir=config.train.workdir, output=str(tmp_path / "out"), num_test=24, minutes=3.21,
-                                  backend="cpu")  # fmt: skip
+                                  backend="cpu", control="")  # fmt: skip
     monkeypatch.setattr(report_scenes.flags, "FLAGS", given)
     report_scenes.main([])
     assert scored == [[], ["ema"]]  # untrained, then the averaged weights
@@ -135,3 +145,27 @@ def test_a_whole_report(tmp_path, monkeypatch, capsys):
     (tmp_path / "absent" / "resolved.cfg").write_text((tmp_path / "run" / "resolved.cfg").read_text())
     with pytest.raises(ValueError, match="--workdir=.*absent: no checkpoint"):
         report_scenes.main([])
+    given.workdir, given.control = config.train.workdir, str(tmp_path / "absent")
+    with pytest.raises(ValueError, match="--control=.*absent: no checkpoint"):
+        report_scenes.main([])
+
+
+def test_a_report_beside_its_control(tmp_path, monkeypatch, capsys):
+    """The same run as its own control: the same scores; the scores over the steps are drawn."""
+    config, _ = finished_run.of_scenes(tmp_path)
+    with metrics.Metrics(config.train.workdir, 10) as writer:
+        for step in (0, 5, 10):
+            writer.scalars(step, {"eval/captions_exact": step / 20, "eval/pictures_exact": step / 40})
+    resolved = tmp_path / "run" / "resolved.cfg"
+    cycle = f"--t2i2t=full\n--t2i2t_batch=2\n--t2i2t_warmup_steps=7\n--text_data={config.data.paired_data}\n"
+    resolved.write_text(resolved.read_text() + cycle)
+    given = types.SimpleNamespace(workdir=config.train.workdir, output=str(tmp_path / "out"), num_test=12, minutes=0,
+                                  backend="cpu", control=config.train.workdir)  # fmt: skip
+    monkeypatch.setattr(report_scenes.flags, "FLAGS", given)
+    report_scenes.main([])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["control"] == {name: report[name] for name in report["control"]} and len(report["control"]) == 4
+    assert report["before_cycles"] == {"step": 5, "caption_score": 0.25, "picture_score": 0.125}
+    assert "(untrained " in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "claim.png") as picture:
+        assert picture.size[0] > 900

@@ -1,8 +1,9 @@
-"""`python -m tools.report_scenes --workdir=RUN --output=DIR`: scores a run on Scenes and draws what it makes.
+"""`python -m tools.report_scenes --workdir=RUN --output=DIR [--control=RUN]`: scores a run on Scenes; what it makes.
 
 On the pairs of the run's --eval_data (scenes with held-out objects) two shares are counted exactly: captions that say
 what the picture shows (`caption_score`), and pictures that show what the prompt says (`picture_score`); the same for
-the untrained model. Writes report.json, report.md, samples.png and curves.png into DIR.
+the untrained model, and for `--control`, a run of the same settings on pairs alone. Writes report.json, report.md,
+samples.png, curves.png and, where a run was scored while it trained, claim.png (see claim.py) into DIR.
 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture.
 """
@@ -13,7 +14,7 @@ import json
 import tqdm
 from absl import flags
 
-from itit import checkpoint, samples, storage
+from itit import checkpoint, metrics, samples, storage
 from itit import flags as flags_lib
 from itit.backend import connect
 from itit.data import scenes
@@ -21,6 +22,7 @@ from itit.data.streams import Streams
 from itit.data.text import Detokenizer
 from itit.scores.scenes import exact, exact_by_objects
 from itit.state import image_ids_of, load_state, make_state
+from tools import claim
 from tools.drawing import draw_curves, stack, write_png
 
 CHUNK = 100
@@ -71,65 +73,105 @@ def draw_samples(translator, batch, words):
     return stack(sheets)
 
 
-def write_markdown(report, path, with_curves):
-    rows = [("trained", report), ("untrained", report["untrained"])]
+def write_markdown(report, path, pictures):
+    """`pictures`: file name -> what it shows; the claim goes first."""
+    rows = [("untrained", report["untrained"]), ("pairs, before the cycles join (greedy)", report.get("before_cycles")),
+            ("control: pairs alone, as many steps", report.get("control")), ("trained", report)]  # fmt: skip
+    by_objects = [(name, row) for name, row in (("trained", report), ("control", report.get("control"))) if row]
     lines = [
         "# Scenes: what the model has learned",
         "",
+        *(["![scores over the steps](claim.png)", ""] if "claim.png" in pictures else []),
         f"{report['num_test']} test scenes; each holds an object (shape, colour, size and place together) that no",
         f"training picture and no training text shows. Step {report['step']}, {report['minutes']} minutes in all.",
         "",
         "| | captions exactly right | pictures exactly right |",
         "|---|---|---|",
-        *(f"| {name} | {r['caption_score']:.1%} | {r['picture_score']:.1%} |" for name, r in rows),
+        *(f"| {name} | {r['caption_score']:.1%} | {r['picture_score']:.1%} |" for name, r in rows if r),
         "",
         "By number of objects:",
         "",
-        "| objects | captions | pictures |",
-        "|---|---|---|",
-        *(f"| {k} | {share:.1%} | {report['picture_score_by_objects'][k]:.1%} |"
-          for k, share in report["caption_score_by_objects"].items()),
+        "| objects | " + " | ".join(f"captions, {name} | pictures, {name}" for name, _ in by_objects) + " |",
+        "|---" * (1 + 2 * len(by_objects)) + "|",
+        *("| " + " | ".join([str(k), *(f"{row[f'{kind}_score_by_objects'][k]:.1%}" for _, row in by_objects
+                                       for kind in ("caption", "picture"))]) + " |"
+          for k in report["caption_score_by_objects"]),
         "",
-        "![samples](samples.png)",
-        "",
-        *(["![losses](curves.png)", ""] if with_curves else []),
+        *(f"![{shown}]({name})\n" for name, shown in pictures.items() if name != "claim.png"),
     ]  # fmt: skip
     storage.write_bytes(path, "\n".join(lines).encode())
 
 
+class Scored:
+    """A run whose weights are loaded to be scored. Raises ValueError where it has no checkpoint."""
+
+    def __init__(self, flag, workdir, backend_name):
+        self.workdir = workdir
+        self.config = flags_lib.from_flagfile(storage.join(workdir, "resolved.cfg"))
+        if checkpoint.latest_step(workdir) is None:
+            raise ValueError(f"--{flag}={workdir}: no checkpoint in it")
+        self.backend = connect(dataclasses.replace(self.config.train, backend=backend_name))
+        self.state = make_state(self.config, self.backend)
+        self.translator = samples.Translator(self.state, self.config, self.backend, step=0)
+        self._detokenizer = Detokenizer(self.config.data.vocabulary)
+
+    def words(self, ids):
+        return self._detokenizer.decode(ids.cpu().numpy())
+
+    def load(self):
+        """Puts the newest checkpoint into the state. Returns its step."""
+        step, *_ = checkpoint.restore(
+            self.workdir, lambda _, *saved: load_state(self.state, *saved, self.workdir, self.backend)
+        )
+        return step
+
+    def test_scenes(self, count):
+        """ "image_ids" int64 [B, N] and "text_ids" int64 [B, L] of the run's own eval data."""
+        batch = self.backend.to_device(Streams(self.config).sample_batch(count))
+        batch["image_ids"] = self.backend.sampler(image_ids_of, batch, self.state)
+        return batch
+
+
 def main(_):
     flag = flags.FLAGS
-    config = flags_lib.from_flagfile(storage.join(flag.workdir, "resolved.cfg"))
-    if checkpoint.latest_step(flag.workdir) is None:
-        raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
-    backend = connect(dataclasses.replace(config.train, backend=flag.backend))
-    state = make_state(config, backend)
-    batch = backend.to_device(Streams(config).sample_batch(flag.num_test))
-    batch["image_ids"] = backend.sampler(image_ids_of, batch, state)
-    detokenizer = Detokenizer(config.data.vocabulary)
-
-    def words(ids):
-        return detokenizer.decode(ids.cpu().numpy())
-
-    translator = samples.Translator(state, config, backend, step=0)
-    untrained = score(translator, {key: value[:CHUNK] for key, value in batch.items()}, words)
-    step, *_ = checkpoint.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
-    with state.averaged():
-        report = {"step": step, "num_test": flag.num_test} | score(translator, batch, words)
-        picture = draw_samples(translator, batch, words)
+    run = Scored("workdir", flag.workdir, flag.backend)
+    control = Scored("control", flag.control, flag.backend) if flag.control else None
+    batch = run.test_scenes(flag.num_test)
+    untrained = score(run.translator, {key: value[:CHUNK] for key, value in batch.items()}, run.words)
+    step = run.load()
+    with run.state.averaged():
+        report = {"step": step, "num_test": flag.num_test} | score(run.translator, batch, run.words)
+        picture = draw_samples(run.translator, batch, run.words)
     report |= {"untrained": untrained, "minutes": round(flag.minutes, 1)}
+    curves, joined = {"with unpaired data": metrics.curves(flag.workdir)}, claim.join_step(run.config)
+    if before := claim.before_cycles(curves["with unpaired data"], joined):
+        report["before_cycles"] = before
+    if control:
+        control.load()
+        with control.state.averaged():
+            report["control"] = score(control.translator, batch, run.words)
+        curves["control: pairs alone"] = metrics.curves(flag.control)
     storage.make_dirs(flag.output)
     write_png(storage.join(flag.output, "samples.png"), picture)
-    drawn = draw_curves(flag.workdir, storage.join(flag.output, "curves.png"))
-    write_markdown(report, storage.join(flag.output, "report.md"), drawn)
+    pictures = {"samples.png": "samples"}
+    if claim.draw(storage.join(flag.output, "claim.png"), curves, joined):
+        pictures["claim.png"] = "scores over the steps"
+    if draw_curves(flag.workdir, storage.join(flag.output, "curves.png")):
+        pictures["curves.png"] = "losses"
+    write_markdown(report, storage.join(flag.output, "report.md"), pictures)
     storage.write_bytes(storage.join(flag.output, "report.json"), json.dumps(report, indent=1).encode())
-    print(f"captions exactly right: {report['caption_score']:.1%} (untrained {untrained['caption_score']:.1%})")
-    print(f"pictures exactly right: {report['picture_score']:.1%} (untrained {untrained['picture_score']:.1%})")
+    for name, told in (("caption", "captions"), ("picture", "pictures")):
+        others = {"untrained": untrained} | ({"control": report["control"]} if control else {})
+        beside = ", ".join(f"{other} {found[f'{name}_score']:.1%}" for other, found in others.items())
+        print(f"{told} exactly right: {report[f'{name}_score']:.1%} ({beside})")
     print(f"see {storage.join(flag.output, 'report.md')}")
 
 
 def define_flags():
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string(
+        "control", "", "Folder of a run of the same settings on pairs alone, scored on the same scenes."
+    )
     flags.DEFINE_string("output", None, "Folder for the report.", required=True)
     flags.DEFINE_integer("num_test", 500, "Test scenes.", lower_bound=1)
     flags.DEFINE_float("minutes", 0.0, "How long everything took, for the record.")
