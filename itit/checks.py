@@ -33,7 +33,7 @@ RANGES = {
     "(0, 1)": "mask_ratio_min",
     "[0.001, 1000]": "mask_ratio_std",
     "[0, 1000]": "t2i_weight i2t_weight i2t_i2i_weight t2i2t_weight i2t2i_weight t2t_weight i2i_weight text_grad_scale "
-                 "gumbel_strength",
+                 "gumbel_strength i2t2i_gumbel_strength",
     "[0, 1000000]": "choice_temperature grad_clip update_clip mesh_data mesh_fsdp read_ahead_mib",
     "[-1, 1000]": "guidance_scale",  # at -1 nothing of the text is left
     "[-100, 100]": "length_penalty",

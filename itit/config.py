@@ -152,7 +152,9 @@ class ObjectiveConfig:
     mask_ratio_mode: float = knob(0.75, "Mode of the truncated normal law of the ratio (P table 3).")
     mask_ratio_std: float = knob(0.25, "Its standard deviation (P table 3).")
     mask_ratio_per: str = knob("sample", "Draw one ratio a sample or one a batch (unstated).", ("sample", "batch"))
+    cycle_stop_gradient: bool = knob(True, "Stop the gradient after the first encoder pass of a cycle (P sec. 7).")
     gumbel_strength: float = knob(1.0, "Gumbel noise on the logits of the text-image-text estimator (P sec. 7).")
+    i2t2i_gumbel_strength: float = knob(0.0, "The same of the image-text-image estimator (P sec. 7: no gain).")
     cycle_keep_visible: bool = knob(True, "Text-image-text: tokens not masked in the first pass stay as synthesized "
                                     "(unstated).")  # fmt: skip
     cycle_pad_after_eos: bool = knob(True, "Image-text-image: slots after EOS are PAD (unstated).")

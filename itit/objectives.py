@@ -13,6 +13,8 @@ batch (see `totals`), so that the losses of its parts add up.
 Shapes: B batch, N image tokens, K kept image tokens, L text tokens, C codebook, V vocabulary.
 """
 
+import contextlib
+
 import torch
 
 from itit import inference
@@ -84,7 +86,7 @@ def synthesize_text(model, image_ids, empty, run=None):
     return inference.caption_greedy(model, image_ids, empty, run)
 
 
-def i2t2i(model, t5, text_ids, image_ids, empty, maskings, total, config):
+def i2t2i(model, t5, text_ids, image_ids, empty, maskings, noise, total, config):
     """Picture -> text -> picture (figure 3 bottom, eq. 4).
 
     The first encoder pass gets no gradient; the image loss reaches the text decoder through the frozen T5.
@@ -92,12 +94,13 @@ def i2t2i(model, t5, text_ids, image_ids, empty, maskings, total, config):
     Args:
       text_ids: int64 [B, L], from `synthesize_text`.
       maskings: of the captioning (as image-to-text) and of the reconstruction (as text-to-image).
+      noise: of the Gumbel estimator, which the paper leaves out here.
     """
     first, second = maskings
     mask = text_ids != PAD
     soft = t5.token_embed(text_ids)
     if config.i2t2i == "full" or config.half_cycle == "stop_gradient":
-        predicted = _reconstruct_text(model, t5, image_ids, text_ids, empty, first)
+        predicted = _reconstruct_text(model, t5, image_ids, text_ids, empty, first, noise, config)
         if config.i2t2i == "half":
             predicted = predicted.detach()
         if config.cycle_pad_after_eos:
@@ -110,18 +113,25 @@ def i2t2i(model, t5, text_ids, image_ids, empty, maskings, total, config):
 
 def _reconstruct_image(model, image_ids, text, first, second, noise, config):
     """One text-to-image pass over a synthesized picture: noisy logits [B, K, C] of the tokens kept by `second`."""
-    with torch.no_grad():
+    with _first_pass(config):
         encoded = model.encode(model.embed(image_ids, first), first, text)
     logits = model.image_logits(model.decode_image(encoded, first), at=second.kept)
     return logits + config.gumbel_strength * gumbel(noise("t2i2t/gumbel", logits.shape))
 
 
-def _reconstruct_text(model, t5, image_ids, text_ids, empty, first):
+def _reconstruct_text(model, t5, image_ids, text_ids, empty, first, noise, config):
     """One image-to-text pass over a synthesized caption: soft T5 embeddings [B, L, F]."""
-    with torch.no_grad():
+    with _first_pass(config):
         encoded = model.encode(model.embed(image_ids, first), first, empty.expand(len(image_ids)))
     logits = suppress(model.text_logits(text_ids, encoded, first), inference.suppressed_ids(model))
+    if config.i2t2i_gumbel_strength:
+        logits = logits + config.i2t2i_gumbel_strength * gumbel(noise("i2t2i/gumbel", logits.shape))
     return straight_through_embed(logits, t5.token_embed.weight, model.text_decoder.head.compute_dtype)
+
+
+def _first_pass(config):
+    """The first encoder pass of a cycle has no gradient (sec. 7), unless that is tried."""
+    return torch.no_grad() if config.cycle_stop_gradient else contextlib.nullcontext()
 
 
 def _image_loss(model, encoded, masking, image_ids, total, config):

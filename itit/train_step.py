@@ -165,7 +165,7 @@ def compute_losses(state, part, totals, noise, config):
     if "i2t2i/first" in maskings:
         passes = maskings["i2t2i/first"], maskings["i2t2i/second"]
         losses["i2t2i"] = objectives.i2t2i(
-            model, state.t5, ids["i2t2i"], images["i2t2i"], empty, passes, totals["i2t2i"], o
+            model, state.t5, ids["i2t2i"], images["i2t2i"], empty, passes, noise, totals["i2t2i"], o
         )
     if "t2t" in ids:
         losses["t2t"] = objectives.t2t(model, ids["t2t"], totals["t2t"], o)

@@ -22,7 +22,7 @@ VARIANTS = {
     "detach_tied_table": (False, True), "i2t_i2i_weight": (0.0, 1.0), "t2i_text_drop_prob": (0.0, 0.5),
     "synth_cfg": (False, True), "synth_drop_masked": (False, True), "mlp_ratio": (2.0, 4.0), "depth": (1, 3),
     "image_decoder_depth": (1, 2), "num_decode_steps": (2, 5), "text_decoder_dim": (24, 40),
-    "half_cycle": ("pseudo_pair", "stop_gradient"),
+    "half_cycle": ("pseudo_pair", "stop_gradient"), "cycle_stop_gradient": (True, False),
 }  # fmt: skip
 
 

@@ -71,10 +71,10 @@ def reference_t2i(case, text, masking):
     return smoothed(logits, case.image_ids, masking.mask)
 
 
-def reference_t2i2t(case, image_ids, gumbel, keep_visible=True, stop=False):
+def reference_t2i2t(case, image_ids, gumbel, keep_visible=True, stop=False, stop_first=True):
     first, second = case.t2i_masking, case.i2t_masking
     given = onehot(image_ids, case.config.model.codebook_size)
-    with torch.no_grad():
+    with torch.set_grad_enabled(not stop_first):
         image, other = encode(case.model, given, first, case.text)
     dense = straight_through(image_logits(case.model, image, other, first, case.text) + gumbel)
     if stop:
@@ -84,15 +84,15 @@ def reference_t2i2t(case, image_ids, gumbel, keep_visible=True, stop=False):
     return reference_i2t(case, dense, second)[0]
 
 
-def reference_i2t2i(case, text_ids, pad_after_eos=True, stop=False):
+def reference_i2t2i(case, text_ids, pad_after_eos=True, stop=False, stop_first=True, gumbel=0.0):
     first, second = case.i2t_masking, case.t2i_masking
     dense = onehot(case.image_ids, case.config.model.codebook_size)
-    with torch.no_grad():
+    with torch.set_grad_enabled(not stop_first):
         image, _ = encode(case.model, dense, first, case.empty.expand(len(dense)))
     logits = text_logits(case.model, text_ids, image, first)
     allowed = torch.ones(logits.shape[-1], dtype=torch.bool)
     allowed[[0, case.config.model.bos_id]] = False
-    words = straight_through(torch.where(allowed, logits, torch.tensor(-1e9)))
+    words = straight_through(torch.where(allowed, logits, torch.tensor(-1e9)) + gumbel)
     if stop:
         words = words.detach()
     mask = torch.ones_like(text_ids, dtype=torch.bool)
@@ -288,3 +288,23 @@ def test_other_sizes_64_tokens_of_which_32_are_dropped():
     agree(case, "t2i", reference_t2i(case, case.text, case.t2i_masking))
     for task in ("i2t", "t2i2t", "i2t2i"):
         assert torch.isfinite(loss_of(case, task))
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_the_first_pass_may_have_its_gradient(monkeypatch, seed):
+    case, image_ids, text_ids, gumbel = with_synthesis(monkeypatch, seed, cycle_stop_gradient=False)
+    agree(case, "t2i2t", reference_t2i2t(case, image_ids, gumbel, stop_first=False))
+    agree(case, "i2t2i", reference_i2t2i(case, text_ids, stop_first=False))
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_image_text_image_may_have_gumbel_noise(monkeypatch, strength):
+    case, _, text_ids, _ = with_synthesis(monkeypatch, seeds(1)[0], i2t2i_gumbel_strength=strength)
+    uniform = torch.rand(4, text_ids.shape[1], case.config.model.vocab_size).clamp(1e-5)
+
+    def noise(name, shape):
+        assert name == "i2t2i/gumbel" and shape == uniform.shape
+        return uniform
+
+    expected = reference_i2t2i(case, text_ids, gumbel=strength * -(-uniform.log()).log())
+    agree(case._replace(noise=noise), "i2t2i", expected)

@@ -153,7 +153,9 @@ def loss_of(case, task):
     if task == "i2t2i":
         passes = case.i2t_masking, case.t2i_masking
         made = objectives.synthesize_text(case.model, case.image_ids, case.empty)
-        return objectives.i2t2i(case.model, case.t5, made, case.image_ids, case.empty, passes, image_total, o)
+        return objectives.i2t2i(
+            case.model, case.t5, made, case.image_ids, case.empty, passes, case.noise, image_total, o
+        )
     return objectives.t2t(case.model, case.text_ids, words, o)
 
 

@@ -41,6 +41,11 @@ def _tasks(config):
     # Text features are given, without gradient into them, but for the empty text where it is learned.
     from_text, learned = 3 * encode(m, kept) - text_in(m), m.empty_text == "learned"
     from_empty = from_text + learned * text_in(m)
+
+    def trained(first):
+        """What the first pass of a full cycle takes where it has a gradient, else None."""
+        return None if o.cycle_stop_gradient else first
+
     image = 3 * decode_image(m, kept) + _trained_logits(m, m.num_image_tokens, 3)
     caption = 3 * (decode_text(m, memory_tokens(m, kept)) + text_logits(m))
     return {
@@ -48,12 +53,12 @@ def _tasks(config):
         "i2t": {I2T: from_empty + caption + (image if o.i2t_i2i_weight else 0)},
         "t2i2t": {
             T2I2T + SYNTHESIS: synthesize_image(config),
-            **_if(o.t2i2t, o, T2I2T + MIDDLE, lambda times: _middle_image(m, kept, times)),
+            **_if(o.t2i2t, o, T2I2T + MIDDLE, lambda times: _middle_image(m, kept, times, trained(from_text))),
             T2I2T + FINAL: from_empty + caption,
         },
         "i2t2i": {
             I2T2I + SYNTHESIS: synthesize_text(m),
-            **_if(o.i2t2i, o, I2T2I + MIDDLE, lambda times: _middle_text(config, kept, times)),
+            **_if(o.i2t2i, o, I2T2I + MIDDLE, lambda times: _middle_text(config, kept, times, trained(from_empty))),
             I2T2I + FINAL_T5: _final_t5(config) + from_text + (o.i2t2i == "full") * text_in(m) + image,
         },
         "t2t": {T2T: 3 * (decode_text(m, 0) + text_logits(m))},
@@ -68,24 +73,28 @@ def _if(cycle, objective, part, middle):
     return {part: middle(1)} if objective.half_cycle == "stop_gradient" else {}
 
 
-def _middle_image(m, kept, times):
-    """First encoder pass without gradient, image decoder, soft tokens."""
+def _middle_image(m, kept, times, first):
+    """First encoder pass (without gradient, or `first`), image decoder, soft tokens."""
     flops = encode(m, kept) + times * decode_image(m, kept) + _trained_logits(m, kept, times)
     if times == 1:
         return flops
-    # The encoded tokens carry no gradient; the one of the soft tokens passes the code table.
-    return flops - memory_in(m, _embedded(m, kept), m.embed_dim) + code_product(m, kept)
+    flops += code_product(m, kept)  # the gradient of the soft tokens passes the code table
+    if first is not None:
+        return flops - encode(m, kept) + first
+    return flops - memory_in(m, _embedded(m, kept), m.embed_dim)  # the encoded tokens carry no gradient
 
 
-def _middle_text(config, kept, times):
-    """First encoder pass without gradient, text decoder, soft tokens of T5's table."""
+def _middle_text(config, kept, times, first):
+    """First encoder pass (without gradient, or `first`), text decoder, soft tokens of T5's table."""
     m = config.model
     memory = memory_tokens(m, kept)
     flops = encode(m, kept) + times * (decode_text(m, memory) + text_logits(m))
     if times == 1:
         return flops
-    soft = 2 * m.num_text_tokens * m.vocab_size * config.t5.dim
-    return flops - memory_in(m, memory, m.text_decoder_dim) + soft
+    flops += 2 * m.num_text_tokens * m.vocab_size * config.t5.dim
+    if first is not None:
+        return flops - encode(m, kept) + first
+    return flops - memory_in(m, memory, m.text_decoder_dim)
 
 
 def _final_t5(config):
