@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the other flagfiles for v4 pods do on them, predicted as table 4 is (see table4.sh), and written into
-# launch/README.md. Rows 3 and 4, 9 and 12 of table 2 are the steps of rows 1, 3 and 6 of table 4, and row 13 and itit_B that
+# launch/PREDICTIONS.md. Rows 3 and 4, 9 and 12 of table 2 are the steps of rows 1, 3 and 6 of table 4, and row 13 and itit_B that
 # of row 14. Needs no TPU; two hours and up to 16 GiB. RUN: where (runs/table4); what is there is skipped.
 # Arguments: names, such as itit_L table2/row05; without any, all.
 set -euo pipefail

@@ -27,7 +27,7 @@ if [ ! -f "$run/vqgan/model.safetensors" ]; then
         --flagfile=launch/flagfiles/quickstart_vqgan.cfg
 fi
 echo "4/7 Pictures and texts to ids, once for all steps"
-for split in paired images texts never; do
+for split in paired images texts unpaired never; do
     python -m tools.tokenize --input="$run/scenes/$split-*.tfrecord" --output="$run/ids/$split" \
         --vqgan="$run/vqgan" --vocabulary="$run/vocabulary.model" --num_text_tokens=32
 done
@@ -35,7 +35,7 @@ train() {
     python -m itit.train --flagfile=launch/flagfiles/quickstart.cfg --vqgan="$run/vqgan" \
         --vocabulary="$run/vocabulary.model" --paired_data="$run/ids/paired-*.tfrecord" \
         --image_data="$run/ids/images-*.tfrecord" --text_data="$run/ids/texts-*.tfrecord" \
-        --eval_data="$run/ids/never-*.tfrecord" "$@"
+        --eval_data="$run/ids/unpaired-*.tfrecord" "$@"
 }
 echo "5/7 ITIT, on pairs first, then with both cycles"
 train "$@" --workdir="$run/itit"
@@ -43,4 +43,5 @@ echo "6/7 Its control: the same pairs, steps and settings without unpaired data"
 train "$@" --workdir="$run/control" --t2i2t=off --t2i2t_batch=0 --i2t2i=off --i2t2i_batch=0
 echo "7/7 Report"
 minutes="$( (cat "$run/seconds" 2>/dev/null; echo "$SECONDS") | awk '{ s += $1 } END { print s / 60 }')"
-python -m tools.report_scenes --workdir="$run/itit" --control="$run/control" --output="$run" --minutes="$minutes"
+python -m tools.report_scenes --workdir="$run/itit" --control="$run/control" --output="$run" --minutes="$minutes" \
+    --also="never=$run/ids/never-*.tfrecord"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Cloud TPUs from here: create, set up, run, watch, stop, resume, delete. See --help and "On a TPU pod" in README.md.
+# Cloud TPUs from here: create, set up, run, watch, stop, resume, delete. See --help and TPU.md.
 # Every command does what is not done yet, so that it may be given again. What happens on the workers is in worker.sh.
 set -euo pipefail
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then

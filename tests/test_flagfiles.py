@@ -174,7 +174,10 @@ CURVES |= {f"figure5/right_{kind}_{share}": (row, "B") for kind, row in (("pairs
            for share in (10, 100)}  # fmt: skip
 TABLE_5 = {0: (14.3, 31.1), 25: (14.1, 31.3), 50: (14.3, 31.3), 100: (14.6, 30.9), 200: (14.8, 30.5)}
 CURVES |= {f"table5/warmup_{f'{thousands}K' if thousands else 0}": (14, "B") for thousands in TABLE_5}
-SPEEDS = {3: (3.41, 16.20), 14: (1.47, 4.67)}  # steps/s on a v4-512: the paper's, and ours as launch/README.md predicts
+SPEEDS = {
+    3: (3.41, 16.20),
+    14: (1.47, 4.67),
+}  # steps/s on a v4-512: the paper's; launch/PREDICTIONS.md
 
 
 def test_figures_4_and_5_and_table_5_are_all_there():

@@ -1,4 +1,4 @@
-"""launch/tpu.sh against a stand-in for gcloud: resume, dry runs and the walk-through of launch/README.md."""
+"""launch/tpu.sh against a stand-in for gcloud: resume, dry runs and the walk-through of launch/TPU.md."""
 
 import re
 import shlex
@@ -194,8 +194,8 @@ def test_a_dry_run_prints_what_the_command_does(cloud, command):
     assert printed == cloud.good(command, *RUN).calls
 
 
-def test_the_walk_through_of_the_readme_is_made_of_commands_that_there_are(cloud):
-    text = (ROOT / "launch" / "README.md").read_text()
+def test_the_walk_through_of_tpu_md_is_made_of_commands_that_there_are(cloud):
+    text = (ROOT / "launch" / "TPU.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     exported = dict(

@@ -1,6 +1,7 @@
 """tools.report_scenes: shares against answers that are known, what is drawn, and a whole report of a small run."""
 
 import json
+import re
 import types
 
 import numpy as np
@@ -102,15 +103,18 @@ def test_markdown_holds_the_numbers(tmp_path):
         report_scenes.write_markdown(report, str(tmp_path / "report.md"), dict.fromkeys(pictures, "shown"))
         return (tmp_path / "report.md").read_text()
 
-    report = {"num_test": 321, "step": 4321, "minutes": 12.5, "untrained": scored(0.011, 0.022)} | scored(0.654, 0.322)
+    report = {"num_test": 321, "test": "moons", "step": 4321, "minutes": 12.5, "also": {},
+              "untrained": scored(0.011, 0.022)} | scored(0.654, 0.322)  # fmt: skip
     alone = text(report, ["samples.png"])
-    for part in ("321 test scenes", "Step 4321, 12.5 minutes", "| trained | 65.4% | 32.2% |",
+    for part in ("321 test scenes of moons.", "Step 4321, 12.5 minutes", "| trained | 65.4% | 32.2% |",
                  "| untrained | 1.1% | 2.2% |", "\n| 1 | 65.4% | 65.4% |", "\n| 3 | 32.2% | 32.2% |"):  # fmt: skip
         assert part in alone, part
-    assert "control" not in alone and "before" not in alone and "claim.png" not in alone
+    assert not any(word in alone for word in ("control", "before", "claim.png", "Other test scenes"))
+    report["also"] = {"suns": {"trained": scored(0.51, 0.41), "control": scored(0.31, 0.21)}}
     report |= {"control": scored(0.2, 0.1), "before_cycles": {"step": 7, "caption_score": 0.3, "picture_score": 0.04}}
     whole = text(report, ["samples.png", "claim.png", "curves.png"])
     for part in ("control: pairs alone, as many steps | 20.0% | 10.0% |", "the cycles join (greedy) | 30.0% | 4.0% |",
+                 "| suns, trained | 51.0% | 41.0% |\n| suns, control | 31.0% | 21.0% |",
                  "| 1 | 65.4% | 65.4% | 20.0% | 20.0% |", "![shown](samples.png)", "![shown](curves.png)"):  # fmt: skip
         assert part in whole, part
     assert whole.index("claim.png") < whole.index("321 test scenes") and whole.count("claim.png") == 1
@@ -130,7 +134,7 @@ def test_a_whole_report(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(report_scenes, "score", recorded)
     given = types.SimpleNamespace(workdir=config.train.workdir, output=str(tmp_path / "out"), num_test=24, minutes=3.21,
-                                  backend="cpu", control="")  # fmt: skip
+                                  backend="cpu", control="", also=[])  # fmt: skip
     monkeypatch.setattr(report_scenes.flags, "FLAGS", given)
     report_scenes.main([])
     assert scored == [[], ["ema"]]  # untrained, then the averaged weights
@@ -160,12 +164,28 @@ def test_a_report_beside_its_control(tmp_path, monkeypatch, capsys):
     cycle = f"--t2i2t=full\n--t2i2t_batch=2\n--t2i2t_warmup_steps=7\n--text_data={config.data.paired_data}\n"
     resolved.write_text(resolved.read_text() + cycle)
     given = types.SimpleNamespace(workdir=config.train.workdir, output=str(tmp_path / "out"), num_test=12, minutes=0,
-                                  backend="cpu", control=config.train.workdir)  # fmt: skip
+                                  backend="cpu", control=config.train.workdir,
+                                  also=[f"again={config.data.paired_data}"])  # fmt: skip
     monkeypatch.setattr(report_scenes.flags, "FLAGS", given)
     report_scenes.main([])
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["control"] == {name: report[name] for name in report["control"]} and len(report["control"]) == 4
+    assert report["also"] == {"again": {run: report["control"] for run in ("trained", "control")}}
     assert report["before_cycles"] == {"step": 5, "caption_score": 0.25, "picture_score": 0.125}
     assert "(untrained " in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "claim.png") as picture:
         assert picture.size[0] > 900
+
+
+@pytest.mark.parametrize("groups", [("seen",), ("seen", "unpaired"), ("seen", "unpaired", "never")])
+def test_the_rarest_objects_say_what_shows_them(groups):
+    rng = np.random.default_rng()
+    captions = [scenes.describe(scenes.sample(rng, (group,)), rng) for group in groups for _ in range(3)]
+    assert report_scenes.shown_by(captions) == report_scenes.SHOWN_BY[groups[-1]]
+    assert set(report_scenes.SHOWN_BY) == set(scenes.GROUPS)
+
+
+@pytest.mark.parametrize("text", ["", "never", "never=", "=x*"])
+def test_other_scenes_have_a_name_and_a_pattern(text):
+    with pytest.raises(ValueError, match=f"--also={re.escape(text)}: must be NAME=PATTERN"):
+        report_scenes.named_patterns([text])

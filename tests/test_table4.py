@@ -1,4 +1,4 @@
-"""tools.table4: the table beside the paper's, and what it touches of the README."""
+"""tools.table4: the table beside the paper's, and what it touches of the document."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ def test_only_what_is_between_the_marks_changes():
 
 def test_the_readme_has_the_marks():
     for name in (table4.TABLE_4, table4.OTHERS):
-        table4.fill((ROOT / "launch" / "README.md").read_text(encoding="utf-8"), name, [], "launch/README.md")
+        table4.fill((ROOT / "launch" / "PREDICTIONS.md").read_text(encoding="utf-8"), name, [], "launch/PREDICTIONS.md")
 
 
 def test_the_command(tmp_path):

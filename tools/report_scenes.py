@@ -2,8 +2,9 @@
 
 On the pairs of the run's --eval_data (scenes with held-out objects) two shares are counted exactly: captions that say
 what the picture shows (`caption_score`), and pictures that show what the prompt says (`picture_score`); the same for
-the untrained model, and for `--control`, a run of the same settings on pairs alone. Writes report.json, report.md,
-samples.png, curves.png and, where a run was scored while it trained, claim.png (see claim.py) into DIR.
+the untrained model, for `--control`, a run of the same settings on pairs alone, and on the test scenes of `--also`.
+Writes report.json, report.md, samples.png, curves.png and, where a run was scored while it trained, claim.png (see
+claim.py) into DIR.
 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture.
 """
@@ -25,6 +26,11 @@ from itit.state import image_ids_of, load_state, make_state
 from tools import claim
 from tools.drawing import draw_curves, stack, write_png
 
+SHOWN_BY = {
+    "seen": "objects that all training data show",
+    "unpaired": "objects, one of them at least shown by unpaired pictures and texts alone",
+    "never": "objects, one of them at least shown by no training picture and no training text",
+}
 CHUNK = 100
 NUM_SHOWN, NUM_CYCLES, NUM_TURNS = 12, 3, 6
 
@@ -82,8 +88,8 @@ def write_markdown(report, path, pictures):
         "# Scenes: what the model has learned",
         "",
         *(["![scores over the steps](claim.png)", ""] if "claim.png" in pictures else []),
-        f"{report['num_test']} test scenes; each holds an object (shape, colour, size and place together) that no",
-        f"training picture and no training text shows. Step {report['step']}, {report['minutes']} minutes in all.",
+        f"{report['num_test']} test scenes of {report['test']}.",
+        f"Step {report['step']}, {report['minutes']} minutes in all.",
         "",
         "| | captions exactly right | pictures exactly right |",
         "|---|---|---|",
@@ -97,9 +103,25 @@ def write_markdown(report, path, pictures):
                                        for kind in ("caption", "picture"))]) + " |"
           for k in report["caption_score_by_objects"]),
         "",
+        *other_scenes(report),
         *(f"![{shown}]({name})\n" for name, shown in pictures.items() if name != "claim.png"),
     ]  # fmt: skip
     storage.write_bytes(path, "\n".join(lines).encode())
+
+
+def other_scenes(report):
+    """Lines of markdown: the scores on the scenes of `--also`."""
+    if not report["also"]:
+        return []
+    return [
+        "Other test scenes:",
+        "",
+        "| | captions exactly right | pictures exactly right |",
+        "|---|---|---|",
+        *(f"| {name}, {run} | {found['caption_score']:.1%} | {found['picture_score']:.1%} |"
+          for name, runs in report["also"].items() for run, found in runs.items()),
+        "",
+    ]  # fmt: skip
 
 
 class Scored:
@@ -125,22 +147,40 @@ class Scored:
         )
         return step
 
-    def test_scenes(self, count):
-        """ "image_ids" int64 [B, N] and "text_ids" int64 [B, L] of the run's own eval data."""
-        batch = self.backend.to_device(Streams(self.config).sample_batch(count))
+    def test_scenes(self, count, pattern):
+        """ "image_ids" int64 [B, N] and "text_ids" int64 [B, L] of `count` pairs of the shards of `pattern`."""
+        data = dataclasses.replace(self.config.data, eval_data=pattern)
+        batch = self.backend.to_device(Streams(dataclasses.replace(self.config, data=data)).sample_batch(count))
         batch["image_ids"] = self.backend.sampler(image_ids_of, batch, self.state)
         return batch
+
+
+def shown_by(captions):
+    """Of captions of known scenes: what shows their objects, as the rarest group of `scenes.GROUPS` among them says."""
+    groups = {scenes.group_of(scenes.parse(text)) for text in captions}
+    return SHOWN_BY[max(groups, key=scenes.GROUPS.index)]
+
+
+def named_patterns(given):
+    """["NAME=PATTERN", ...] -> dict. Raises ValueError, one line."""
+    for text in given:
+        if not all(text.partition("=")[::2]):
+            raise ValueError(f"--also={text}: must be NAME=PATTERN, as never='ids/never-*'")
+    return dict(text.split("=", 1) for text in given)
 
 
 def main(_):
     flag = flags.FLAGS
     run = Scored("workdir", flag.workdir, flag.backend)
     control = Scored("control", flag.control, flag.backend) if flag.control else None
-    batch = run.test_scenes(flag.num_test)
+    batch = run.test_scenes(flag.num_test, run.config.data.eval_data)
+    also = {name: run.test_scenes(flag.num_test, pattern) for name, pattern in named_patterns(flag.also).items()}
     untrained = score(run.translator, {key: value[:CHUNK] for key, value in batch.items()}, run.words)
     step = run.load()
     with run.state.averaged():
-        report = {"step": step, "num_test": flag.num_test} | score(run.translator, batch, run.words)
+        report = {"step": step, "num_test": flag.num_test, "test": shown_by(run.words(batch["text_ids"]))}
+        report |= score(run.translator, batch, run.words)
+        report["also"] = {name: {"trained": score(run.translator, other, run.words)} for name, other in also.items()}
         picture = draw_samples(run.translator, batch, run.words)
     report |= {"untrained": untrained, "minutes": round(flag.minutes, 1)}
     curves, joined = {"with unpaired data": metrics.curves(flag.workdir)}, claim.join_step(run.config)
@@ -150,6 +190,8 @@ def main(_):
         control.load()
         with control.state.averaged():
             report["control"] = score(control.translator, batch, run.words)
+            for name, other in also.items():
+                report["also"][name]["control"] = score(control.translator, other, run.words)
         curves["control: pairs alone"] = metrics.curves(flag.control)
     storage.make_dirs(flag.output)
     write_png(storage.join(flag.output, "samples.png"), picture)
@@ -174,6 +216,7 @@ def define_flags():
     )
     flags.DEFINE_string("output", None, "Folder for the report.", required=True)
     flags.DEFINE_integer("num_test", 500, "Test scenes.", lower_bound=1)
+    flags.DEFINE_multi_string("also", [], "NAME=PATTERN: shards of other test scenes to score, too. May be repeated.")
     flags.DEFINE_float("minutes", 0.0, "How long everything took, for the record.")
     flags.DEFINE_string("backend", "auto", "auto, cpu or cuda.")
 

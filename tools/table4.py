@@ -1,4 +1,4 @@
-"""`python -m tools.table4 --run=runs/table4`: fills predictions into launch/README.md: table 4, and other flagfiles.
+"""`python -m tools.table4 --run=runs/table4`: fills predictions into launch/PREDICTIONS.md: table 4 and others.
 
 Reads what `tools.preflight` wrote as JSON: `rowNN.json` of the rows of table 4, beside the paper's, where rows that are
 not there stay empty; and every other one, such as `itit_L.json`, as a line of the second table. See launch/table4.sh
@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 
 from itit import flags
 
-TABLE_4, OTHERS = "table 4", "other flagfiles"  # as the marks in the README name them
+TABLE_4, OTHERS = "table 4", "other flagfiles"  # as the marks in the document name them
 # arXiv:2310.03734, table 4: text-image-text cycle, image-text-image cycle, steps/s.
 ROWS = (("no", "no", 3.41), ("half", "no", 2.41), ("no", "half", 2.19), ("half", "half", 1.64), ("full", "no", 2.25),
         ("no", "full", 2.05), ("full", "full", 1.47))  # fmt: skip
@@ -98,5 +98,5 @@ def main(_):
 
 if __name__ == "__main__":
     absl_flags.DEFINE_string("run", "runs/table4", "Folder of the rows' JSON.")
-    absl_flags.DEFINE_string("readme", "launch/README.md", "File with the marks.")
+    absl_flags.DEFINE_string("readme", "launch/PREDICTIONS.md", "File with the marks.")
     flags.run_main(main)
