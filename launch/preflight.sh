@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # What the other flagfiles for v4 pods do on them, predicted as table 4 is (see table4.sh), and written into
-# launch/PREDICTIONS.md. Rows 3 and 4, 9 and 12 of table 2 are the steps of rows 1, 3 and 6 of table 4, and row 13 and itit_B that
-# of row 14. Needs no TPU; two hours and up to 16 GiB. RUN: where (runs/table4); what is there is skipped.
+# launch/PREDICTIONS.md. Rows 3 and 4, 9 and 12 of table 2 are the steps of rows 1, 3 and 6 of table 4, and row 13 and
+# itit_B that of row 14. Needs no TPU; two hours and up to 16 GiB. RUN: where (runs/table4); what is there is skipped.
 # Arguments: names, such as itit_L table2/row05; without any, all.
 set -euo pipefail
+export itit_extra="preflight" # read by environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 run="${RUN:-runs/table4}"
