@@ -76,7 +76,7 @@ def parallel_decode(
     noise is scaled by `choice_temperature`, annealed to 0 over the steps unless `anneal` is "constant".
 
     Args:
-      logits_fns: for each step (int64 [B, N], step) -> float32 [B, N, C].
+      logits_fns: for each step (int64 [B, N], step, its noise) -> float32 [B, N, C].
       image_ids: int64 [B, N]; `mask_token_id` marks the unknown. Known tokens never change.
       run: how the steps are run (default: as they stand).
       watch: called with what each step leaves, int64 [B, N], `mask_token_id` where unknown.
@@ -105,7 +105,7 @@ def decode_step(logits_fn, canvas, noise, step, choice):
     num_steps, mask_token_id, temperature, anneal = choice
     noise = indexed(noise, step)
     masked = image_ids == mask_token_id
-    logits = logits_fn(image_ids, step)
+    logits = logits_fn(image_ids, step, noise)
     sampled = (logits + gumbel(noise("token", logits.shape))).argmax(-1)
     filled = torch.where(masked, sampled, image_ids)
 

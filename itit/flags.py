@@ -14,6 +14,7 @@ import typing
 from absl import app, flags
 
 from itit import config as config_lib
+from itit import flagfiles
 from itit.checks import check_ranges
 from itit.console import say
 
@@ -101,16 +102,12 @@ def from_flagfile(path, changes=()):
 
     `changes`: further flags, "--name=value", which win.
     """
-    if not os.path.exists(path):
-        raise ValueError(f"{path}: no such flagfile")
-    flag_values = flags.FlagValues()
+    flag_values, lines = flags.FlagValues(), flagfiles.read(path)
     define(flag_values=flag_values)
     try:
-        rest = flag_values([path, f"--flagfile={path}", *changes])
-        if len(rest) > 1:
-            raise ValueError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+        parse([path, *lines, *changes], flag_values)
         return from_flags(flag_values=flag_values)
-    except (flags.Error, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -142,15 +139,19 @@ def take_word(argv=sys.argv):
     return argv.pop(1) if len(argv) > 1 and not argv[1].startswith("-") else ""
 
 
-def _parse(argv):
-    """Parses the command line. Raises ValueError for a mistyped flag or value and for words that are no flag."""
+def parse(argv, flag_values=flags.FLAGS):
+    """Parses a command line, the program's name first, into `flag_values`; returns that name, in a list.
+
+    Raises ValueError for a mistyped flag or value, words that are no flag, and what `flagfiles.expand` refuses.
+    """
+    arguments = flagfiles.expand(argv[1:])
     try:
-        rest = flags.FLAGS(argv)
+        rest = flag_values([argv[0], *arguments])
     except flags.Error as error:
         raise ValueError(str(error).removeprefix("ERROR:: ")) from None
     if len(rest) > 1:
         raise ValueError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
-    for name, value in flags.FLAGS.flag_values_dict().items():  # those of the tools' own, too
+    for name, value in flag_values.flag_values_dict().items():  # those of the tools' own, too
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"--{name}={value}: must be finite")
     return rest
@@ -163,7 +164,7 @@ def run_main(main):
     Ctrl-C in `interrupted` and 130. The environment variable ITIT_TRACEBACK=1 shows the stack before that line.
     """
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=parse)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("ITIT_TRACEBACK") == "1":
             traceback.print_exc()

@@ -12,7 +12,7 @@ import torch
 
 from itit import decoding
 from itit.eager import Eager
-from itit.masking import decode_schedule, drop_masked, keep_all, num_dropped
+from itit.masking import Masking, decode_schedule, drop_masked, keep_all, num_dropped
 from itit.models import Text, casts_of, weights_to_cast
 
 
@@ -58,10 +58,10 @@ def drops(model, objective, decode):
 
 
 class ImageLogits(NamedTuple):
-    """What `parallel_decode` asks for: (image_ids int64 [B, N], step) -> guided logits float32 [B, N, C].
+    """What `parallel_decode` asks for: (image_ids int64 [B, N], step, its noise) -> guided logits float32 [B, N, C].
 
     `text`: with guidance the texts and the empty one in turn, 2 B rows. `dropped`: masked tokens that the encoder does
-    not see.
+    not see, drawn anew at every step.
     """
 
     model: torch.nn.Module
@@ -71,14 +71,15 @@ class ImageLogits(NamedTuple):
     guided: bool
     dropped: int
 
-    def __call__(self, ids, step):
+    def __call__(self, ids, step, noise):
         model, config, batch = self.model, self.config, ids.shape[0]
         mask = ids == model.mask_token_id
-        if self.guided:
-            ids, mask = (x[:, None].expand(-1, 2, -1).flatten(0, 1) for x in (ids, mask))
-        masking = drop_masked(mask, self.dropped) if self.dropped else keep_all(mask)
+        masking = drop_masked(mask, noise("drop", mask.shape), self.dropped) if self.dropped else keep_all(mask)
         # Masked slots are embedded as [MASK] whatever they hold; 0 is a valid row for the lookup.
         ids = ids.masked_fill(mask, 0)
+        if self.guided:  # both rows of a sample see the same tokens
+            ids, *masking = (x[:, None].expand(-1, 2, -1).flatten(0, 1) for x in (ids, *masking))
+            masking = Masking(*masking)
         encoded = model.encode(model.embed(ids, masking), masking, self.text)
         features = model.image_features(model.decode_image(encoded, masking))
         if self.guided:  # what guides logits guides what they are linear in, and takes half the product

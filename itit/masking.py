@@ -48,9 +48,14 @@ def keep_all(mask):
     return Masking(mask, torch.arange(mask.shape[1], device=mask.device).expand(mask.shape))
 
 
-def drop_masked(mask, dropped):
-    """Drops the first `dropped` masked slots of each sample; needs that many masked ones."""
-    order = torch.argsort(~mask, dim=1, stable=True)
+def drop_masked(mask, noise, dropped):
+    """Drops `dropped` of the masked slots of each sample, those of the lowest noise, as `draw_masking` does.
+
+    Args:
+      mask: bool [B, N], at least `dropped` of each row True.
+      noise: float [B, N], no two equal.
+    """
+    order = noise.masked_fill(~mask, torch.inf).argsort(1)
     return Masking(mask, order[:, dropped:].sort(1).values)
 
 

@@ -24,6 +24,7 @@ from itit import runs, storage, weights, weightsdir
 from itit.backend import Local
 from itit.config import Config, DataConfig, replace
 from itit.data import images as images_lib
+from itit.data import text as text_lib
 from itit.data.text import Tokenizer
 from itit.models import encode_text
 from itit.models.layers import set_compute_dtype
@@ -286,6 +287,7 @@ def _texts(prompts):
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise ValueError(f"prompt {i} is a {type(prompt).__name__}: must be a text")
+        text_lib.check(prompt, f"prompt {i}")
     if not prompts:
         raise ValueError("no prompts: give at least one text")
     return prompts

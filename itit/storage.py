@@ -20,6 +20,7 @@ import mmap
 import os
 import re
 import shutil
+import stat
 import tempfile
 
 import fsspec
@@ -134,6 +135,16 @@ def open(path, mode="rb"):
         return builtins.open(path, mode)
     with _remote(path) as remote:
         return remote.open(path, mode)
+
+
+def open_regular(path):
+    """`open` of a file in a folder that somebody else made: of no device, pipe or folder, which may never end.
+
+    Links are followed, as Hugging Face's cache is made of them. Raises ValueError naming what is no file.
+    """
+    if not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path}: must be a regular file")
+    return open(path)
 
 
 def read_bytes(path):

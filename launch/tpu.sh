@@ -64,9 +64,12 @@ tpu_create() {
 }
 
 tpu_setup() {
-    local file="itit-$commit.tar.gz" unpack
-    local archive="${TMPDIR:-/tmp}/$file"
+    local file="itit-$commit.tar.gz" unpack name_alone=()
     need_tpu
+    # A name that nobody can foretell: in a shared /tmp another's link may wait under one that they can.
+    if is dry_run; then name_alone=(-u); fi
+    archive="$(mktemp "${name_alone[@]}" "${TMPDIR:-/tmp}/itit.XXXXXX")"
+    trap 'rm -f "$archive"' EXIT
     [ -z "$(git -C "$root" status --porcelain)" ] || say "note: changes that are not committed are not copied"
     act git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
     gcloud_tpu tpu-vm scp "$archive" "${option[name]}:$file" --worker=all --quiet

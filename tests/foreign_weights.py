@@ -42,6 +42,11 @@ def write_lightning(path, tensors):
         torch.save({"epoch": 3, "state_dict": tensors, "callbacks": {callback: {"best": 0.5}}}, path)
 
 
-def write_anything(path, value):
+def write_anything(path, value, legacy=False):
     """A pickle of whatever object."""
-    torch.save(value, path)
+    torch.save(value, path, _use_new_zipfile_serialization=not legacy)
+
+
+def read(path):
+    """What torch itself reads of a file of `write`."""
+    return torch.load(path, weights_only=True)

@@ -1,10 +1,11 @@
 """What the tests of studies share: a small study file, made-up results, and a stand-in for the commands of a run."""
 
 from itit.data.scenes import GROUPS
+from tests.common import ROOT
 from tools import study_file
 
-BASE = """# A base.
---flagfile=launch/flagfiles/mini/mini.cfg
+BASE = f"""# A base.
+--flagfile={ROOT}/launch/flagfiles/mini/mini.cfg
 --num_steps=400
 --lr_warmup_steps=40
 """

@@ -23,7 +23,7 @@ def count_masked(ids, num_steps, mask_id, codes=5):
     """Masked tokens of each sample at every call of logits_fn: [steps, B], and the tokens that come out."""
     seen = []
 
-    def logits_fn(current, step):
+    def logits_fn(current, step, noise):
         assert step == len(seen)
         seen.append((current == mask_id).sum(1).tolist())
         return torch.randn(*current.shape, codes)
@@ -95,11 +95,11 @@ def test_decode_equals_numpy(anneal, temperature):
     ids[1, torch.randperm(tokens)[:10]] = 3
     table = torch.randn(codes + 1, tokens, codes)  # logits depend on what is known
 
-    def logits_fn(current, step):
+    def logits_fn(current, step, noise):
         return torch.stack([table[row, torch.arange(tokens)].roll(step, 0) * 2 for row in current])
 
     def logits_of(current, step):
-        return logits_fn(torch.from_numpy(current), step).double().numpy()
+        return logits_fn(torch.from_numpy(current), step, None).double().numpy()
 
     noise, seen = small.Recorded(), []
     out = decoding.parallel_decode(
@@ -121,7 +121,7 @@ def test_without_choice_noise_the_most_confident_are_committed_first():
     logits[..., 3] = sharpness.log()
     order = []
 
-    def logits_fn(current, step):
+    def logits_fn(current, step, noise):
         order.append(current != codes)
         return logits
 
@@ -142,7 +142,7 @@ def test_samples_follow_the_softmax():
     logits = torch.randn(6) * 1.5
     ids = torch.full((40, 500), 6)
     out = decoding.parallel_decode(
-        [lambda current, step: logits.expand(*current.shape, 6)], ids, small.Recorded(), mask_token_id=6,
+        [lambda current, step, noise: logits.expand(*current.shape, 6)], ids, small.Recorded(), mask_token_id=6,
         choice_temperature=32.0,
     )  # fmt: skip
     frequency = torch.bincount(out.flatten(), minlength=6) / out.numel()

@@ -80,6 +80,8 @@ def test_bad_input_is_one_line(run, monkeypatch):
     for path, body, kind, status, message in (
         ("/generate", {"prompt": "  "}, JSON, 400, "the prompt is empty"),
         ("/generate", {"prompt": 3}, JSON, 400, "the prompt is empty"),
+        ("/generate", b'{"prompt": "a \\udc80"}', JSON, 400, "prompt 0: no text: half a character, '\\udc80', at 2"),
+        ("/cycle", b'{"prompt": "\\ud800"}', JSON, 400, "prompt 0: no text: half a character, '\\ud800', at 0"),
         ("/generate", {"prompt": "a", "seed": "x"}, JSON, 400, "seed='x': must be a number"),
         ("/generate", {"prompt": "a", "seed": -1}, JSON, 400, "seed=-1: must be in"),
         ("/generate", {"prompt": "a", "guidance_scale": "nan"}, JSON, 400, "guidance_scale='nan'"),
@@ -104,12 +106,32 @@ def test_bad_input_is_one_line(run, monkeypatch):
     assert found == 411
 
 
-def test_other_pages_are_refused(run):
+def test_other_pages_are_refused(run, capfd):
+    """Quietly, with an answer that arrives, however much they send."""
     port = run[0]
     for headers in ({"Origin": "http://evil.example"}, {"Host": f"evil.example:{port}"}, {"Origin": "null"}):
-        status, (line,) = ask(port, "/generate", {"prompt": "a"}, **headers)
+        for body, kind in (({"prompt": "a"}, JSON), (bytes(10_000_000), BYTES)):
+            status, (line,) = ask(port, "/generate", body, kind, **headers)
+            assert status == 403 and "only for the page at" in line["error"]
+        status, (line,) = ask(port, "/", None, method="GET", **headers)
         assert status == 403 and "only for the page at" in line["error"]
     assert ask(port, "/generate", {"prompt": "a"}, Origin=f"http://127.0.0.1:{port}")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_on_port_80_the_address_has_no_number():
+    with demo_server.make_server(None, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port, server.server_address = server.server_address[1], ("127.0.0.1", 80)  # as far as it knows
+        for host in ("127.0.0.1", "localhost", "localhost:80"):
+            assert ask(port, "/other", b"{}", Host=host, Origin=f"http://{host}")[0] == 404  # it was let in
+        assert ask(port, "/other", b"{}", Host=f"127.0.0.1:{port}")[0] == 403
+        server.shutdown()
+
+
+def test_a_taken_port_is_named(run):
+    with pytest.raises(ValueError, match=f"^--port={run[0]}: Address already in use; choose another"):
+        demo_server.make_server(None, run[0])
 
 
 def test_the_page_in_a_browser(run, tmp_path):

@@ -46,9 +46,8 @@ def read(path, monkeypatch):
     """The resolved Config of a flagfile, parsed where its user stands: in the root of the repository."""
     monkeypatch.chdir(ROOT)
     values = absl_flags.FlagValues()
-    absl_flags.DEFINE_string("flagfile", None, "As absl's own.", flag_values=values)
     flags.define(flag_values=values)
-    assert values(["main", f"--flagfile={path.relative_to(ROOT)}"]) == ["main"]
+    assert flags.parse(["main", f"--flagfile={path.relative_to(ROOT)}"], values) == ["main"]
     return flags.from_flags(flag_values=values)
 
 

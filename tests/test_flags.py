@@ -10,7 +10,7 @@ import pytest
 from absl import flags as absl_flags
 
 from itit import config as config_lib
-from itit import flags
+from itit import flagfiles, flags
 from tests.common import ROOT
 
 MAIN = """
@@ -31,9 +31,8 @@ flags.run_main(main)
 
 def parse(*arguments, settings=None):
     values = absl_flags.FlagValues()
-    absl_flags.DEFINE_string("flagfile", None, "As absl's own.", flag_values=values)
     flags.define(settings, values)
-    values(["main", *arguments])
+    assert flags.parse(["main", *arguments], values) == ["main"]
     return flags.from_flags(settings, values)
 
 
@@ -129,6 +128,38 @@ def test_the_last_flag_wins(tmp_path):
     path.write_text("--preset=tiny\n--num_steps=7000\n")
     config = parse("--num_steps=6000", f"--flagfile={path}", "--preset=nano")
     assert (config.model.preset, config.optim.num_steps) == ("nano", 7000)
+
+
+def test_a_flagfile_names_others_beside_it(tmp_path, monkeypatch):
+    """Wherever the command is typed, and in the order of the lines."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a" / "top.cfg").write_text("--num_steps=7000\n--flagfile=b/inner.cfg\n  # a comment\n--preset=tiny\n")
+    (tmp_path / "a" / "b" / "inner.cfg").write_bytes(b"\xef\xbb\xbf--num_steps=8000\r\n\r\n--flagfile=../base.cfg\r\n")
+    (tmp_path / "a" / "base.cfg").write_text(f"// a comment\n--flagfile={tmp_path}/whole.cfg\n--preset=nano\n")
+    (tmp_path / "whole.cfg").write_text("--seed=5")
+    (tmp_path / "elsewhere" / "base.cfg").write_text("--seed=6")
+    for folder, path in (("elsewhere", "../a/top.cfg"), (".", "a/top.cfg"), ("a", "top.cfg")):
+        monkeypatch.chdir(tmp_path / folder)
+        for config in (parse(f"--flagfile={path}"), parse("--flagfile", path), flags.from_flagfile(path)):
+            assert (config.optim.num_steps, config.model.preset, config.train.seed) == (8000, "tiny", 5)
+    assert flagfiles.expand(["x", "--", "--flagfile=absent"]) == ["x", "--", "--flagfile=absent"]
+
+
+def test_a_flagfile_that_names_what_it_cannot_is_refused(tmp_path):
+    path = tmp_path / "bad.cfg"
+    for text, message in (
+        (b"--flagfile=absent.cfg", f"^{tmp_path}/absent.cfg: no such flagfile: {path} names it, and .* beside it$"),
+        (b"--flagfile=bad.cfg", "^.*/bad.cfg: leads through 20 flagfiles to .*: does one name itself"),
+        (b"--seed=\xff", "^.*/bad.cfg: not UTF-8 at byte 7$"),
+        (b"--flagfile=s3://x/y", "s3://x/y: must be a local path or gs://"),
+    ):
+        path.write_bytes(text)
+        for read in (lambda: parse(f"--flagfile={path}"), lambda: flags.from_flagfile(str(path))):
+            with pytest.raises(ValueError, match=message):
+                read()
+    with pytest.raises(ValueError, match="^--flagfile: must name a file$"):
+        parse("--seed=1", "--flagfile")
 
 
 def test_text_that_no_flagfile_holds_is_refused():

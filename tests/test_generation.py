@@ -67,6 +67,13 @@ def test_what_an_export_of_pictures_holds(run, tmp_path):
     assert np.array_equal(sheet[28:172, 8:152], np.asarray(made[0].resize((144, 144), 0)))
 
 
+def test_a_prompt_that_is_no_text_is_named_before_anything_is_made(run, tmp_path):
+    prompts = [*prompts_of(["a"] * 5), inputs.Prompt("\udcff")]
+    with pytest.raises(ValueError, match="^prompt 5: no text: half a character, '.udcff', at 0$"):
+        generation.export_pictures(run[1], prompts, str(tmp_path / "out"), Drawing(), 2)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_an_export_of_captions_holds(run, tmp_path):
     _, model, folder, _ = run
     pictures = inputs.pictures(str(folder))

@@ -78,8 +78,8 @@ LAZY = {
     ("itit.models", "itit.weights"),
     ("itit.models.t5", "itit.weights"),
 }
-# Pickles of others: opened in one place, guarded, and made by the tests of it.
-GUARDED = {"tools.pickled": "torch.load", "tests.foreign_weights": "torch.save"}
+# Pickles are made, and read as torch would, by the tests of `tools.pickled` alone, which reads them without torch.
+GUARDED = {"tests.foreign_weights": ("torch.load", "torch.save")}
 
 
 def tracked_files():
@@ -223,7 +223,7 @@ def test_no_pickle():
         for call in calls(tree):
             text = ast.unparse(call.func)
             if text in ("torch.load", "torch.save", "torch.jit.load"):
-                assert GUARDED.get(name) == text, f"{name}:{call.lineno}: {text}"
+                assert text in GUARDED.get(name, ()), f"{name}:{call.lineno}: {text}"
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 assert text != "torch.load" or given.get("weights_only") == "True", f"{name}:{call.lineno}"
             assert "allow_pickle" not in {keyword.arg for keyword in call.keywords}, f"{name}:{call.lineno}"

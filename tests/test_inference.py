@@ -50,7 +50,7 @@ def test_generate_equals_straight_line_code(flags, guided):
     d, noise, asked = config.decode, small.Recorded(), []
     empty = Text(*(x.repeat(BATCH, *[1] * (x.ndim - 1)) for x in empty))
 
-    def logits_fn(ids, step):
+    def logits_fn(ids, step, noise):
         asked.append(step)
         logits = conditional_logits(model, ids, text)
         if guided:
@@ -128,6 +128,42 @@ def test_dropping_masked_tokens(num_steps, ratio_min):
         assert seen == [16] * num_steps
         if depth == 0:
             assert torch.equal(out, expected)
+
+
+def kept_by_hand(ids, noise, dropped):
+    """What is kept of each sample: all slots but the `dropped` masked ones of the lowest noise, in order."""
+    kept = []
+    for row, numbers in zip(ids.tolist(), noise.tolist(), strict=True):
+        masked = sorted((number, slot) for slot, number in enumerate(numbers) if row[slot] == 40)
+        kept.append(sorted(set(range(16)) - {slot for _, slot in masked[:dropped]}))
+    return kept
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_each_step_drops_masked_tokens_at_random(guided):
+    """The encoder is shown what a draw of its own leaves, the same with guidance's two rows of a sample."""
+    config, model, text, empty = prepare(synth_drop_masked=True)
+    noise, kept, states = small.Recorded(), [], [torch.full((BATCH, 16), 40)]
+    encode = model.encode
+    model.encode = lambda embeds, masking, text: kept.append(masking) or encode(embeds, masking, text)
+    inference.generate(model, text, empty, noise, config.decode, guided=guided, dropped=8, watch=states.append)
+    dropping = [count >= 8 for count in masking.decode_schedule(16, 6)]
+    assert {name for name in noise.draws if "drop" in name} == {f"drop{s}" for s in range(6) if dropping[s]}
+    for step, (state, found) in enumerate(zip(states, kept, strict=False)):
+        expected = kept_by_hand(state, noise.draws[f"drop{step}"], 8) if dropping[step] else [list(range(16))] * BATCH
+        rows = [row for row in range(BATCH) for _ in range(1 + guided)]
+        assert found.kept.tolist() == [expected[row] for row in rows]
+        assert torch.equal(found.mask, (state == 40)[rows])
+
+
+def test_a_picture_made_with_dropping_depends_on_its_number_alone():
+    config, model, text, empty = prepare(synth_drop_masked=True)
+
+    def made(rows):
+        noise = Noise(3, 0, "cpu", "samples", rows)
+        return inference.generate(model, Text(*(x[rows] for x in text)), empty, noise, config.decode, dropped=8)
+
+    assert torch.equal(made([0, 1, 2])[[2, 0]], made([2, 0]))
 
 
 def test_dropping_never_drops_a_known_token():
@@ -260,6 +296,8 @@ def test_every_draw_of_a_picture_has_a_name_of_its_own():
     config, model, text, empty = prepare()
     noise = small.Recorded()
     inference.generate(model, text, empty, noise, config.decode)
-    assert set(noise.draws) == {f"token{s}" for s in range(6)} | {f"choice{s}" for s in range(6)}
+    assert set(noise.draws) == {f"{name}{s}" for name in ("token", "choice") for s in range(6)}
+    inference.generate(model, text, empty, noise, config.decode, dropped=2)
+    assert set(noise.draws) == {f"{name}{s}" for name in ("token", "choice", "drop") for s in range(6)}
     draws = [Noise(3, 4, "cpu")(name, (50,)) for name in noise.draws]
     assert all(not torch.isclose(a, b).any() for i, a in enumerate(draws) for b in draws[:i])

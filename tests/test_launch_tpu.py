@@ -154,6 +154,19 @@ def test_setup_copies_what_is_committed_and_says_so(ready):
     assert not (ready.folder / "workers" / "0" / "itit" / "current" / "launch" / "new.sh").exists()
 
 
+def test_setup_writes_where_nobody_can_foretell_and_leaves_nothing(ready, tmp_path):
+    """A link that waits under the name of the commit is not written through."""
+    target = tmp_path / "target"
+    target.write_text("mine")
+    link = ready.folder / f"itit-{head(ready.repository)}.tar.gz"
+    link.symlink_to(target)
+    before = set(ready.folder.iterdir())
+    copied = [call for _ in range(2) for call in ready.good("setup").calls if "scp" in call]
+    archives = {part for call in copied for part in call if part.startswith(str(ready.folder))}
+    assert len(archives) == 2 and target.read_text() == "mine"
+    assert set(ready.folder.iterdir()) == before
+
+
 def test_setup_installs_venv_where_the_image_lacks_it(cloud):
     cloud.set(ensurepip=False)
     cloud.good("create")

@@ -90,11 +90,28 @@ def test_nothing_dropped_and_masked_ones_dropped():
     assert torch.equal(whole.mask, mask)
     assert whole.kept.tolist() == [list(range(64))] * 6
     dropped = int(mask.sum(1).min())
-    masking = drop_masked(mask, dropped)
+    noise = torch.rand(6, 64)
+    masking = drop_masked(mask, noise, dropped)
     assert torch.equal(masking.mask, mask)
     for row in range(6):
-        gone = [slot for slot in range(64) if mask[row, slot]][:dropped]
+        by_noise = sorted(range(64), key=lambda slot, row=row: noise[row, slot])
+        gone = [slot for slot in by_noise if mask[row, slot]][:dropped]
         assert masking.kept[row].tolist() == sorted(set(range(64)) - set(gone))
+
+
+@pytest.mark.parametrize("num_masked", [256, 203, 142, 128])
+def test_the_encoder_meets_the_same_layouts_in_generation_as_in_training(num_masked):
+    """What is kept of each half of the picture, seen and masked: the mean and the spread over many samples."""
+    rows = 4000
+    trained = draw_masking(torch.full((rows,), num_masked / 256), torch.rand(rows, 256), 128)
+    generated = drop_masked(trained.mask[torch.randperm(rows)], torch.rand(rows, 256), 128)
+    for of_masked in (True, False):
+        halves = []
+        for masking in (trained, generated):
+            kept = masking.mask.gather(1, masking.kept) == of_masked
+            halves.append((kept & (masking.kept < 128)).sum(1).double())
+        assert abs(halves[0].mean() - halves[1].mean()) < 5 * 2**0.5 * 8 / rows**0.5
+        assert abs(halves[0].std() - halves[1].std()) < 0.5
 
 
 def test_decode_schedule_equals_the_lists_of_the_specification():

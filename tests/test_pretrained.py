@@ -228,6 +228,7 @@ def test_bad_input_is_one_line(run, tmp_path):
     model, picture = ITIT.from_pretrained(folder, device="cpu"), Image.fromarray(pictures[0])
     assert "no prompts" in said(model.generate, [])
     assert "prompt 1 is a int: must be a text" in said(model.generate, ["a", 3])
+    assert "prompt 1: no text: half a character, '\\ud834', at 2" in said(model.generate, ["\U0001d11e", "a \ud834"])
     assert "--num_decode_steps=0: must be in [1, " in said(model.generate, "a", num_steps=0)
     assert "batch_size=0: must be at least 1" in said(model.generate, "a", batch_size=0)
     assert "no images" in said(model.caption, [])

@@ -15,7 +15,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from absl import flags as absl_flags
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -167,11 +166,7 @@ def test_a_run_on_pictures_and_texts(data, tmp_path):
     names = ("prompt_to_picture", "picture_to_caption", "cycle_from_text", "cycle_from_image")
     assert set(tags["images"]) == {f"samples/{name}" for name in names}
     assert [picture.step for picture in events.Images("samples/prompt_to_picture")] == [3, 4]
-    flag_values = absl_flags.FlagValues()
-    absl_flags.DEFINE_string("flagfile", None, "As absl's own.", flag_values=flag_values)
-    flags.define(None, flag_values)
-    flag_values(["main", f"--flagfile={tmp_path}/run/resolved.cfg"])
-    assert flags.from_flags(None, flag_values) == replace(Config(), **values).resolve()
+    assert flags.from_flagfile(f"{tmp_path}/run/resolved.cfg") == replace(Config(), **values).resolve()
     step, tensors, _ = checkpoint.restore(str(tmp_path / "run"))
     assert step == 4 and {name.split("/")[0] for name in tensors} == {"model", "optimizer", "ema"}
 

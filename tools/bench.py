@@ -20,7 +20,7 @@ from absl import flags as absl_flags
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from itit import config as config_lib
-from itit import flags
+from itit import flagfiles, flags
 from itit import train_step as step_lib
 from itit.backend import connect
 from itit.state import make_state
@@ -127,9 +127,10 @@ def read_config(flagfile, arguments, batch):
     """
     values = absl_flags.FlagValues()
     flags.define(flag_values=values)
+    lines = flagfiles.read(flagfile)
     try:
-        values(["bench", f"--flagfile={flagfile}", *arguments])
-    except absl_flags.Error as error:
+        flags.parse(["bench", *lines, *arguments], values)
+    except ValueError as error:
         raise ValueError(f"{flagfile}: {error}") from None
     config = config_lib.replace(flags.from_flags(flag_values=values), vqgan="", t5_weights="")
     sizes = {f"{task}_batch": batch for task in step_lib.tasks(config, sys.maxsize)} if batch else {}

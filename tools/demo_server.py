@@ -12,10 +12,12 @@ another web page sends (Host, Origin) are refused.
 
 import base64
 import contextlib
+import http.client
 import http.server
 import io
 import json
 import pathlib
+import socket
 import threading
 import urllib.parse
 
@@ -109,32 +111,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
     _begun = False
 
     def do_GET(self):
-        with self._answering():
-            if urllib.parse.urlsplit(self.path).path != "/":
-                raise Refused(404, f"{self.path}: there is the page / alone")
-            self._begin(200, "text/html; charset=utf-8")
-            self.wfile.write(PAGE.read_bytes())
+        self._answer(self._get)
 
     def do_POST(self):
-        with self._answering():
-            url = urllib.parse.urlsplit(self.path)
-            is_text = self.headers.get_content_type() == "application/json"
-            body = self._body(MAX_TEXT_BYTES if is_text else MAX_PICTURE_BYTES)
-            body = _json(body) if is_text else body
-            if url.path == "/generate" and is_text:
-                self.server.demo.generate(body, self._emit)
-            elif url.path == "/caption" and not is_text:
-                self.server.demo.caption(body, self._emit)
-            elif url.path == "/cycle":
-                self.server.demo.cycle(body, dict(urllib.parse.parse_qsl(url.query)), self._emit)
-            else:
-                raise Refused(404, f"{url.path}: not here, or not with {self.headers.get_content_type()}")
+        self._answer(self._post)
 
-    @contextlib.contextmanager
-    def _answering(self):
+    def _get(self):
+        if urllib.parse.urlsplit(self.path).path != "/":
+            raise Refused(404, f"{self.path}: there is the page / alone")
+        self._begin(200, "text/html; charset=utf-8")
+        self.wfile.write(PAGE.read_bytes())
+
+    def _post(self):
+        url = urllib.parse.urlsplit(self.path)
+        is_text = self.headers.get_content_type() == "application/json"
+        body = self._body(MAX_TEXT_BYTES if is_text else MAX_PICTURE_BYTES)
+        body = _json(body) if is_text else body
+        if url.path == "/generate" and is_text:
+            self.server.demo.generate(body, self._emit)
+        elif url.path == "/caption" and not is_text:
+            self.server.demo.caption(body, self._emit)
+        elif url.path == "/cycle":
+            self.server.demo.cycle(body, dict(urllib.parse.parse_qsl(url.query)), self._emit)
+        else:
+            raise Refused(404, f"{url.path}: not here, or not with {self.headers.get_content_type()}")
+
+    def _answer(self, respond):
+        """Calls `respond`; what it, or the sender, is refused for becomes one line."""
         try:
             self._check_sender()
-            yield
+            respond()
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             self.close_connection = True  # the page was closed: what it asked for is left
         except Refused as error:
@@ -145,6 +151,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _check_sender(self):
         port = self.server.server_address[1]
         own = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
+        if port == http.client.HTTP_PORT:  # browsers leave it out
+            own |= {ADDRESS, "localhost"}
         origin = self.headers.get("Origin")
         if self.headers.get("Host") not in own or origin and origin.removeprefix("http://") not in own:
             raise Refused(403, f"only for the page at http://{ADDRESS}:{port}")
@@ -173,8 +181,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(value).encode() + b"\n")
 
     def _fail(self, status, message):
+        """Says so. What was sent with the request is read and forgotten: where the server closes first, the sender
+        may see a broken connection in the place of the answer."""
         with contextlib.suppress(OSError):
             self._emit({"error": message}, status)
+            self.connection.shutdown(socket.SHUT_WR)
+            left = MAX_PICTURE_BYTES
+            while left > 0 and (part := self.rfile.read1(left)):
+                left -= len(part)
 
     def log_message(self, *args):
         """No line a request."""
@@ -191,7 +205,10 @@ def _json(data):
 
 
 def make_server(model, port):
-    """A server at 127.0.0.1; port 0 is any free one. Raises OSError where the port is taken."""
-    server = http.server.ThreadingHTTPServer((ADDRESS, port), Handler)
+    """A server at 127.0.0.1; port 0 is any free one. Raises ValueError, one line, where the port cannot be had."""
+    try:
+        server = http.server.ThreadingHTTPServer((ADDRESS, port), Handler)
+    except OSError as error:
+        raise ValueError(f"--port={port}: {error.strerror}; choose another one, or 0 for any free one") from None
     server.daemon_threads, server.demo = True, Demo(model)
     return server

@@ -17,6 +17,7 @@ from PIL import Image
 
 from itit import backend, locks, samples, storage
 from itit.config import DecodeConfig, TrainConfig, knob
+from itit.data import text
 from itit.pretrained import ITIT
 from tools import inputs
 from tools.damaged import Damage
@@ -182,6 +183,8 @@ def export_pictures(model, prompts, output, drawing, batch_size, sharing=Sharing
     """
     if not prompts:
         raise ValueError("no prompts: give at least one text")
+    for i, prompt in enumerate(prompts):
+        text.check(prompt.text, f"prompt {i}")
     files = [f"{number:06d}.png" for number in range(len(prompts))]
     settings = {"prompts": digest(prompts)} | dataclasses.asdict(drawing)
     export = Export(model, output, len(prompts), batch_size, sharing, settings)

@@ -11,6 +11,15 @@ from itit import storage
 PAD, EOS = 0, 1
 
 
+def check(text, place):
+    """Raises ValueError, `place` and what is wrong, for a str that is no text: half a character of a broken encoding
+    (a lone surrogate), which JSON and command lines let through."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place}: no text: half a character, {text[error.start]!r}, at {error.start}") from None
+
+
 class Detokenizer:
     """Ids to text.
 
