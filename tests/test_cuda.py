@@ -19,11 +19,12 @@ from itit.models import ITIT, VQGAN, encode_text, layers
 from itit.noise import Noise
 from itit.samples import Translator
 from itit.state import make_state
-from itit.train_step import LOSSES, tasks, train_step
+from itit.tasks import LOSSES, TASKS
+from itit.train_step import tasks, train_step
 from tests import small
 
 DEVICE = torch.device("meta")
-BATCHES = dict.fromkeys(("t2i_batch", "i2t_batch", "t2i2t_batch", "i2t2i_batch", "t2t_batch", "i2i_batch"), 4)
+BATCHES = {f"{task}_batch": 4 for task in TASKS}
 SIZES = BATCHES | dict(depth=1, image_decoder_depth=1, text_decoder_depth=1, num_text_tokens=4, num_decode_steps=2,
                        ema_decay=0.9, t2i2t_warmup_steps=0, i2t2i_warmup_steps=0)  # fmt: skip
 VQGAN_SIZES = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
@@ -85,11 +86,11 @@ def make_batch(config, pictures):
               "text_ids": (4, config.model.num_text_tokens)}  # fmt: skip
     dtypes = {"images": torch.uint8}
     image = "images" if pictures else "image_ids"
-    fields = {"t2i2t": ["text_ids"], "t2t": ["text_ids"], "i2t2i": [image], "i2i": [image]}
     return {
         f"{task}/{field}": torch.zeros(shapes[field], dtype=dtypes.get(field, torch.long), device=DEVICE)
         for task in tasks(config, 0)
-        for field in fields.get(task, [image, "text_ids"])
+        for field, there in ((image, TASKS[task].has_picture), ("text_ids", TASKS[task].has_text))
+        if there
     }
 
 

@@ -15,9 +15,9 @@ MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "v
 CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 DATA = ("records", "shard_index", "order", "blocks", "source", "images", "preprocess", "text", "streams", "prefetch",
         "scenes")  # fmt: skip
-OTHERS = ("config", "presets", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights", "weightsdir",
-          "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips", "watchdog", "runs",
-          "initial", "evaluation", "graphs", "processor")  # fmt: skip
+OTHERS = ("config", "presets", "tasks", "checks", "flags", "storage", "tensorfile", "checkpoint", "weights",
+          "weightsdir", "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips", "watchdog",
+          "runs", "initial", "evaluation", "graphs", "processor")  # fmt: skip
 XLA = ("sharding", "xla", "mesh", "capture", "tracing")
 EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
 EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
@@ -26,24 +26,35 @@ EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
 LEAVES = (
     "processor",
     "presets",
-    "checks",
     "eager",
     "masking",
     "losses",
     "noise",
     "sharding",
+    "tasks",
     "tokens",
     "xla",
     "data.order",
 )
 ALLOWED = {name: set() for name in LEAVES} | {
-    "config": {"checks", "presets"},
+    "checks": {"tasks"},
+    "config": {"checks", "presets", "tasks"},
     "straight_through": {"tokens"},
     "graphs": {"eager", "noise"},
     "decoding": {"eager", "masking", "noise", "tokens"},
     "inference": {"decoding", "eager", "masking", "models"},
-    "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "tokens"},
-    "train_step": {"eager", "inference", "objectives", "optim", "models"},
+    "objectives": {
+        "masking",
+        "losses",
+        "straight_through",
+        "decoding",
+        "noise",
+        "inference",
+        "models",
+        "tasks",
+        "tokens",
+    },  # fmt: skip
+    "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
     "state": {"config", "models", "objectives", "optim", "storage", "train_step", "weights", "weightsdir"},
     **{f"scores.{name}": {"scores.ngrams"} for name in ("bleu", "cider")},
     **{f"scores.{name}": set() for name in ("ngrams", "ptb", "rouge")},

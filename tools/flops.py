@@ -11,10 +11,11 @@ features, C codebook, V vocabulary.
 
 from itit.masking import decode_schedule, num_dropped
 from itit.models.vqgan import num_middle_blocks
-from itit.train_step import NEEDS_TEXT_FEATURES
-from tools.parts import FINAL, FINAL_T5, I2I, I2T, I2T2I, MIDDLE, PARTS, SYNTHESIS, T2I, T2I2T, T2T, T5, VQGAN
+from itit.tasks import TASKS
+from tools.parts import I2T2I, LOSS_OF, MIDDLE, PARTS, SYNTHESIS, T2I2T, T5, VQGAN
 
-PICTURES = ("t2i", "i2t", "i2t2i", "i2i")  # tasks that begin with pictures
+PICTURES = [name for name, task in TASKS.items() if task.has_picture]
+T2I, I2T, T2T, I2I = (LOSS_OF[task] for task in ("t2i", "i2t", "t2t", "i2i"))
 
 
 def step_flops(config, active, vqgan=None):
@@ -27,7 +28,7 @@ def step_flops(config, active, vqgan=None):
     """
     found = {name: active[task] * flops for task, parts in _tasks(config).items() if task in active
              for name, flops in parts.items()}  # fmt: skip
-    texts = sum(active.get(task, 0) for task in NEEDS_TEXT_FEATURES)
+    texts = sum(active.get(task, 0) for task, row in TASKS.items() if row.features)
     pictures = sum(active.get(task, 0) for task in PICTURES) if vqgan else 0
     found |= {T5: texts * t5_forward(config.t5, config.model.num_text_tokens)} if texts else {}
     found |= {VQGAN: pictures * vqgan_encode(vqgan)} if pictures else {}
@@ -54,12 +55,12 @@ def _tasks(config):
         "t2i2t": {
             T2I2T + SYNTHESIS: synthesize_image(config),
             **_if(o.t2i2t, o, T2I2T + MIDDLE, lambda times: _middle_image(m, kept, times, trained(from_text))),
-            T2I2T + FINAL: from_empty + caption,
+            LOSS_OF["t2i2t"]: from_empty + caption,
         },
         "i2t2i": {
             I2T2I + SYNTHESIS: synthesize_text(m),
             **_if(o.i2t2i, o, I2T2I + MIDDLE, lambda times: _middle_text(config, kept, times, trained(from_empty))),
-            I2T2I + FINAL_T5: _final_t5(config) + from_text + (o.i2t2i == "full") * text_in(m) + image,
+            LOSS_OF["i2t2i"]: _final_t5(config) + from_text + (o.i2t2i == "full") * text_in(m) + image,
         },
         "t2t": {T2T: 3 * (decode_text(m, 0) + text_logits(m))},
         "i2i": {I2I: from_empty + image},

@@ -9,6 +9,7 @@ from itit.models import ITIT, VQGAN, T5Encoder, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
 from itit.state import DTYPES
+from itit.tasks import TASKS
 from itit.train_step import State, train_step
 from tools import parts
 
@@ -63,14 +64,15 @@ def empty_state(config, vqgan, mesh):
 
 def empty_batch(config, active, vqgan, mesh):
     """A batch of placeholders, as `Streams.batch` and `to_device` make it."""
-    m, side, batch = config.model, config.data.image_size, {}
+    m, batch = config.model, {}
     for task, rows in active.items():
-        if task not in ("t2i2t", "t2t"):
+        if TASKS[task].has_picture:
             if vqgan:
+                side = vqgan.image_size
                 batch[f"{task}/images"] = mesh.rows((rows, side, side, 3), torch.uint8)
             else:
                 batch[f"{task}/image_ids"] = mesh.rows((rows, m.num_image_tokens), torch.int64)
-        if task not in ("i2t2i", "i2i"):
+        if TASKS[task].has_text:
             batch[f"{task}/text_ids"] = mesh.rows((rows, m.num_text_tokens), torch.int64)
     return batch
 
