@@ -81,7 +81,7 @@ def check(config):
          f"a divisor of text_decoder_dim={m.text_decoder_dim}"),
         (m.bos_id < m.vocab_size, "bos_id", m.bos_id, f"in [3, vocab_size={m.vocab_size}): 0, 1, 2 are PAD, EOS, UNK"),
         (m.text_feature_dim == config.t5.dim, "text_feature_dim", m.text_feature_dim,
-         f"the width of the T5 encoder, {config.t5.dim}"),
+         f"the width of the text encoder, {config.t5.dim}"),
         (config.t5.vocab_size == m.vocab_size, "t5_vocab_size", config.t5.vocab_size, f"vocab_size={m.vocab_size}"),
         (m.image_decoder_sees_text or not m.overwrite_kept_masked, "image_decoder_sees_text", False,
          "true while overwrite_kept_masked is: a fully masked picture would reach the image decoder without any text"),

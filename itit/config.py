@@ -17,6 +17,7 @@ import math
 from itit.checks import check, check_ranges
 from itit.presets import MODEL_PRESETS, T5_PRESETS
 from itit.tasks import CYCLES, LOSSES, TASKS
+from itit.text_encoders import FAMILIES
 
 
 def knob(default, help, choices=None):
@@ -70,6 +71,7 @@ class ModelConfig:
 class T5Config:
     """The frozen text encoder. Sizes are read from the weights' folder where one is given."""
 
+    family: str = knob("t5", "Kind of encoder (see text_encoders.py).", tuple(FAMILIES))
     size: str = knob("xxl", "Size of the encoder.", tuple(T5_PRESETS))
     dim: int | None = knob(None, "Width (d_model).")
     head_dim: int | None = knob(None, "Width of a head (d_kv).")

@@ -11,12 +11,11 @@ import time
 from absl import logging
 
 from itit import backend as backends
-from itit import checkpoint, flags, locks, samples, storage
+from itit import checkpoint, flags, locks, samples, storage, text_encoders
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.console import say
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
-from itit.data.text import Detokenizer
 from itit.evaluation import Evaluation
 from itit.initial import initialise
 from itit.interrupt import Interrupt, Interrupted
@@ -170,7 +169,7 @@ def _run(config, backend, started):
     sampling = can_sample(config, state)
     if sampling:
         sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
-        detokenizer = Detokenizer(config.data.vocabulary)
+        detokenizer = text_encoders.tokenizer(config)
 
     evaluation = Evaluation(config, state, backend, streams, meta)
     metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()

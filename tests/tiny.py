@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from itit import config as settings
-from itit import objectives
+from itit import objectives, text_encoders
 from itit.masking import Masking
 from itit.models import ITIT, T5Encoder, Text, encode_text
 from itit.optim import Adafactor, Ema
@@ -50,7 +50,7 @@ def randomize(module, seed):
 
 def make_state(config, seed):
     """A State without image tokenizer: random model, T5 and fresh optimizer."""
-    model, t5 = ITIT(config.model), T5Encoder(config.t5)
+    model, t5 = ITIT(config.model), text_encoders.network(config.t5)(config.t5)
     randomize(model, seed)
     t5.init_weights(seed)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None

@@ -5,6 +5,7 @@ import os
 
 from itit import storage
 from itit.tasks import CYCLES, STREAMS, TASKS, batches
+from itit.text_encoders import FAMILIES
 
 USE = """```python
 from itit import ITIT
@@ -93,7 +94,7 @@ def fingerprint(pattern):
 
 def part_rows(config, record):
     what = {
-        "t5": f"T5 encoder, {config.t5.num_layers} blocks of width {config.t5.dim}"
+        "t5": f"{FAMILIES[config.t5.family].title} encoder, {config.t5.num_layers} blocks of width {config.t5.dim}"
               + (f", from `{config.t5.weights}`" if config.t5.weights else f", RANDOM, seed {config.t5.seed}, frozen"),
         "vqgan": "image tokenizer", "vocabulary": "SentencePiece vocabulary",
     }  # fmt: skip

@@ -4,8 +4,8 @@ import contextlib
 
 import torch
 
-from itit import sharding
-from itit.models import ITIT, VQGAN, T5Encoder, Text
+from itit import sharding, text_encoders
+from itit.models import ITIT, VQGAN, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
 from itit.state import DTYPES
@@ -46,7 +46,8 @@ def labelled(state, tracing):
 def empty_state(config, vqgan, mesh):
     """A State of placeholders."""
     with torch.device("meta"):
-        t5, model = T5Encoder(config.t5).to(DTYPES[config.train.compute_dtype]), ITIT(config.model)
+        t5 = text_encoders.network(config.t5)(config.t5).to(DTYPES[config.train.compute_dtype])
+        model = ITIT(config.model)
         tokenizer = VQGAN(vqgan).eval() if vqgan else None
     for module in (t5, model, tokenizer):
         if module is not None:

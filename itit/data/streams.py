@@ -14,13 +14,13 @@ import threading
 import numpy as np
 from absl import logging
 
-from itit import storage
+from itit import storage, text_encoders
 from itit.data import made_with, order
 from itit.data.blocks import Reader
 from itit.data.records import BadRecord
 from itit.data.source import Source
-from itit.data.text import EOS, Detokenizer
 from itit.tasks import STREAMS, of_stream
+from itit.text_encoders import EOS
 
 FIELDS = {"image": "images", "image_ids": "image_ids", "text": "text_ids", "text_ids": "text_ids"}
 STEPS_AHEAD = 64  # whose blocks may be read
@@ -182,18 +182,15 @@ class Streams:
         return [*self.sources.values(), *extra]
 
     def _make_tokenizer(self):
-        data, model = self._config.data, self._config.model
+        data = self._config.data
         if data.vocabulary:
-            _check_vocabulary(data.vocabulary, model)
+            _check_vocabulary(self._config)
         raw = [source.name for source in self._all_sources() if source.forms.get("text") == "text"]
         if not raw:
             return None
         if not data.vocabulary:
             raise ValueError(f"--vocabulary is empty: --{raw[0]} holds texts that are not ready ids")
-        # Imported here because it brings TensorFlow in, which records of ready ids do without.
-        from itit.data.preprocess import TextTokenizer
-
-        return TextTokenizer(data.vocabulary, model.num_text_tokens)
+        return text_encoders.reader(self._config)  # brings TensorFlow in, which records of ready ids do without
 
     def _rows(self, source, places):
         """Field -> array of the records at these places, damaged ones replaced by the next of their lane."""
@@ -270,9 +267,10 @@ def _load_all(source, ids):
     return out
 
 
-def _check_vocabulary(path, model):
+def _check_vocabulary(config):
+    path, model = config.data.vocabulary, config.model
     try:
-        pieces = Detokenizer(path).num_pieces
+        pieces = text_encoders.tokenizer(config).num_pieces
     except OSError as error:
         raise ValueError(f"--vocabulary={path}: {error.strerror or error}") from None
     if pieces > model.vocab_size:

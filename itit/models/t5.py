@@ -179,6 +179,6 @@ def distance_buckets(num_buckets, max_distance):
 
 def load(folder):
     """T5Encoder from a folder that tools.convert_t5 wrote. Raises ValueError, one line (see weights.py)."""
-    from itit.weights import load_t5  # reading needs more than torch; the networks do not
+    from itit.weights import load_text_encoder  # reading needs more than torch; the networks do not
 
-    return load_t5(folder)
+    return load_text_encoder(folder)
