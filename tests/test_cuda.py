@@ -22,6 +22,7 @@ from itit.state import make_state
 from itit.tasks import LOSSES, TASKS
 from itit.train_step import tasks, train_step
 from tests import small
+from tests.tiny import draw_flags, seeds
 
 DEVICE = torch.device("meta")
 BATCHES = {f"{task}_batch": 4 for task in TASKS}
@@ -104,14 +105,9 @@ def run_step(pictures=False, **flags):
     return state, metrics
 
 
-@pytest.mark.parametrize("flags", [
-    dict(pictures=True),
-    dict(text_memory="all", class_token=True, text_key_mask=True, empty_text="learned", t2i_text_drop_prob=0.1,
-         cycle_keep_visible=False, cycle_pad_after_eos=False, synth_cfg=False, synth_drop_masked=False),
-    dict(text_memory="kept", empty_text="zeros", image_decoder_sees_text=False, overwrite_kept_masked=False,
-         t2i2t="half", i2t2i="half", mask_ratio_per="batch", image_loss_mean="sample", compute_dtype="fp32"),
-], ids=["defaults", "flags", "more flags"])  # fmt: skip
-def test_a_step_stays_on_the_device(monkeypatch, flags):
+@pytest.mark.parametrize("seed", [None, *seeds(3)])
+def test_a_step_stays_on_the_device(monkeypatch, seed):
+    flags = {"pictures": True} if seed is None else draw_flags(seed) | {"t2i_text_drop_prob": 0.1}
     # The image tokenizer switches autocast off; "meta" does not have it.
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
     state, metrics = run_step(**flags)

@@ -35,6 +35,18 @@ def seeds(count):
     return found
 
 
+def draw_flags(seed):
+    """A value of every setting of model, objectives and decoding that takes a few: flag -> value. They fit together,
+    and all tasks are on."""
+    draw, values = random.Random(seed), {}
+    for name, owner, field in settings.fields(settings.Config()):
+        choices = (False, True) if field.type is bool else field.metadata["choices"] or ()
+        if owner in ("model", "objective", "decode") and choices and name != "preset":
+            values[name] = draw.choice([choice for choice in choices if choice != "off"])
+    values["overwrite_kept_masked"] &= values["image_decoder_sees_text"]
+    return values
+
+
 def make_config(**flags):
     """The very small Config, with these flags changed."""
     return settings.replace(settings.Config(), **(ONE_THREAD_SIZES | flags)).resolve()
