@@ -2,6 +2,8 @@
 
 import re
 
+from itit.tasks import CYCLES, LOSSES, TASKS, WHOLE_BATCH, batches
+
 # Range -> the flags that it holds for, those of the image tokenizer included. A bracket includes its end, a parenthesis
 # does not. NaN is in none. Ends are far from what anybody needs: what lies beyond is a slip, or ends in a stack trace.
 RANGES = {
@@ -17,12 +19,12 @@ RANGES = {
     "[4, 16777216]": "vocab_size t5_vocab_size",
     "[3, 16777216)": "bos_id",  # 0, 1, 2 are PAD, EOS, UNK
     "[4, 65536]": "t5_num_buckets",
-    "[0, 10000000]": "t2i_batch i2t_batch t2i2t_batch i2t2i_batch t2t_batch i2i_batch",
+    "[0, 10000000]": " ".join(f"{task}_batch" for task in TASKS),
     "[1, 1000000]": "num_microbatches shuffle_blocks num_samples",
     "[1, 1000000000000]": "num_steps max_skipped log_every checkpoint_every keep_last num_eval max_image_pixels "
                           "block_bytes",
-    "[0, 1000000000000]": "lr_warmup_steps t2i2t_warmup_steps i2t2i_warmup_steps sample_every eval_every keep_every "
-                          "stop_after_steps max_bad_records",
+    "[0, 1000000000000]": "lr_warmup_steps sample_every eval_every keep_every stop_after_steps max_bad_records "
+                          + " ".join(f"{cycle}_warmup_steps" for cycle in CYCLES),
     "[-1, 1000000000000]": "profile_step",
     "[-1, 1024]": "num_workers",
     "[0, 9223372036854775807]": "seed t5_seed",
@@ -32,8 +34,8 @@ RANGES = {
     "(0, 1]": "mask_ratio_max_t2i mask_ratio_max_i2t",
     "(0, 1)": "mask_ratio_min",
     "[0.001, 1000]": "mask_ratio_std",
-    "[0, 1000]": "t2i_weight i2t_weight i2t_i2i_weight t2i2t_weight i2t2i_weight t2t_weight i2i_weight text_grad_scale "
-                 "gumbel_strength i2t2i_gumbel_strength",
+    "[0, 1000]": "text_grad_scale gumbel_strength i2t2i_gumbel_strength "
+                 + " ".join(f"{loss}_weight" for loss in LOSSES),
     "[0, 1000000]": "choice_temperature grad_clip update_clip mesh_data mesh_fsdp read_ahead_mib",
     "[-1, 1000]": "guidance_scale",  # at -1 nothing of the text is left
     "[-100, 100]": "length_penalty",
@@ -79,7 +81,7 @@ def check(config):
          f"a divisor of text_decoder_dim={m.text_decoder_dim}"),
         (m.bos_id < m.vocab_size, "bos_id", m.bos_id, f"in [3, vocab_size={m.vocab_size}): 0, 1, 2 are PAD, EOS, UNK"),
         (m.text_feature_dim == config.t5.dim, "text_feature_dim", m.text_feature_dim,
-         f"the width of the T5 encoder, {config.t5.dim}"),
+         f"the width of the text encoder, {config.t5.dim}"),
         (config.t5.vocab_size == m.vocab_size, "t5_vocab_size", config.t5.vocab_size, f"vocab_size={m.vocab_size}"),
         (m.image_decoder_sees_text or not m.overwrite_kept_masked, "image_decoder_sees_text", False,
          "true while overwrite_kept_masked is: a fully masked picture would reach the image decoder without any text"),
@@ -106,14 +108,16 @@ def check(config):
         (t.keep_every % t.checkpoint_every == 0, "keep_every", t.keep_every,
          f"a multiple of checkpoint_every={t.checkpoint_every}, or 0"),
     ]  # fmt: skip
-    batches = {name: getattr(o, name) for name in
-               ("t2i_batch", "i2t_batch", "t2i2t_batch", "i2t2i_batch", "t2t_batch", "i2i_batch")}  # fmt: skip
-    for name, size in batches.items():
-        rules.append((size % p.num_microbatches == 0, name, size,
+    sizes = batches(o)
+    for task, size in sizes.items():
+        rules.append((size % p.num_microbatches == 0, f"{task}_batch", size,
                       f"a multiple of num_microbatches={p.num_microbatches}, or 0"))  # fmt: skip
-    rules.append((any(batches.values()), "t2i_batch", 0, "above 0 for at least one task"))
-    for cycle in ("t2i2t", "i2t2i"):
-        on, size = getattr(o, cycle) != "off", batches[cycle + "_batch"]
+        splits = size == 0 or all(loss.mean_of != WHOLE_BATCH for loss in TASKS[task].losses.values())
+        rules.append((splits or p.num_microbatches == 1, "num_microbatches", p.num_microbatches,
+                      f"1 while {task}_batch is above 0: its loss is of the whole batch"))  # fmt: skip
+    rules.append((any(sizes.values()), f"{next(iter(sizes))}_batch", 0, "above 0 for at least one task"))
+    for cycle in CYCLES:
+        on, size = getattr(o, cycle) != "off", sizes[cycle]
         rules.append((on == (size > 0), cycle, getattr(o, cycle),
                       f"'off' exactly where {cycle}_batch is 0, and that is {size}"))  # fmt: skip
     for good, name, value, allowed in rules:

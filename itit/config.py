@@ -1,6 +1,6 @@
 """Every setting of ITIT, once: name, default, help and allowed values. Standard library only.
 
-What values may be is in `checks.py`, the sizes behind a preset's name in `presets.py`.
+What values may be is in `checks.py`, the sizes behind a preset's name in `presets.py`, the tasks in `tasks.py`.
 
 Sections are frozen dataclasses. `flags.py` turns each field into a flag of the same name (fields of a section with a
 `prefix` get it in front), so that a setting is declared here and nowhere else. Sources: P is the ITIT paper
@@ -16,6 +16,8 @@ import math
 
 from itit.checks import check, check_ranges
 from itit.presets import MODEL_PRESETS, T5_PRESETS
+from itit.tasks import CYCLES, LOSSES, TASKS
+from itit.text_encoders import FAMILIES
 
 
 def knob(default, help, choices=None):
@@ -69,6 +71,7 @@ class ModelConfig:
 class T5Config:
     """The frozen text encoder. Sizes are read from the weights' folder where one is given."""
 
+    family: str = knob("t5", "Kind of encoder (see text_encoders.py).", tuple(FAMILIES))
     size: str = knob("xxl", "Size of the encoder.", tuple(T5_PRESETS))
     dim: int | None = knob(None, "Width (d_model).")
     head_dim: int | None = knob(None, "Width of a head (d_kv).")
@@ -115,30 +118,29 @@ class VqganConfig:
         return self.image_size // self.factor
 
 
-CYCLES = ("off", "half", "full")
+def _of_tasks():
+    """The settings that the table of tasks makes: (name, type, field) each."""
+    cycles = {name: TASKS[name].cycle for name in CYCLES}
+    for name, task in TASKS.items():
+        yield f"{name}_batch", int, knob(task.batch, task.about)
+    for name, cycle in cycles.items():
+        yield name, str, knob("full", f"{cycle.capitalize()}.", ("off", "half", "full"))
+    for name, loss in LOSSES.items():
+        yield f"{name}_weight", float, knob(1.0, f"Weight of {loss.about}.")
+    for name, cycle in cycles.items():
+        yield f"{name}_warmup_steps", int, knob(25_000, f"Steps before the {cycle} joins (P table 5: 0 or 25K).")
+
+
+TaskSettings = dataclasses.make_dataclass("TaskSettings", _of_tasks(), frozen=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
-    """What is trained on what (P sec. 3 and 7, tables 2, 3, 5). A task with batch size 0 is off."""
+class ObjectiveConfig(TaskSettings):
+    """What is trained on what (P sec. 3 and 7, tables 2, 3, 5). A task with batch size 0 is off.
 
-    t2i_batch: int = knob(512, "Pairs a step for text-to-image.")
-    i2t_batch: int = knob(512, "Pairs a step for image-to-text and, in the same pass, image-to-image.")
-    t2i2t_batch: int = knob(512, "Unpaired texts a step for the text-image-text cycle.")
-    i2t2i_batch: int = knob(512, "Unpaired pictures a step for the image-text-image cycle.")
-    t2t_batch: int = knob(0, "Unpaired texts a step for plain language modelling (P table 2, rows 5, 7).")
-    i2i_batch: int = knob(0, "Unpaired pictures a step for image-to-image (P table 2, rows 6, 7).")
-    t2i2t: str = knob("full", "Text-image-text cycle.", CYCLES)
-    i2t2i: str = knob("full", "Image-text-image cycle.", CYCLES)
-    t2i_weight: float = knob(1.0, "Weight of the text-to-image loss.")
-    i2t_weight: float = knob(1.0, "Weight of the image-to-text loss.")
-    i2t_i2i_weight: float = knob(1.0, "Weight of the image-to-image loss of the image-to-text pass; 0: off (unstated).")
-    t2i2t_weight: float = knob(1.0, "Weight of the text-image-text cycle.")
-    i2t2i_weight: float = knob(1.0, "Weight of the image-text-image cycle.")
-    t2t_weight: float = knob(1.0, "Weight of the language modelling loss.")
-    i2i_weight: float = knob(1.0, "Weight of the unpaired image-to-image loss.")
-    t2i2t_warmup_steps: int = knob(25_000, "Steps before the text-image-text cycle joins (P table 5: 0 or 25K).")
-    i2t2i_warmup_steps: int = knob(25_000, "Steps before the image-text-image cycle joins.")
+    --TASK_batch, --LOSS_weight, and of a cycle --TASK and --TASK_warmup_steps, come from the table in `tasks.py`.
+    """
+
     half_cycle: str = knob("pseudo_pair", "Half cycle: train on the synthesized pair, or run the full cycle with the "
                            "gradient stopped at the argmax (unstated).", ("pseudo_pair", "stop_gradient"))  # fmt: skip
     text_grad_scale: float = knob(0.1, "Scale of the gradient from the text decoder into the encoder (P sec. 7).")

@@ -16,9 +16,8 @@ import torch
 from itit.eager import Eager
 from itit.masking import mask_fraction
 from itit.noise import gumbel, indexed
+from itit.text_encoders import EOS, PAD
 from itit.tokens import argmax, pick
-
-PAD, EOS = 0, 1
 
 
 def guide(conditional, unconditional, scale):

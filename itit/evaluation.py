@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from absl import logging
 
-from itit import checkpoint, flags, samples, storage
+from itit import checkpoint, flags, samples, storage, text_encoders
 from itit.config import Config, replace
 from itit.data import scenes
-from itit.data.text import Detokenizer
 from itit.scores import captions
 from itit.scores.scenes import exact
 from itit.state import image_ids_of
@@ -44,7 +43,7 @@ class Evaluation:
         if not self._every:
             return
         self._batch = self._to_ids(streams.sample_batch(min(config.train.num_eval, streams.num_eval or 1)))
-        self._detokenizer = Detokenizer(config.data.vocabulary) if config.data.vocabulary else None
+        self._detokenizer = text_encoders.tokenizer(config)
         if self._detokenizer:
             self._collect()
         if config.train.eval_scenes:

@@ -7,13 +7,18 @@
     i2t2i   picture -> text -> picture                                    eq. 4
     t2t     text so far -> next token, no picture                         table 2, rows 5 and 7
 
-Functions of a model, tensors and noise; they hold nothing. A `total` is the number of tokens that count in the whole
-batch (see `totals`), so that the losses of its parts add up.
+The loss of a task (a row of `tasks.py`) is the function of its name. All have one signature, and return name -> loss,
+float32, 0-d, for every loss of the row:
+
+    loss(model, t5, given, noise, config)    the networks, what the task gives (`Given`), draws, an ObjectiveConfig
+
+They hold nothing. A total is what counts in the whole batch (see `totals`), so that the losses of its parts add up.
 
 Shapes: B batch, N image tokens, K kept image tokens, L text tokens, C codebook, V vocabulary.
 """
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 
@@ -24,28 +29,56 @@ from itit.masking import draw_masking, mask_ratio, num_dropped
 from itit.models import Text
 from itit.noise import gumbel, prefixed
 from itit.straight_through import scale_gradient, straight_through_embed
+from itit.tasks import MASKED, SAMPLES, TASKS, WHOLE_BATCH, WORDS
 from itit.tokens import take_tokens
 
 
-def t2i(model, image_ids, text, masking, total, config):
+class Given(NamedTuple):
+    """What a loss is computed from: a microbatch of one task. What its samples do not have is None.
+
+    Attributes:
+      image_ids, text_ids: int64 [B, N], int64 [B, L]; of a cycle, one of them is what it has made of the other.
+      text: the Text of the given texts, where the task reads features.
+      empty: the empty Text, of one row.
+      maskings: pass -> Masking.
+      totals: loss -> what counts in the whole batch, float32, 0-d.
+    """
+
+    image_ids: torch.Tensor | None
+    text_ids: torch.Tensor | None
+    text: Text | None
+    empty: Text
+    maskings: dict
+    totals: dict
+
+
+def t2i(model, t5, given, noise, config):
     """Text-to-image: cross-entropy of the masked tokens, given the others and the text (eq. 2)."""
-    encoded = model.encode(model.embed(image_ids, masking), masking, text)
-    return _image_loss(model, encoded, masking, image_ids, total, config)
+    text = drop_text(given.text, given.empty, noise, config.t2i_text_drop_prob)
+    return {"t2i": _paint(model, given.image_ids, text, given.maskings["t2i"], given.totals["t2i"], config)}
 
 
-def i2t(model, image_ids, text_ids, empty, masking, total, i2i_total, config):
-    """Image-to-text (eq. 1), and image-to-image from the same encoder pass. Returns both losses."""
-    encoded = model.encode(model.embed(image_ids, masking), masking, empty.expand(len(image_ids)))
-    caption = _text_loss(model, encoded, masking, text_ids, total, config)
+def i2i(model, t5, given, noise, config):
+    """Image-to-image: the same without a text."""
+    empty = given.empty.expand(len(given.image_ids))
+    return {"i2i": _paint(model, given.image_ids, empty, given.maskings["i2i"], given.totals["i2i"], config)}
+
+
+def i2t(model, t5, given, noise, config):
+    """Image-to-text (eq. 1), and image-to-image from the same encoder pass."""
+    image_ids, masking = given.image_ids, given.maskings["i2t"]
+    encoded = model.encode(model.embed(image_ids, masking), masking, given.empty.expand(len(image_ids)))
+    caption = _text_loss(model, encoded, masking, given.text_ids, given.totals["i2t"], config)
     if config.i2t_i2i_weight == 0:
-        return caption, caption.new_zeros(())
-    return caption, _image_loss(model, encoded, masking, image_ids, i2i_total, config)
+        return {"i2t": caption, "i2t_i2i": caption.new_zeros(())}
+    return {"i2t": caption, "i2t_i2i": _image_loss(model, encoded, masking, image_ids, given.totals["i2t_i2i"], config)}
 
 
-def t2t(model, text_ids, total, config):
+def t2t(model, t5, given, noise, config):
     """Language modelling by the text decoder without any picture."""
-    logits = model.text_decoder(model.shift(text_ids))
-    return token_cross_entropy(logits, text_ids, _text_weights(text_ids), total, config.label_smoothing)
+    logits, weights = model.text_decoder(model.shift(given.text_ids)), _text_weights(given.text_ids)
+    loss = token_cross_entropy(logits, given.text_ids, weights, given.totals["t2t"], config.label_smoothing)
+    return {"t2t": loss}
 
 
 def synthesize_image(model, text, empty, noise, config, decode, run=None):
@@ -56,29 +89,25 @@ def synthesize_image(model, text, empty, noise, config, decode, run=None):
     )  # fmt: skip
 
 
-def t2i2t(model, image_ids, text_ids, text, empty, maskings, noise, total, config):
-    """Text -> picture -> text (figure 3 top, eq. 3).
+def t2i2t(model, t5, given, noise, config):
+    """Text -> picture -> text (figure 3 top, eq. 3). The picture comes from `synthesize_image`.
 
     The first encoder pass gets no gradient; the caption loss reaches the image decoder through the tokens that were
-    masked in the first pass and are seen in the second.
-
-    Args:
-      image_ids: int64 [B, N], from `synthesize_image`.
-      maskings: of the reconstruction (as text-to-image) and of the captioning (as image-to-text).
-      noise: of the Gumbel estimator.
+    masked in the first pass and are seen in the second. Its maskings are of the reconstruction (as text-to-image) and
+    of the captioning (as image-to-text); its noise is that of the Gumbel estimator.
     """
-    first, second = maskings
+    first, second, image_ids = given.maskings["t2i2t/first"], given.maskings["t2i2t/second"], given.image_ids
     embeds = model.embed(image_ids, second)
     if config.t2i2t == "full" or config.half_cycle == "stop_gradient":
-        logits = _reconstruct_image(model, image_ids, text, first, second, noise, config)
+        logits = _reconstruct_image(model, image_ids, given.text, first, second, noise, config)
         if config.t2i2t == "half":
             logits = logits.detach()
         soft = straight_through_embed(logits, model.code_table, model.image_decoder.head.compute_dtype)
         masked_first, masked_second = (take_tokens(m.mask, second.kept)[..., None] for m in (first, second))
         replaced = masked_first if config.cycle_keep_visible else torch.ones_like(masked_first)
         embeds = torch.where(replaced & ~masked_second, soft, embeds)
-    encoded = model.encode(embeds, second, empty.expand(len(image_ids)))
-    return _text_loss(model, encoded, second, text_ids, total, config)
+    encoded = model.encode(embeds, second, given.empty.expand(len(image_ids)))
+    return {"t2i2t": _text_loss(model, encoded, second, given.text_ids, given.totals["t2i2t"], config)}
 
 
 def synthesize_text(model, image_ids, empty, run=None):
@@ -86,21 +115,18 @@ def synthesize_text(model, image_ids, empty, run=None):
     return inference.caption_greedy(model, image_ids, empty, run)
 
 
-def i2t2i(model, t5, text_ids, image_ids, empty, maskings, noise, total, config):
-    """Picture -> text -> picture (figure 3 bottom, eq. 4).
+def i2t2i(model, t5, given, noise, config):
+    """Picture -> text -> picture (figure 3 bottom, eq. 4). The text comes from `synthesize_text`.
 
-    The first encoder pass gets no gradient; the image loss reaches the text decoder through the frozen T5.
-
-    Args:
-      text_ids: int64 [B, L], from `synthesize_text`.
-      maskings: of the captioning (as image-to-text) and of the reconstruction (as text-to-image).
-      noise: of the Gumbel estimator, which the paper leaves out here.
+    The first encoder pass gets no gradient; the image loss reaches the text decoder through the frozen T5. Its maskings
+    are of the captioning (as image-to-text) and of the reconstruction (as text-to-image); its noise is that of the
+    Gumbel estimator, which the paper leaves out here.
     """
-    first, second = maskings
+    first, second, text_ids = given.maskings["i2t2i/first"], given.maskings["i2t2i/second"], given.text_ids
     mask = text_ids != PAD
     soft = t5.token_embed(text_ids)
     if config.i2t2i == "full" or config.half_cycle == "stop_gradient":
-        predicted = _reconstruct_text(model, t5, image_ids, text_ids, empty, first, noise, config)
+        predicted = _reconstruct_text(model, t5, given.image_ids, text_ids, given.empty, first, noise, config)
         if config.i2t2i == "half":
             predicted = predicted.detach()
         if config.cycle_pad_after_eos:
@@ -108,7 +134,7 @@ def i2t2i(model, t5, text_ids, image_ids, empty, maskings, noise, total, config)
         else:
             soft, mask = predicted, torch.ones_like(mask)
     text = Text(t5(embeds=soft, mask=mask).float(), mask)
-    return t2i(model, image_ids, text, second, total, config)
+    return {"i2t2i": _paint(model, given.image_ids, text, second, given.totals["i2t2i"], config)}
 
 
 def _reconstruct_image(model, image_ids, text, first, second, noise, config):
@@ -132,6 +158,12 @@ def _reconstruct_text(model, t5, image_ids, text_ids, empty, first, noise, confi
 def _first_pass(config):
     """The first encoder pass of a cycle has no gradient (sec. 7), unless that is tried."""
     return torch.no_grad() if config.cycle_stop_gradient else contextlib.nullcontext()
+
+
+def _paint(model, image_ids, text, masking, total, config):
+    """The loss of a picture's masked tokens, given the others and a text."""
+    encoded = model.encode(model.embed(image_ids, masking), masking, text)
+    return _image_loss(model, encoded, masking, image_ids, total, config)
 
 
 def _image_loss(model, encoded, masking, image_ids, total, config):
@@ -158,12 +190,6 @@ def _text_weights(text_ids):
     return (text_ids != PAD).float()
 
 
-# The law of the mask of every pass: the name of its draw, and which task's batch it belongs to. Text-to-image may mask
-# everything, image-to-text not (table 3).
-_T2I_PASSES = {"t2i": "t2i", "t2i2t/first": "t2i2t", "i2t2i/second": "i2t2i", "i2i": "i2i"}
-_I2T_PASSES = {"i2t": "i2t", "t2i2t/second": "t2i2t", "i2t2i/first": "i2t2i"}
-
-
 def draw_maskings(noise, sizes, num_tokens, config, device, whole=None):
     """Draws the masks of every pass of a step.
 
@@ -174,17 +200,16 @@ def draw_maskings(noise, sizes, num_tokens, config, device, whole=None):
     Returns:
       Name of the pass -> Masking.
     """
-    maskings = {}
-    for passes, high in ((_T2I_PASSES, config.mask_ratio_max_t2i), (_I2T_PASSES, config.mask_ratio_max_i2t)):
-        for name, task in passes.items():
-            if task not in sizes:
-                continue
-            source, rows = (noise, sizes[task]) if config.mask_ratio_per == "sample" else (whole or noise, 1)
-            ratio = mask_ratio(source(f"{name}/ratio", (rows,)), config.mask_ratio_mode, config.mask_ratio_std,
-                               config.mask_ratio_min, high).to(device)  # fmt: skip
-            order = noise(f"{name}/mask", (sizes[task], num_tokens)).to(device)
-            maskings[name] = draw_masking(ratio.expand(sizes[task]), order,
-                                          num_dropped(num_tokens, config.mask_ratio_min))  # fmt: skip
+    maskings, dropped = {}, num_dropped(num_tokens, config.mask_ratio_min)
+    for law in ("t2i", "i2t"):  # text-to-image may mask everything, image-to-text not (table 3)
+        high = getattr(config, f"mask_ratio_max_{law}")
+        for task, rows in sizes.items():
+            for name in (name for name, its_law in TASKS[task].passes.items() if its_law == law):
+                source, drawn = (noise, rows) if config.mask_ratio_per == "sample" else (whole or noise, 1)
+                ratio = mask_ratio(source(f"{name}/ratio", (drawn,)), config.mask_ratio_mode, config.mask_ratio_std,
+                                   config.mask_ratio_min, high).to(device)  # fmt: skip
+                order = noise(f"{name}/mask", (rows, num_tokens)).to(device)
+                maskings[name] = draw_masking(ratio.expand(rows), order, dropped)
     return maskings
 
 
@@ -199,25 +224,22 @@ def drop_text(text, empty, noise, prob):
     )
 
 
-# Loss -> where its tokens are counted: the mask of a pass, or the words of a task's texts.
-_COUNTED_MASK = {"t2i": "t2i", "i2t_i2i": "i2t", "i2t2i": "i2t2i/second", "i2i": "i2i"}
-_COUNTED_TEXT = {"i2t": "i2t", "t2i2t": "t2i2t", "t2t": "t2t"}
-
-
-def totals(maskings, text_ids, config):
-    """How many tokens count in each loss: name -> float32, 0-d. Sum them over the parts of a batch.
+def totals(maskings, text_ids, sizes, config, device):
+    """What counts in each loss of these tasks: name -> float32, 0-d. Sum them over the parts of a batch.
 
     Args:
+      maskings: pass -> Masking.
       text_ids: task -> int64 [B, L].
+      sizes: task -> samples.
     """
     counts = {
-        loss: _image_weights(maskings[name].mask, config).sum()
-        for loss, name in _COUNTED_MASK.items()
-        if name in maskings
+        MASKED: lambda task, loss: _image_weights(maskings[loss.masks].mask, config).sum(),
+        WORDS: lambda task, loss: _text_weights(text_ids[task]).sum(),
+        SAMPLES: lambda task, loss: torch.full((), float(sizes[task]), device=device),
+        WHOLE_BATCH: lambda task, loss: torch.ones((), device=device),
     }
-    return counts | {
-        loss: _text_weights(text_ids[name]).sum() for loss, name in _COUNTED_TEXT.items() if name in text_ids
-    }
+    return {name: count(task, loss) for mean_of, count in counts.items() for task in sizes
+            for name, loss in TASKS[task].losses.items() if loss.mean_of == mean_of}  # fmt: skip
 
 
 def empty_ids(num_text_tokens, device):

@@ -20,12 +20,11 @@ import torch
 import tqdm
 from PIL import Image
 
-from itit import runs, storage, weights, weightsdir
+from itit import runs, storage, text_encoders, weights, weightsdir
 from itit.backend import Local
 from itit.config import Config, DataConfig, replace
 from itit.data import images as images_lib
 from itit.data import text as text_lib
-from itit.data.text import Tokenizer
 from itit.models import encode_text
 from itit.models.layers import set_compute_dtype
 from itit.objectives import empty_ids
@@ -72,10 +71,10 @@ class ITIT:
         given = {"t5": t5, "vqgan": vqgan, "vocabulary": vocabulary}
         parts = {name: _locate(name, given[name], record["parts"][name], file) for name in given}
         networks = (
-            weights.load_itit(path), weights.load_t5(*parts["t5"]),
+            weights.load_itit(path), weights.load_text_encoder(*parts["t5"]),
             weights.load_vqgan(*parts["vqgan"]) if parts["vqgan"] else None,
         )  # fmt: skip
-        tokenizer = _read_vocabulary(*parts["vocabulary"]) if parts["vocabulary"] else None
+        tokenizer = _read_vocabulary(config, *parts["vocabulary"]) if parts["vocabulary"] else None
         dtype, backend = dtype or record["compute_dtype"], backend or _local(device)
         record |= {"compute_dtype": dtype}
         return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
@@ -104,7 +103,7 @@ class ITIT:
         networks = runs.build(config, tensors, place), text_encoder(config), vqgan
         parts = {"t5_weights": networks[1]} | ({"vqgan": vqgan} if vqgan else {})
         check_frozen({name: fingerprint(part) for name, part in parts.items()}, meta, place)
-        tokenizer = Tokenizer(config.data.vocabulary) if config.data.vocabulary else None
+        tokenizer = text_encoders.tokenizer(config)
         dtype, backend = dtype or config.train.compute_dtype, backend or _local(device)
         record = {"step": step, "averaged": averaged, "compute_dtype": dtype}
         return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
@@ -269,8 +268,8 @@ def _locate(name, given, recorded, file):
     return path, recorded["sha256"]
 
 
-def _read_vocabulary(path, sha256):
-    tokenizer = Tokenizer(path)
+def _read_vocabulary(config, path, sha256):
+    tokenizer = text_encoders.tokenizer(config, path)
     weightsdir.check_hash(path, sha256, storage.sha256(path))
     return tokenizer
 

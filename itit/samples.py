@@ -146,7 +146,7 @@ def collect(translator, batch, detokenizer, num_turns=4):
 
     Args:
       batch: pairs, "image_ids" int64 [B, N] and "text_ids" int64 [B, L].
-      detokenizer: data.text.Detokenizer.
+      detokenizer: text_encoders.Tokenizer.
 
     Returns:
       Name -> sheet, uint8 [height, width, 3].

@@ -12,9 +12,9 @@ import google_crc32c
 import torch
 from absl import logging
 
-from itit import storage, weights, weightsdir
+from itit import storage, text_encoders, weights, weightsdir
 from itit.config import T5Config, from_json
-from itit.models import ITIT, T5Encoder, encode_text
+from itit.models import ITIT, encode_text
 from itit.models.layers import set_compute_dtype
 from itit.objectives import empty_ids
 from itit.optim import Adafactor, Ema
@@ -29,7 +29,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def settle(config):
-    """The config with the sizes of the given T5 weights. Raises ValueError where weights and config do not fit."""
+    """The config with family and sizes of the text encoder that is given. Raises ValueError where weights and config do
+    not fit."""
     if not config.t5.weights:
         return config
     path = storage.join(config.t5.weights, weightsdir.CONFIG)
@@ -45,15 +46,16 @@ def settle(config):
 def text_encoder(config):
     """The frozen text encoder as it is stored, or at random, on the CPU."""
     if config.t5.weights:
-        return weights.load_t5(config.t5.weights)
-    t5 = T5Encoder(config.t5)
-    t5.init_weights(config.t5.seed)
-    logging.warning("T5: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their order "
-                    "apart, and know no language.", config.t5.seed)  # fmt: skip
-    return t5
+        return weights.load_text_encoder(config.t5.weights)
+    encoder = text_encoders.network(config.t5)(config.t5)
+    encoder.init_weights(config.t5.seed)
+    logging.warning("%s: no --t5_weights; RANDOM weights from --t5_seed=%d, frozen. They tell words and their order "
+                    "apart, and know no language.", text_encoders.FAMILIES[config.t5.family].title,
+                    config.t5.seed)  # fmt: skip
+    return encoder
 
 
-def make_t5(config, backend):
+def make_text_encoder(config, backend):
     """The frozen text encoder, ready for a step."""
     return _freeze(text_encoder(config).to(DTYPES[config.train.compute_dtype]), backend)
 
@@ -85,7 +87,7 @@ def _freeze(module, backend):
 
 def make_state(config, backend):
     """Everything that a step needs, fresh from the seed."""
-    t5, vqgan = make_t5(config, backend), make_vqgan(config, backend)
+    t5, vqgan = make_text_encoder(config, backend), make_vqgan(config, backend)
     torch.manual_seed(config.train.seed)
     model = backend.adopt(ITIT(config.model))
     set_compute_dtype(model, DTYPES[config.train.compute_dtype])

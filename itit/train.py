@@ -11,12 +11,11 @@ import time
 from absl import logging
 
 from itit import backend as backends
-from itit import checkpoint, flags, locks, samples, storage
+from itit import checkpoint, flags, locks, samples, storage, text_encoders
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.console import say
 from itit.data.prefetch import prefetch
-from itit.data.streams import STREAMS, Streams
-from itit.data.text import Detokenizer
+from itit.data.streams import Streams
 from itit.evaluation import Evaluation
 from itit.initial import initialise
 from itit.interrupt import Interrupt, Interrupted
@@ -26,6 +25,7 @@ from itit.saver import Saver
 from itit.sharding import check_batches
 from itit.skips import Skips
 from itit.state import frozen, image_ids_of, load_state, make_state, settle
+from itit.tasks import STREAMS, of_stream
 from itit.train_step import tasks, train_step
 from itit.watchdog import Watchdog
 
@@ -62,9 +62,9 @@ def tell_changes(then, now, step):
     """Warns of all that has changed the order of the data (see `Streams.order`) since a checkpoint. A stream that was
     not there before, or is not now, changes nothing of the others."""
     names = then.keys() | now.keys()
-    for stream, (_, its_tasks) in STREAMS.items():
+    for stream in STREAMS:
         if (f"data of --{stream}" in then) != (f"data of --{stream}" in now):
-            names -= {f"data of --{stream}", *(f"--{task}_batch" for task in its_tasks)}
+            names -= {f"data of --{stream}", *(f"--{task}_batch" for task in of_stream(stream))}
     for name in sorted(names):
         old, new = then.get(name, "0"), now.get(name, "0")  # the batch of a task that is off is not there
         if old != new:
@@ -169,7 +169,7 @@ def _run(config, backend, started):
     sampling = can_sample(config, state)
     if sampling:
         sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
-        detokenizer = Detokenizer(config.data.vocabulary)
+        detokenizer = text_encoders.tokenizer(config)
 
     evaluation = Evaluation(config, state, backend, streams, meta)
     metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()

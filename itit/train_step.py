@@ -14,9 +14,7 @@ from itit import inference, objectives
 from itit.eager import Eager
 from itit.models import Text, cast_once, encode_text
 from itit.optim import Adafactor, Ema
-
-LOSSES = ("t2i", "i2t", "i2t_i2i", "t2i2t", "i2t2i", "t2t", "i2i")
-NEEDS_TEXT_FEATURES = ("t2i", "t2i2t")
+from itit.tasks import CYCLES, TASKS, batches
 
 
 class State(NamedTuple):
@@ -63,11 +61,8 @@ class State(NamedTuple):
 def tasks(config, step):
     """The tasks of a step and their samples: those with a batch, the cycles once their warm-up is over."""
     o = config.objective
-    sizes = {name: getattr(o, f"{name}_batch") for name in ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i")}
-    for cycle, warmup in (("t2i2t", o.t2i2t_warmup_steps), ("i2t2i", o.i2t2i_warmup_steps)):
-        if step < warmup:
-            sizes[cycle] = 0
-    return {name: size for name, size in sizes.items() if size}
+    waiting = [cycle for cycle in CYCLES if step < getattr(o, f"{cycle}_warmup_steps")]
+    return {name: size for name, size in batches(o).items() if size and name not in waiting}
 
 
 def train_step(state, batch, noises, rate, config, active, run=None):
@@ -98,16 +93,18 @@ def synthesize(state, part, noise, config, run):
 
     Nothing here has a gradient; the weights are those before the step.
     """
-    if "t2i2t" not in part.text_ids and "i2t2i" not in part.image_ids:
+    makes = {task: TASKS[task].makes for task in tasks_of(part) if TASKS[task].makes}
+    if not makes:
         return part
     images, texts, model, empty = {}, {}, state.model, part.empty
     with inference.inference_mode(model, run):
-        if "t2i2t" in part.text_ids:
-            images["t2i2t"] = objectives.synthesize_image(
-                model, part.texts["t2i2t"], empty, noise, config.objective, config.decode, run
-            )
-        if "i2t2i" in part.image_ids:
-            texts["i2t2i"] = objectives.synthesize_text(model, part.image_ids["i2t2i"], empty, run)
+        for task, kind in makes.items():
+            if kind == "picture":
+                images[task] = objectives.synthesize_image(
+                    model, part.texts[task], empty, noise, config.objective, config.decode, run
+                )
+            else:
+                texts[task] = objectives.synthesize_text(model, part.image_ids[task], empty, run)
     return part._replace(image_ids=part.image_ids | images, text_ids=part.text_ids | texts)
 
 
@@ -145,33 +142,24 @@ class Part(NamedTuple):
     totals: dict
 
 
+def tasks_of(part):
+    """The tasks that a Part has samples of, in the order of the table."""
+    return [task for task in TASKS if task in part.image_ids or task in part.text_ids]
+
+
 def compute_losses(state, part, totals, noise, config):
     """Every loss of a microbatch: name -> float32, 0-d, its share of the loss of the whole batch."""
-    o, model, empty = config.objective, state.model, state.empty_text()
-    images, ids, texts, maskings = part.image_ids, part.text_ids, part.texts, part.maskings
-    losses = {}
-    if "t2i" in images:
-        text = objectives.drop_text(texts["t2i"], empty, noise, o.t2i_text_drop_prob)
-        losses["t2i"] = objectives.t2i(model, images["t2i"], text, maskings["t2i"], totals["t2i"], o)
-    if "i2t" in images:
-        losses["i2t"], losses["i2t_i2i"] = objectives.i2t(
-            model, images["i2t"], ids["i2t"], empty, maskings["i2t"], totals["i2t"], totals["i2t_i2i"], o
-        )
-    if "t2i2t/first" in maskings:
-        passes = maskings["t2i2t/first"], maskings["t2i2t/second"]
-        losses["t2i2t"] = objectives.t2i2t(
-            model, images["t2i2t"], ids["t2i2t"], texts["t2i2t"], empty, passes, noise, totals["t2i2t"], o
-        )
-    if "i2t2i/first" in maskings:
-        passes = maskings["i2t2i/first"], maskings["i2t2i/second"]
-        losses["i2t2i"] = objectives.i2t2i(
-            model, state.t5, ids["i2t2i"], images["i2t2i"], empty, passes, noise, totals["i2t2i"], o
-        )
-    if "t2t" in ids:
-        losses["t2t"] = objectives.t2t(model, ids["t2t"], totals["t2t"], o)
-    if "i2i" in images:
-        rows = len(images["i2i"])
-        losses["i2i"] = objectives.t2i(model, images["i2i"], empty.expand(rows), maskings["i2i"], totals["i2i"], o)
+    empty, losses = state.empty_text(), {}
+    for task in tasks_of(part):
+        row = TASKS[task]
+        given = objectives.Given(
+            part.image_ids.get(task), part.text_ids.get(task), part.texts.get(task), empty,
+            {name: part.maskings[name] for name in row.passes}, {name: totals[name] for name in row.losses},
+        )  # fmt: skip
+        found = getattr(objectives, task)(state.model, state.t5, given, noise, config.objective)
+        if found.keys() != row.losses.keys():
+            raise ValueError(f"objectives.{task} returns {[*found]}, its row in tasks.py has {[*row.losses]}")
+        losses |= found
     return losses
 
 
@@ -195,17 +183,18 @@ def prepare(state, batch, noise, whole, config, active, part):
     if pictures:
         with torch.no_grad():
             image_ids |= _joined(state.vqgan.tokenize, pictures)
-    encoded = [task for task in NEEDS_TEXT_FEATURES if task in text_ids]
+    encoded = [task for task in text_ids if TASKS[task].features]
     texts = {}
     if encoded:
         mask_and_features = _joined(lambda ids: encode_text(state.t5, ids).features, {t: text_ids[t] for t in encoded})
         texts = {task: Text(features, text_ids[task] != objectives.PAD) for task, features in mask_and_features.items()}
     sizes = {task: len(image_ids.get(task, text_ids.get(task))) for task in active}
-    maskings = objectives.draw_maskings(noise, sizes, state.model.config.num_image_tokens, config.objective,
-                                        state.t5_of_nothing.mask.device, whole)  # fmt: skip
+    o, device = config.objective, state.t5_of_nothing.mask.device
+    maskings = objectives.draw_maskings(noise, sizes, state.model.config.num_image_tokens, o, device, whole)
     with torch.no_grad():
         empty = state.empty_text()
-    return Part(image_ids, text_ids, texts, empty, maskings, objectives.totals(maskings, text_ids, config.objective))
+    totals = objectives.totals(maskings, text_ids, sizes, o, device)
+    return Part(image_ids, text_ids, texts, empty, maskings, totals)
 
 
 def _joined(function, inputs):

@@ -8,9 +8,9 @@ import os
 
 from torch.overrides import TorchFunctionMode
 
-from itit import storage, tensorfile, weightsdir
+from itit import storage, tensorfile, text_encoders, weightsdir
 from itit.config import DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
-from itit.models import ITIT, VQGAN, T5Encoder
+from itit.models import ITIT, VQGAN
 
 RECORD = "itit"  # metadata of an exported file that holds its record, JSON
 MISFIT = f"{weightsdir.WEIGHTS} does not fit {weightsdir.CONFIG}"
@@ -45,8 +45,8 @@ def load_module(module, tensors, misfit, assign=False):
         raise ValueError(f"{misfit}: {cause}") from None
 
 
-def load_t5(folder, sha256=None):
-    """The frozen text encoder in a folder that tools.convert_t5 wrote, in the dtype it is stored in, on the CPU.
+def load_text_encoder(folder, sha256=None):
+    """The frozen text encoder in a folder, such as tools.convert_t5 writes, in the dtype it is stored in, on the CPU.
 
     Args:
       sha256: of its model.safetensors; by default the one recorded in the folder.
@@ -60,16 +60,17 @@ def load_t5(folder, sha256=None):
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1 or not dtypes.pop().is_floating_point:
         raise ValueError(f"{storage.join(folder, weightsdir.WEIGHTS)}: tensors of one floating type were expected")
-    t5 = blank(T5Encoder, config)
-    load_module(t5, tensors, f"{folder}: {MISFIT}", assign=True)
+    network = text_encoders.network(config, f"{storage.join(folder, weightsdir.CONFIG)}: ")
+    encoder = blank(network, config)
+    load_module(encoder, tensors, f"{folder}: {MISFIT}", assign=True)
     tensorfile.check_finite(tensors, storage.join(folder, weightsdir.WEIGHTS))
-    return t5.eval()
+    return encoder.eval()
 
 
 def load_vqgan(folder, sha256=None):
     """The frozen image tokenizer in a folder, on the CPU.
 
-    Raises ValueError as `load_t5` does, and for a range of pixels or codes that cannot be.
+    Raises ValueError as `load_text_encoder` does, and for a range of pixels or codes that cannot be.
     """
     config, tensors = weightsdir.load(folder, VqganConfig, sha256)
     try:

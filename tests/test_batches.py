@@ -2,8 +2,9 @@
 
 import torch
 
+from itit.tasks import TASKS
 from itit.train_step import tasks
-from tests.tiny import TASKS, make_config
+from tests.tiny import make_config
 from tools.batches import random_batch
 
 

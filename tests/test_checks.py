@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 from itit import checks, flags
 from itit.config import Config, VqganConfig, fields, replace
 from itit.models import ITIT, T5Encoder
+from itit.tasks import only
 from tests import small
 
 NUMBERS = {name: field for settings in (Config(), VqganConfig()) for name, _, field in fields(settings)
@@ -112,6 +113,5 @@ def test_bad_values_are_refused_in_one_line(values):
 
 
 def test_no_task_at_all_is_refused():
-    off = {name + "_batch": 0 for name in ("t2i", "i2t", "t2i2t", "i2t2i")}
     with pytest.raises(ValueError, match="t2i_batch"):
-        replace(Config(), **off, t2i2t="off", i2t2i="off").resolve()
+        replace(Config(), **only()).resolve()

@@ -19,11 +19,13 @@ from itit.models import ITIT, VQGAN, encode_text, layers
 from itit.noise import Noise
 from itit.samples import Translator
 from itit.state import make_state
-from itit.train_step import LOSSES, tasks, train_step
+from itit.tasks import LOSSES, TASKS
+from itit.train_step import tasks, train_step
 from tests import small
+from tests.tiny import draw_flags, seeds
 
 DEVICE = torch.device("meta")
-BATCHES = dict.fromkeys(("t2i_batch", "i2t_batch", "t2i2t_batch", "i2t2i_batch", "t2t_batch", "i2i_batch"), 4)
+BATCHES = {f"{task}_batch": 4 for task in TASKS}
 SIZES = BATCHES | dict(depth=1, image_decoder_depth=1, text_decoder_depth=1, num_text_tokens=4, num_decode_steps=2,
                        ema_decay=0.9, t2i2t_warmup_steps=0, i2t2i_warmup_steps=0)  # fmt: skip
 VQGAN_SIZES = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
@@ -85,11 +87,11 @@ def make_batch(config, pictures):
               "text_ids": (4, config.model.num_text_tokens)}  # fmt: skip
     dtypes = {"images": torch.uint8}
     image = "images" if pictures else "image_ids"
-    fields = {"t2i2t": ["text_ids"], "t2t": ["text_ids"], "i2t2i": [image], "i2i": [image]}
     return {
         f"{task}/{field}": torch.zeros(shapes[field], dtype=dtypes.get(field, torch.long), device=DEVICE)
         for task in tasks(config, 0)
-        for field in fields.get(task, [image, "text_ids"])
+        for field, there in ((image, TASKS[task].has_picture), ("text_ids", TASKS[task].has_text))
+        if there
     }
 
 
@@ -103,14 +105,9 @@ def run_step(pictures=False, **flags):
     return state, metrics
 
 
-@pytest.mark.parametrize("flags", [
-    dict(pictures=True),
-    dict(text_memory="all", class_token=True, text_key_mask=True, empty_text="learned", t2i_text_drop_prob=0.1,
-         cycle_keep_visible=False, cycle_pad_after_eos=False, synth_cfg=False, synth_drop_masked=False),
-    dict(text_memory="kept", empty_text="zeros", image_decoder_sees_text=False, overwrite_kept_masked=False,
-         t2i2t="half", i2t2i="half", mask_ratio_per="batch", image_loss_mean="sample", compute_dtype="fp32"),
-], ids=["defaults", "flags", "more flags"])  # fmt: skip
-def test_a_step_stays_on_the_device(monkeypatch, flags):
+@pytest.mark.parametrize("seed", [None, *seeds(3)])
+def test_a_step_stays_on_the_device(monkeypatch, seed):
+    flags = {"pictures": True} if seed is None else draw_flags(seed) | {"t2i_text_drop_prob": 0.1}
     # The image tokenizer switches autocast off; "meta" does not have it.
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
     state, metrics = run_step(**flags)

@@ -17,10 +17,11 @@ from itit.data.text import Detokenizer
 from itit.evaluation import Evaluation
 from itit.scores import captions
 from itit.state import make_state
+from itit.tasks import only
 from tests import finished_run, tiny
 from tests.test_train import data, run_here, settings  # noqa: F401
 
-ALONE = dict(t2i2t_batch=0, i2t2i_batch=0, t2t_batch=0, i2i_batch=0, t2i2t="off", i2t2i="off")
+ALONE = only("t2i", "i2t")
 
 
 def tensors(folder):

@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from itit import config as config_lib
 from itit import flags
+from itit.tasks import TASKS
 from itit.train_step import tasks
 from tests.common import ROOT
 from tools import table4
@@ -122,7 +123,7 @@ def test_a_row_of_table_2_trains_what_the_paper_shows(row, monkeypatch):
 def test_rows_differ_in_nothing_else(monkeypatch):
     """Seen from the settings of the paper's table 3, which are the defaults, with cycles from the first step, on v4."""
     own = {"t2i_text_drop_prob", "i2t_i2i_weight", "t2i2t", "i2t2i", "paired_data", "image_data", "text_data"}
-    own |= {f"{task}_batch" for task in ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i")}
+    own |= {f"{task}_batch" for task in TASKS}
     placeholders = {"eval_data", "vocabulary", "vqgan", "t5_weights"}
     expected = config_lib.replace(config_lib.Config(), t2i2t_warmup_steps=0, i2t2i_warmup_steps=0, **V4).resolve()
     assert expected.optim.num_steps == 500_000 and expected.model.preset == "B"

@@ -1,4 +1,4 @@
-"""tools.flops against torch's counter on the real step, for settings drawn anew; and against the sizes of ITIT-B."""
+"""tools.flops against torch's counter on a step with numbers, settings drawn anew; and against the sizes of ITIT-B."""
 
 import contextlib
 import random
@@ -7,23 +7,21 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from itit import objectives
 from itit.config import Config, VqganConfig, replace
-from itit.models import VQGAN, t5
+from itit.models import VQGAN, layers, t5
 from itit.noise import Noise
 from itit.objectives import EOS
+from itit.tasks import CYCLES, TASKS, only
 from itit.train_step import train_step
-from tests.tiny import TASKS, make_config, make_state, seeds
+from tests.tiny import draw_flags, make_config, make_state, seeds
 from tools import flops
 from tools.parts import OPTIMIZER, REST
+from tools.parts import VQGAN as VQGAN_PART
 
-CYCLES = {"t2i2t": "t2i2t", "i2t2i": "i2t2i"}
-VARIANTS = {
-    "class_token": (False, True), "empty_text": ("t5", "learned"), "text_memory": ("visible", "kept", "all"),
-    "detach_tied_table": (False, True), "i2t_i2i_weight": (0.0, 1.0), "t2i_text_drop_prob": (0.0, 0.5),
-    "synth_cfg": (False, True), "synth_drop_masked": (False, True), "mlp_ratio": (2.0, 4.0), "depth": (1, 3),
-    "image_decoder_depth": (1, 2), "num_decode_steps": (2, 5), "text_decoder_dim": (24, 40),
-    "half_cycle": ("pseudo_pair", "stop_gradient"), "cycle_stop_gradient": (True, False),
-}  # fmt: skip
+# Numbers that count, besides the settings that take a few values.
+NUMBERS = {"i2t_i2i_weight": (0.0, 1.0), "t2i_text_drop_prob": (0.0, 0.5), "mlp_ratio": (2.0, 4.0), "depth": (1, 3),
+           "image_decoder_depth": (1, 2), "num_decode_steps": (2, 5), "text_decoder_dim": (24, 40)}  # fmt: skip
 
 
 class Everything(contextlib.nullcontext):
@@ -40,9 +38,9 @@ def counter():
 
 def random_batch(config, task, rows):
     m, batch = config.model, {}
-    if task not in ("t2i2t", "t2t"):
+    if TASKS[task].has_picture:
         batch[f"{task}/image_ids"] = torch.randint(m.codebook_size, (rows, m.num_image_tokens))
-    if task not in ("i2t2i", "i2i"):
+    if TASKS[task].has_text:
         batch[f"{task}/text_ids"] = torch.randint(3, m.bos_id, (rows, m.num_text_tokens))
     return batch
 
@@ -62,13 +60,12 @@ def counted(config, task, rows):
                                          for cycle in (("full", "half") if task in CYCLES else ("off",))])  # fmt: skip
 @pytest.mark.parametrize("attempt", range(3))
 def test_every_task_as_torch_counts_it(monkeypatch, task, cycle, attempt):
-    monkeypatch.setattr(t5, "checkpoint", lambda function, *args, **kwargs: function(*args))  # no recomputation
-    drawn = {name: random.choice(values) for name, values in VARIANTS.items()}
+    drawn = draw_flags(random.random()) | {name: random.choice(values) for name, values in NUMBERS.items()}
     rows = random.randint(1, 4)
-    others = {f"{name}_batch": 0 for name in TASKS} | {f"{task}_batch": rows}
-    off = {name: "off" for name in CYCLES} | ({task: cycle} if task in CYCLES else {})
-    config = make_config(**(drawn | others | off))
-    found = flops.step_flops(config, {task: rows})
+    own = {f"{task}_batch": rows} | ({task: cycle} if task in CYCLES else {})
+    config = make_config(**drawn | only(task) | own)
+    found = flops.step_flops(config, {task: rows})  # with recomputation, which does not count
+    monkeypatch.setattr(t5, "checkpoint", lambda function, *args, **kwargs: function(*args))
     assert sum(found.values()) == counted(config, task, rows), (drawn, found)
 
 
@@ -79,7 +76,7 @@ def test_parts_of_several_tasks_add_up():
     alone = [flops.step_flops(config, {task: number}) for task, number in active.items()]
     for part, number in together.items():
         assert number == sum(one.get(part, 0) for one in alone)
-    assert list(together) == [part for part in flops.PARTS if part not in (flops.VQGAN, OPTIMIZER, REST)]
+    assert list(together) == [part for part in flops.PARTS if part not in (VQGAN_PART, OPTIMIZER, REST)]
 
 
 TOKENIZERS = (
@@ -99,9 +96,8 @@ def test_image_tokenizer(kind, seed):
     pixels = torch.randint(256, (3, config.image_size, config.image_size, 3), dtype=torch.uint8)
     with counter() as counting, torch.no_grad():
         VQGAN(config).tokenize(pixels)
-    assert 3 * flops.vqgan_encode(config) == counting.get_total_flops()
-    step = flops.step_flops(make_config(), {"t2i": 2, "t2t": 5}, config)
-    assert step[flops.VQGAN] == 2 * flops.vqgan_encode(config)
+    step = flops.step_flops(make_config(num_image_tokens=config.grid**2), {"t2i": 3, "t2t": 5}, config)
+    assert step[VQGAN_PART] == counting.get_total_flops()
 
 
 def test_sizes_of_itit_b():
@@ -112,3 +108,31 @@ def test_sizes_of_itit_b():
                 "t2i2t middle": 164, "t2i2t final": 164, "i2t2i synthesis": 91, "i2t2i middle": 112,
                 "i2t2i final, with T5": 231 + 1189}  # fmt: skip
     assert {part: number / 1e9 for part, number in found.items()} == pytest.approx(expected, rel=0.05)
+
+
+def test_another_block_is_counted_as_it_is(monkeypatch):
+    config, active = make_config(), {"t2i": 2}
+    before = flops.step_flops(config, active)["t2i"]
+    make = layers.Mlp.__init__
+    monkeypatch.setattr(layers.Mlp, "__init__", lambda self, dim, hidden, *args: make(self, dim, 3 * hidden, *args))
+    m = config.model
+    text, kept = m.num_text_tokens, m.num_image_tokens // 2
+    tokens = m.depth * (kept + text) + m.image_decoder_depth * (m.num_image_tokens + text)
+    more = 2 * 2 * m.embed_dim * int(2 * m.mlp_ratio * m.embed_dim) * tokens
+    assert flops.step_flops(config, active)["t2i"] == before + 2 * 3 * more
+
+
+def test_what_nobody_can_count_is_refused(monkeypatch):
+    lib = torch.library.Library("itit_test", "DEF")
+    lib.define("unheard(Tensor x) -> Tensor")
+    lib.impl("unheard", torch.clone, "CompositeExplicitAutograd")
+    loss = objectives.t2t
+
+    def strange(*args):
+        return {name: torch.ops.itit_test.unheard(value.detach()) + value for name, value in loss(*args).items()}
+
+    monkeypatch.setattr(objectives, "t2t", strange)
+    with pytest.raises(ValueError, match="itit_test.unheard.default: nobody says how much arithmetic"):
+        flops.step_flops(make_config(), {"t2t": 1})
+    with pytest.raises(KeyError, match="unheard"):
+        flops.step_flops(make_config(), {"unheard": 1})

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from itit import masking
 from itit.config import Config, replace
@@ -9,6 +10,7 @@ from itit.models import ITIT, Text, encode_text
 from itit.models.layers import set_compute_dtype
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
+from tests.tiny import draw_flags, seeds
 
 
 def random_masking(batch=2, tokens=16, ratio=None):
@@ -125,6 +127,42 @@ def test_a_sample_does_not_see_its_neighbours(dtype):
         for a, b_logits in zip(together, alone, strict=True):
             tolerance = 1e-5 if dtype == torch.float32 else 0.1
             torch.testing.assert_close(a[row], b_logits, atol=tolerance, rtol=tolerance)
+
+
+class Products(TorchDispatchMode):
+    """Notes the types of what is multiplied inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+            self.dtypes |= {x.dtype for x in args}
+        return function(*args, **kwargs or {})
+
+
+def products_of(model, config):
+    """The types of what the passes of training and of generation multiply, under bf16."""
+    set_compute_dtype(model, torch.bfloat16)
+    text, draw = small.random_text(2, config), random_masking()
+    ids, text_ids = torch.randint(config.model.codebook_size, (2, 16)), small.random_texts(2, config)
+    with Products() as products:
+        sum(x.sum() for x in logits_of(model, ids, text_ids, draw, text)).backward()
+        encoded = model.encode(model.embed(ids, draw), draw, text)
+        cache = model.text_decoder.start(*model.memory(encoded, draw))
+        model.text_decoder.step(text_ids[:, 0], torch.tensor([0]), cache)
+    return products.dtypes
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+def test_all_products_run_in_the_type_that_is_asked_for(seed):
+    """A plain nn.Linear somewhere below ITIT would stay float32, and say nothing."""
+    flags = draw_flags(seed)
+    model, config = small.small_model(**flags), small.small(**flags)
+    assert products_of(model, config) == {torch.bfloat16}, flags
+    model.image_decoder.blocks[1].mlp.up = torch.nn.Linear(*model.image_decoder.blocks[1].mlp.up.weight.shape[::-1])
+    assert torch.float32 in products_of(model, config)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

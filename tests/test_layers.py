@@ -35,9 +35,33 @@ def test_block_equals_numpy(norm):
         np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_block_of_another_norm_and_mlp(norm):
+    """SwiGLU and RMS norms, against torch's own and by hand."""
+    block = small.stir(layers.Block(16, 2, 3.0, 0.0, norm, layers.RMSNorm, layers.GatedMlp))
+    norms = [nn.RMSNorm(16, layers.NORM_EPS) for _ in "ab"]
+    for theirs, ours in zip(norms, (block.attention_norm, block.mlp_norm), strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    w = block.mlp.state_dict()
+    assert {name: tuple(weight.shape) for name, weight in w.items()} == {
+        "gate.weight": (48, 16), "up.weight": (48, 16), "down.weight": (16, 48)}  # fmt: skip
+
+    def mlp(x):
+        return (nn.functional.silu(x @ w["gate.weight"].T) * (x @ w["up.weight"].T)) @ w["down.weight"].T
+
+    x = torch.randn(2, 5, 16)
+    if norm == "pre":
+        middle = x + block.attention(norms[0](x))
+        expected = middle + mlp(norms[1](middle))
+    else:
+        middle = norms[0](x + block.attention(x))
+        expected = norms[1](middle + mlp(middle))
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_dropout_acts_in_training_only_and_on_each_branch():
     x = torch.randn(2, 6, 16)
-    for module in (layers.Attention(16, 2, 0.5), layers.Mlp(16, 32, 0.5)):
+    for module in (layers.Attention(16, 2, 0.5), layers.Mlp(16, 32, 0.5), layers.GatedMlp(16, 32, 0.5)):
         module.eval()
         assert torch.equal(module(x), module(x))
         module.train()

@@ -25,7 +25,7 @@ def test_settings_parts_and_scores_are_told():
     parts = [
         "# ITIT-nano, step 123", "1.2 M parameters, averaged weights (decay 0.99), step 123 of 900",
         "256 x 256 pixels are 16 tokens of 40 codes", "up to 8 tokens", "`tools.export` of ITIT 0.9",
-        "| t2i | 6 | 1 | 0 |", "| i2t | 4 | 1 | 0 |", "| i2t2i (half) | 8 | 0.5 | 77 |",
+        "| t2i | 6 | 1 | 0 |", "| i2t | 4 | i2t 1, i2t_i2i 1 | 0 |", "| i2t2i (half) | 8 | 0.5 | 77 |",
         "| ITIT | model.safetensors | cc33 |", "RANDOM, seed 0, frozen | t5 | aa11 |",
         "| image tokenizer | vqgan | bb22 |", "| SentencePiece vocabulary | none |  |",
         "| caption_score | 0.75 |", "| untrained/caption_score | 0.01 |", "| untrained/by/1 | 0.5 |",

@@ -14,6 +14,7 @@ from itit import inference, objectives
 from itit.masking import Masking
 from itit.models import Text
 from itit.noise import Noise
+from itit.tasks import SAMPLES, TASKS, WHOLE_BATCH, Loss
 from tests.tiny import gradients, loss_of, make_case, make_config, random_images, random_masking, random_texts, seeds
 
 
@@ -232,7 +233,7 @@ def test_later_words_do_not_reach_earlier_losses(seed):
 
 def test_draws_of_all_passes_follow_their_laws_and_differ():
     config = make_config(num_image_tokens=256, num_decode_steps=1)
-    sizes = {task: 400 for task in ("t2i", "i2t", "t2i2t", "i2t2i", "i2i", "t2t")}
+    sizes = dict.fromkeys(TASKS, 400)
     seed = seeds(1)[0]
     found = objectives.draw_maskings(Noise(seed, 0, "cpu"), sizes, 256, config.objective, torch.device("cpu"))
     means = dict.fromkeys(("t2i", "t2i2t/first", "i2t2i/second", "i2i"), 192.5)
@@ -253,25 +254,29 @@ def test_draws_of_all_passes_follow_their_laws_and_differ():
 
 
 @pytest.mark.parametrize("seed", seeds(2))
-def test_totals_against_counting(seed):
+def test_totals_against_counting(seed, monkeypatch):
     generator = torch.Generator().manual_seed(seed)
-    names = ("t2i", "i2t", "t2i2t/first", "t2i2t/second", "i2t2i/first", "i2t2i/second", "i2i")
-    maskings, expected = {}, {}
-    for number, name in enumerate(names):
-        counts = torch.randint(8, 17, (number + 2,), generator=generator).tolist()
-        maskings[name] = random_masking(counts, 16, 8, generator)
-        expected[name] = sum(counts)
     config = make_config()
-    texts = {task: random_texts(3 + i, config, generator) for i, task in enumerate(("t2i", "i2t", "t2i2t", "t2t"))}
+    sizes = {task: rows for rows, task in enumerate(TASKS, 3)}
+    maskings, masked = {}, {}
+    for task, row in TASKS.items():
+        for name in row.passes:
+            counts = torch.randint(8, 17, (sizes[task],), generator=generator).tolist()
+            maskings[name], masked[name] = random_masking(counts, 16, 8, generator), sum(counts)
+    texts = {task: random_texts(rows, config, generator) for task, rows in sizes.items() if TASKS[task].has_text}
     words = {task: sum(word != 0 for row in ids.tolist() for word in row) for task, ids in texts.items()}
-    found = objectives.totals(maskings, texts, config.objective)
+    found = objectives.totals(maskings, texts, sizes, config.objective, "cpu")
     assert {name: value.item() for name, value in found.items()} == {
-        "t2i": expected["t2i"], "i2t_i2i": expected["i2t"], "i2t2i": expected["i2t2i/second"], "i2i": expected["i2i"],
+        "t2i": masked["t2i"], "i2t_i2i": masked["i2t"], "i2t2i": masked["i2t2i/second"], "i2i": masked["i2i"],
         "i2t": words["i2t"], "t2i2t": words["t2i2t"], "t2t": words["t2t"],
     }  # fmt: skip
-    sample = objectives.totals(maskings, texts, make_config(image_loss_mean="sample").objective)
-    for name, rows in (("t2i", 2), ("i2t_i2i", 3), ("i2t2i", 7), ("i2i", 8)):
-        assert math.isclose(sample[name].item(), rows, rel_tol=1e-5)
+    sample = objectives.totals(maskings, texts, sizes, make_config(image_loss_mean="sample").objective, "cpu")
+    for name, task in (("t2i", "t2i"), ("i2t_i2i", "i2t"), ("i2t2i", "i2t2i"), ("i2i", "i2i")):
+        assert math.isclose(sample[name].item(), sizes[task], rel_tol=1e-5)
+    losses = {"of samples": Loss("", SAMPLES), "of the batch": Loss("", WHOLE_BATCH)}
+    monkeypatch.setitem(TASKS, "t2t", TASKS["t2t"]._replace(losses=losses))
+    found = objectives.totals({}, texts, {"t2t": 7}, config.objective, "cpu")
+    assert found == {"of samples": 7, "of the batch": 1}
 
 
 def test_the_empty_text():

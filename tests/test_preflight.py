@@ -8,9 +8,10 @@ import pytest
 
 from itit import config as config_lib
 from itit.sharding import Program
+from itit.tasks import TASKS
 from tests.common import ROOT
 from tests.compiler import needs_compiler
-from tests.tiny import TASKS, make_config
+from tests.tiny import make_config
 from tools import preflight
 from tools.chips import CHIPS, Topology
 

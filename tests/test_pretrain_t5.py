@@ -13,7 +13,7 @@ from itit.backend import Local
 from itit.config import Config, T5Config, TrainConfig
 from itit.data import records
 from itit.models import T5Encoder
-from itit.state import make_t5, settle
+from itit.state import make_text_encoder, settle
 from tests.common import shared_data
 from tools import pretrain_t5
 from tools.pretrain_t5 import Pretraining
@@ -97,7 +97,7 @@ def test_killed_run_ends_with_the_same_weights_and_itit_takes_them(tmp_path):
     for name, tensor in ends[0][1].items():
         assert torch.equal(tensor, ends[1][1][name]), name
     flags = dict(t5_weights=str(tmp_path / "whole"), vocab_size=64, bos_id=60, compute_dtype="fp32")
-    loaded = make_t5(settle(config_lib.replace(Config(), **flags).resolve()), Local("cpu"))
+    loaded = make_text_encoder(settle(config_lib.replace(Config(), **flags).resolve()), Local("cpu"))
     assert isinstance(loaded, T5Encoder)
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, ends[0][1][name]), name

@@ -253,7 +253,7 @@ def test_parts_that_moved_are_given_and_others_refused(run, tmp_path):
     )
     model = ITIT.from_pretrained(str(copy), device="cpu", t5=str(tmp_path / "t5"))
     assert model.record["step"] == finished_run.STEP
-    other = weights.load_t5(str(tmp_path / "t5"))
+    other = weights.load_text_encoder(str(tmp_path / "t5"))
     other.init_weights(seed=99)
     weightsdir.save(str(tmp_path / "other"), other.state_dict(), other.config)
     assert "other/model.safetensors: damaged or replaced" in said(

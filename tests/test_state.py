@@ -10,7 +10,7 @@ from itit import checkpoint, shards, weightsdir
 from itit.backend import Local
 from itit.config import T5Config, VqganConfig
 from itit.models import VQGAN, T5Encoder
-from itit.state import frozen, image_ids_of, load_state, make_state, make_t5, make_vqgan, settle
+from itit.state import frozen, image_ids_of, load_state, make_state, make_text_encoder, make_vqgan, settle
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 
@@ -122,7 +122,7 @@ def test_fingerprints_are_taken_before_the_weights_leave_the_host(tmp_path):
     config = small.small(vqgan=str(tmp_path), image_size=16)
     here = frozen(make_state(config, BACKEND))
     assert here.keys() == {"t5_weights", "vqgan"}
-    t5, vqgan = make_t5(config, Away("cpu")), make_vqgan(config, Away("cpu"))
+    t5, vqgan = make_text_encoder(config, Away("cpu")), make_vqgan(config, Away("cpu"))
     assert all(p.device.type == "meta" for part in (t5, vqgan) for p in part.parameters())
     assert {"t5_weights": t5.fingerprint, "vqgan": vqgan.fingerprint} == here
-    assert make_t5(small.small(t5_seed=1), BACKEND).fingerprint != here["t5_weights"]
+    assert make_text_encoder(small.small(t5_seed=1), BACKEND).fingerprint != here["t5_weights"]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from itit import config as config_lib
 from itit.data import images, order, records
-from itit.data.streams import STREAMS, Streams
+from itit.data.streams import Streams
+from itit.tasks import of_stream
 from tests.common import ROOT, shared_data
 
 S, N, L, CODEBOOK, VOCAB = 16, 4, 8, 50, 60
@@ -64,7 +65,7 @@ def png(pixels):
 def ids_of(streams, name, step):
     """Task -> the ids of its rows at a step."""
     rows, source = streams.rows(step), streams.sources[name]
-    return {task: source.ids(rows[task]) for task in STREAMS[name][1] if task in rows}
+    return {task: source.ids(rows[task]) for task in of_stream(name) if task in rows}
 
 
 def test_rows_are_those_of_the_order(tmp_path):
@@ -75,7 +76,7 @@ def test_rows_are_those_of_the_order(tmp_path):
     for step in np.random.default_rng().integers(0, 1000, 5).tolist():
         batch = streams.batch(step)
         for name, lanes in {"paired_data": 2, "text_data": 1, "image_data": 1}.items():
-            tasks = STREAMS[name][1]
+            tasks = of_stream(name)
             sizes = [getattr(config.objective, f"{task}_batch") for task in tasks]
             reference = order.Order(7, name, [14, 13, 13], 4, lanes)
             for task, places in zip(tasks, order.positions(step, sizes, lanes), strict=True):

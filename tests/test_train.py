@@ -23,6 +23,7 @@ from itit.config import Config, T5Config, VqganConfig, replace
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
 from itit.models import VQGAN, T5Encoder
+from itit.tasks import LOSSES
 from tests import small
 from tests.common import ROOT
 from tools import train_sentencepiece
@@ -33,7 +34,6 @@ TASKS = dict(
     i2t2i_warmup_steps=3, vocab_size=128, bos_id=127, num_decode_steps=3, learning_rate=1e-3, lr_warmup_steps=2,
     num_steps=6, log_every=1, sample_every=0, compute_dtype="fp32", backend="cpu", image_size=16,
 )  # fmt: skip
-LOSSES = ("t2i", "i2t", "i2t_i2i", "t2i2t", "i2t2i", "t2t", "i2i")
 
 # Imports once and forks for each command line, which then runs as `python -m itit.train` does; writes what each said.
 FORKS = """

@@ -14,6 +14,7 @@ import torch
 
 from itit import checkpoint, train
 from itit.config import Config, replace
+from itit.tasks import TASKS
 from tests import processes
 from tests.pods import Host
 from tests.test_train import curves, run_here, same, settings, write_ids
@@ -82,7 +83,7 @@ def test_hosts_train_as_one_does_and_save_what_they_own(data, tmp_path, alone, c
     values = settings(data, **SIZES, workdir=str(tmp_path))
     found = processes.run(host, count, values, timeout=120)
     assert [code for code, *_ in found] == [0] * count
-    for task in ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i"):
+    for task in TASKS:
         places = sum((rows[task] for *_, rows in found), [])
         whole = train.Streams(replace(Config(), **values).resolve()).rows(0)[task].tolist()
         assert places == whole and len(set(places)) == 4 and all(len(rows[task]) == 4 // count for *_, rows in found)

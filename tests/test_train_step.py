@@ -14,8 +14,9 @@ from itit.masking import Masking
 from itit.models import Text
 from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
-from itit.train_step import LOSSES, Part, compute_losses, tasks, train_step
-from tests.tiny import TASKS as ALL
+from itit.tasks import LOSSES, only
+from itit.tasks import TASKS as ALL
+from itit.train_step import Part, compute_losses, tasks, train_step
 from tests.tiny import make_config, make_state, random_batch, seeds
 
 RATE = 0.01
@@ -284,8 +285,7 @@ def floor(classes, smoothing=0.1):
 
 
 def test_one_batch_is_learned_by_heart():
-    off = dict(t2i2t="off", i2t2i="off", t2i2t_batch=0, i2t2i_batch=0, t2t_batch=0, i2i_batch=0, i2t_i2i_weight=0.0)
-    config = make_config(**off, t2i_batch=2, i2t_batch=2)
+    config = make_config(**only("t2i", "i2t"), i2t_i2i_weight=0.0, t2i_batch=2, i2t_batch=2)
     state = make_state(config, 0)
     batch = random_batch(config, 1)
     curve = []

@@ -9,9 +9,10 @@ import torch
 
 from itit import checkpoint, locks, metrics, optim, samples, train
 from itit.evaluation import Evaluation
+from itit.tasks import only
 from tests.test_train import data, run_here, same, settings, start, steps_saved  # noqa: F401
 
-PAIRS = dict(t2i2t_batch=0, i2t2i_batch=0, t2t_batch=0, i2i_batch=0, t2i2t="off", i2t2i="off")
+PAIRS = only("t2i", "i2t")
 ALONE = dict(t2i_batch=0, i2t_batch=0, t2t_batch=0, i2i_batch=0)
 
 

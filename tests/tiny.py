@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 
 from itit import config as settings
-from itit import objectives
+from itit import objectives, text_encoders
 from itit.masking import Masking
 from itit.models import ITIT, T5Encoder, Text, encode_text
 from itit.optim import Adafactor, Ema
+from itit.tasks import LOSSES, MASKED, TASKS, WORDS
 from itit.train_step import State
 
-TASKS = ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i")
 ONE_THREAD_SIZES = dict(
     embed_dim=32, depth=2, num_heads=4, image_decoder_depth=1, text_decoder_dim=24, text_decoder_depth=1,
     text_decoder_num_heads=4, dropout=0.0, num_image_tokens=16, num_text_tokens=8, codebook_size=32, vocab_size=48,
@@ -33,6 +33,18 @@ def seeds(count):
     found = [int(given)] if given else [draw.randrange(10**6) for _ in range(count)]
     print(f"ITIT_TEST_SEED: {found}")  # pytest shows it with a failure
     return found
+
+
+def draw_flags(seed):
+    """A value of every setting of model, objectives and decoding that takes a few: flag -> value. They fit together,
+    and all tasks are on."""
+    draw, values = random.Random(seed), {}
+    for name, owner, field in settings.fields(settings.Config()):
+        choices = (False, True) if field.type is bool else field.metadata["choices"] or ()
+        if owner in ("model", "objective", "decode") and choices and name != "preset":
+            values[name] = draw.choice([choice for choice in choices if choice != "off"])
+    values["overwrite_kept_masked"] &= values["image_decoder_sees_text"]
+    return values
 
 
 def make_config(**flags):
@@ -50,7 +62,7 @@ def randomize(module, seed):
 
 def make_state(config, seed):
     """A State without image tokenizer: random model, T5 and fresh optimizer."""
-    model, t5 = ITIT(config.model), T5Encoder(config.t5)
+    model, t5 = ITIT(config.model), text_encoders.network(config.t5)(config.t5)
     randomize(model, seed)
     t5.init_weights(seed)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
@@ -78,9 +90,9 @@ def random_batch(config, seed):
     batch = {}
     for task in TASKS:
         rows = getattr(config.objective, f"{task}_batch")
-        if rows and task not in ("t2i2t", "t2t"):
+        if rows and TASKS[task].has_picture:
             batch[f"{task}/image_ids"] = random_images(rows, config, generator)
-        if rows and task not in ("i2t2i", "i2i"):
+        if rows and TASKS[task].has_text:
             batch[f"{task}/text_ids"] = random_texts(rows, config, generator)
     return batch
 
@@ -130,33 +142,28 @@ def make_case(seed, rows=4, **flags):
     )  # fmt: skip
 
 
-def loss_of(case, task):
-    """The loss of an objective on its case: "i2t_i2i" is the image half of the image-to-text pass."""
+def loss_of(case, loss):
+    """A loss on its case: "i2t_i2i" is the image half of the image-to-text pass."""
     o, rows = case.config.objective, len(case.image_ids)
-    words = (case.text_ids != 0).sum().float()
-    image_total = {"global": case.t2i_masking.mask.sum().float(), "sample": torch.tensor(float(rows))}[
-        o.image_loss_mean
-    ]
-    if task in ("t2i", "i2i"):
-        text = case.text if task == "t2i" else case.empty.expand(rows)
-        return objectives.t2i(case.model, case.image_ids, text, case.t2i_masking, image_total, o)
-    if task in ("i2t", "i2t_i2i"):
-        i2i_total = case.i2t_masking.mask.sum().float() if o.image_loss_mean == "global" else image_total
-        losses = objectives.i2t(
-            case.model, case.image_ids, case.text_ids, case.empty, case.i2t_masking, words, i2i_total, o
-        )
-        return losses[task == "i2t_i2i"]
-    if task == "t2i2t":
-        passes = case.t2i_masking, case.i2t_masking
-        made = objectives.synthesize_image(case.model, case.text, case.empty, case.noise, o, case.config.decode)
-        return objectives.t2i2t(case.model, made, case.text_ids, case.text, case.empty, passes, case.noise, words, o)
-    if task == "i2t2i":
-        passes = case.i2t_masking, case.t2i_masking
-        made = objectives.synthesize_text(case.model, case.image_ids, case.empty)
-        return objectives.i2t2i(
-            case.model, case.t5, made, case.image_ids, case.empty, passes, case.noise, image_total, o
-        )
-    return objectives.t2t(case.model, case.text_ids, words, o)
+    task = next(name for name, row in TASKS.items() if loss in row.losses)
+    maskings = {
+        name: {"t2i": case.t2i_masking, "i2t": case.i2t_masking}[law] for name, law in TASKS[task].passes.items()
+    }
+
+    def total(of):
+        if of.mean_of == WORDS:
+            return (case.text_ids != 0).sum().float()
+        tokens = maskings[of.masks].mask.sum().float() if of.mean_of == MASKED else None
+        return tokens if of.mean_of == MASKED and o.image_loss_mean == "global" else torch.tensor(float(rows))
+
+    image_ids, text_ids = case.image_ids, case.text_ids
+    if TASKS[task].makes == "picture":
+        image_ids = objectives.synthesize_image(case.model, case.text, case.empty, case.noise, o, case.config.decode)
+    if TASKS[task].makes == "text":
+        text_ids = objectives.synthesize_text(case.model, image_ids, case.empty)
+    totals = {name: total(LOSSES[name]) for name in TASKS[task].losses}
+    given = objectives.Given(image_ids, text_ids, case.text, case.empty, maskings, totals)
+    return getattr(objectives, task)(case.model, case.t5, given, case.noise, o)[loss]
 
 
 def gradients(model, loss):

@@ -12,10 +12,11 @@ from itit.models.layers import set_compute_dtype
 from itit.noise import CounterNoise, counter_key
 from itit.optim import Adafactor, Ema, global_norm
 from itit.state import DTYPES, fingerprint
+from itit.tasks import TASKS, off
 from itit.train_step import State, tasks, train_step
-from tests.tiny import TASKS, make_config, make_state, random_batch
+from tests.tiny import make_config, make_state, random_batch
 
-PAIRS_ONLY = dict(t2i2t="off", t2i2t_batch=0, i2t2i="off", i2t2i_batch=0)  # a choice may fall otherwise in bf16
+PAIRS_ONLY = off("t2i2t", "i2t2i")  # a choice may fall otherwise in bf16
 
 
 class Counted(Local):

@@ -3,6 +3,7 @@
 import torch
 
 from itit import objectives
+from itit.tasks import TASKS
 
 
 def random_batch(config, active, device):
@@ -11,11 +12,11 @@ def random_batch(config, active, device):
     generator = torch.Generator().manual_seed(config.train.seed)
     slots = torch.arange(m.num_text_tokens)
     for task, rows in active.items():
-        if task not in ("t2i2t", "t2t"):
+        if TASKS[task].has_picture:
             batch[f"{task}/image_ids"] = torch.randint(
                 m.codebook_size, (rows, m.num_image_tokens), generator=generator
             ).to(device)
-        if task not in ("i2t2i", "i2i"):
+        if TASKS[task].has_text:
             ids = torch.randint(3, m.bos_id, (rows, m.num_text_tokens), generator=generator)
             ends = torch.randint(1, m.num_text_tokens, (rows, 1), generator=generator)
             ids = ids.masked_fill(slots == ends, objectives.EOS).masked_fill(slots > ends, objectives.PAD)

@@ -22,7 +22,8 @@ from PIL import Image
 
 from itit import flags
 from itit.data.prefetch import prefetch
-from itit.data.streams import STREAMS, Streams, num_workers
+from itit.data.streams import Streams, num_workers
+from itit.tasks import of_stream
 
 NUM_PICTURES = 512  # decoded from memory in a round
 
@@ -34,7 +35,7 @@ def sample_pictures(streams):
         before, rows = len(found), streams.rows(step)
         for name, source in streams.sources.items():
             if source.forms.get("picture") == "image":
-                places = [place for task in STREAMS[name][1] for place in rows.get(task, ())]
+                places = [place for task in of_stream(name) for place in rows.get(task, ())]
                 found += [source.features(record_id)["image"][0] for record_id in source.ids(places).tolist()]
         if len(found) == before:
             break
@@ -85,7 +86,7 @@ def measure(streams, config, num_batches, num_rounds):
 
 def table(streams, found):
     """The lines to print."""
-    rows = {name: sum(len(streams.rows(0).get(task, ())) for task in STREAMS[name][1]) for name in streams.sources}
+    rows = {name: sum(len(streams.rows(0).get(task, ())) for task in of_stream(name)) for name in streams.sources}
     pictures = sum(rows[name] for name, source in streams.sources.items() if source.forms.get("picture") == "image")
     megabytes = sum(rows[name] * source.mean_bytes for name, source in streams.sources.items()) / 1e6
     batches, bare = zip(*found, strict=True)

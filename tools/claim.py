@@ -3,6 +3,7 @@
 from matplotlib.figure import Figure
 
 from itit import storage
+from itit.tasks import CYCLES
 
 SCORES = {
     "caption_score": "eval/captions_exact",
@@ -14,7 +15,7 @@ TITLES = {"caption_score": "captions exactly right", "picture_score": "pictures 
 def join_step(config):
     """The step at which the first cycle joins, or None where none does."""
     o = config.objective
-    steps = [getattr(o, f"{cycle}_warmup_steps") for cycle in ("t2i2t", "i2t2i") if getattr(o, f"{cycle}_batch")]
+    steps = [getattr(o, f"{cycle}_warmup_steps") for cycle in CYCLES if getattr(o, f"{cycle}_batch")]
     return min(steps) if steps and min(steps) < config.optim.num_steps else None
 
 

@@ -16,7 +16,8 @@ from itit import storage, weightsdir
 from itit.config import T5Config
 from itit.data.text import Detokenizer
 from itit.flags import run_main
-from itit.models.t5 import NORM_EPS, T5Encoder
+from itit.models.layers import NORM_EPS
+from itit.models.t5 import T5Encoder
 from itit.presets import T5_PRESETS
 from itit.weights import blank
 from tools.foreign import Checkpoint

@@ -8,8 +8,8 @@ import hashlib
 import json
 
 from itit import config as config_lib
+from itit.tasks import batches
 
-TASKS = ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i")
 AMOUNTS = ("pairs", "images", "texts", "extra")
 # The study sets these itself.
 OWN = ("workdir", "seed", "stop_after_steps", "vocabulary", "vqgan", "paired_data", "image_data", "text_data",
@@ -44,7 +44,7 @@ class Experiment:
     def settings(self):
         """Flag -> value of what differs from the defaults and decides the result."""
         standard, mine = dict(flags_of(config_lib.Config().resolve())), dict(flags_of(self.config))
-        off = [task for task in TASKS if not mine[f"{task}_batch"]]
+        off = [task for task, size in batches(self.config.objective).items() if not size]
         idle = INCIDENTAL | {f"{task}_{what}" for task in off for what in ("weight", "warmup_steps")}
         return {name: value for name, value in mine.items() if name not in idle and value != standard[name]}
 

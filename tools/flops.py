@@ -1,20 +1,25 @@
-"""How much arithmetic a training step of ITIT needs, by part, from its Config alone.
+"""How much arithmetic a training step of ITIT needs, by part: the very step, on tensors without numbers, as torch
+counts it.
 
 Model FLOPs: two for each multiplication of a matrix product or convolution that the method asks for. Attention counts
 in full (masks skip nothing), element-wise work counts nothing, and what a backend does besides (recomputation, lookups
-as products with one-hot matrices) does not count either. A trained pass is its forward products, and in the backward
-pass as many again for the weights and for whatever inputs carry a gradient.
-
-Shapes: B batch, N image tokens, K kept image tokens, L text tokens, S other slots, D width, F width of the text
-features, C codebook, V vocabulary.
+as products with one-hot matrices) does not count either. No text ends early.
 """
 
-from itit.masking import decode_schedule, num_dropped
-from itit.models.vqgan import num_middle_blocks
-from itit.train_step import NEEDS_TEXT_FEATURES
-from tools.parts import FINAL, FINAL_T5, I2I, I2T, I2T2I, MIDDLE, PARTS, SYNTHESIS, T2I, T2I2T, T2T, T5, VQGAN
+import contextlib
+from unittest import mock
 
-PICTURES = ("t2i", "i2t", "i2t2i", "i2i")  # tasks that begin with pictures
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from itit.eager import Eager
+from itit.train_step import train_step
+from tools.parts import PARTS, REST, labelled
+from tools.step_programs import empty_batch, empty_state
+
+META = torch.device("meta")
 
 
 def step_flops(config, active, vqgan=None):
@@ -24,216 +29,137 @@ def step_flops(config, active, vqgan=None):
       config: a resolved Config.
       active: task -> samples (see `train_step.tasks`).
       vqgan: VqganConfig where pictures are tokenized in the step, None where codes are ready.
+
+    Raises ValueError for an operation that is neither torch's own nor known to its counter.
     """
-    found = {name: active[task] * flops for task, parts in _tasks(config).items() if task in active
-             for name, flops in parts.items()}  # fmt: skip
-    texts = sum(active.get(task, 0) for task in NEEDS_TEXT_FEATURES)
-    pictures = sum(active.get(task, 0) for task in PICTURES) if vqgan else 0
-    found |= {T5: texts * t5_forward(config.t5, config.model.num_text_tokens)} if texts else {}
-    found |= {VQGAN: pictures * vqgan_encode(vqgan)} if pictures else {}
-    return {part: found[part] for part in PARTS if part in found}
+    state, batch = empty_state(config, vqgan, _Nowhere()), empty_batch(config, active, vqgan, _Nowhere())
+    state = state._replace(optimizer=_Optimizer(), ema=None)
+    ranges, counter = _Ranges(), FlopCounterMode(display=False)
+    counter.mod_tracker = ranges  # it asks this to whom a product belongs
+    # The image tokenizer switches autocast off, which is not there for such tensors.
+    no_autocast = mock.patch.object(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+    with _Known(counter.flop_registry), counter, labelled(state, ranges.enter, ranges.leave), no_autocast:
+        train_step(state, batch, [_Noise()], 0.0, config, active, _Once(counter))
+    found = {part: sum(counts.values()) for part, counts in counter.get_flop_counts().items()}
+    return {part: found[part] for part in PARTS if found.get(part)}
 
 
-def _tasks(config):
-    """FLOPs of one sample: task -> part -> number, T5 of given texts and the image tokenizer left out."""
-    m, o = config.model, config.objective
-    kept = m.num_image_tokens - num_dropped(m.num_image_tokens, o.mask_ratio_min)
-    # Text features are given, without gradient into them, but for the empty text where it is learned.
-    from_text, learned = 3 * encode(m, kept) - text_in(m), m.empty_text == "learned"
-    from_empty = from_text + learned * text_in(m)
+class _Ranges(contextlib.nullcontext):
+    """The part whose products are computed, in the place of the counter's own tracker of modules."""
 
-    def trained(first):
-        """What the first pass of a full cycle takes where it has a gradient, else None."""
-        return None if o.cycle_stop_gradient else first
+    def __init__(self):
+        super().__init__()
+        self._part, self._in_backward = REST, False
 
-    image = 3 * decode_image(m, kept) + _trained_logits(m, m.num_image_tokens, 3)
-    caption = 3 * (decode_text(m, memory_tokens(m, kept)) + text_logits(m))
-    return {
-        "t2i": {T2I: (from_empty if o.t2i_text_drop_prob else from_text) + image},
-        "i2t": {I2T: from_empty + caption + (image if o.i2t_i2i_weight else 0)},
-        "t2i2t": {
-            T2I2T + SYNTHESIS: synthesize_image(config),
-            **_if(o.t2i2t, o, T2I2T + MIDDLE, lambda times: _middle_image(m, kept, times, trained(from_text))),
-            T2I2T + FINAL: from_empty + caption,
-        },
-        "i2t2i": {
-            I2T2I + SYNTHESIS: synthesize_text(m),
-            **_if(o.i2t2i, o, I2T2I + MIDDLE, lambda times: _middle_text(config, kept, times, trained(from_empty))),
-            I2T2I + FINAL_T5: _final_t5(config) + from_text + (o.i2t2i == "full") * text_in(m) + image,
-        },
-        "t2t": {T2T: 3 * (decode_text(m, 0) + text_logits(m))},
-        "i2i": {I2I: from_empty + image},
-    }
+    @property
+    def parents(self):
+        # What has a gradient in the middle of a backward pass is computed once more, to save memory.
+        return set() if self._in_backward and torch.is_grad_enabled() else {self._part}
+
+    @contextlib.contextmanager
+    def enter(self, part):
+        before, self._part, self._in_backward = self._part, part, False
+        yield
+        self._part = before
+
+    def leave(self, result, part):
+        """The result of a part: its backward pass begins there."""
+        return pytree.tree_map(lambda x: _Leave.apply(x, self, part) if isinstance(x, torch.Tensor) else x, result)
+
+    def go_back(self, part):
+        self._part, self._in_backward = part, True
 
 
-def _if(cycle, objective, part, middle):
-    """The middle pass of a cycle: trained, forward alone where the gradient is stopped after it, or not there."""
-    if cycle == "full":
-        return {part: middle(3)}
-    return {part: middle(1)} if objective.half_cycle == "stop_gradient" else {}
+class _Leave(torch.autograd.Function):
+    """The identity."""
+
+    @staticmethod
+    def forward(ctx, x, ranges, part):
+        ctx.where = ranges, part
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ranges, part = ctx.where
+        ranges.go_back(part)
+        return grad, None, None
 
 
-def _middle_image(m, kept, times, first):
-    """First encoder pass (without gradient, or `first`), image decoder, soft tokens."""
-    flops = encode(m, kept) + times * decode_image(m, kept) + _trained_logits(m, kept, times)
-    if times == 1:
-        return flops
-    flops += code_product(m, kept)  # the gradient of the soft tokens passes the code table
-    if first is not None:
-        return flops - encode(m, kept) + first
-    return flops - memory_in(m, _embedded(m, kept), m.embed_dim)  # the encoded tokens carry no gradient
+class _Once(Eager):
+    """Runs each kind of call once (see eager.py), such as a step of decoding, and counts it as often as it is called.
+
+    Args:
+      counter: torch's.
+    """
+
+    def __init__(self, counter):
+        self._counter, self._kinds = counter, {}
+
+    def __call__(self, function, *args, updates=()):
+        leaves, structure = pytree.tree_flatten(args)
+        sizes = tuple((tuple(x.shape), x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves)
+        kind, counts = (function, structure, sizes), self._counter.flop_counts
+        if kind not in self._kinds:
+            before = {part: dict(numbers) for part, numbers in counts.items()}
+            result = function(*args)
+            more = {part: {name: number - before.get(part, {}).get(name, 0) for name, number in numbers.items()}
+                    for part, numbers in counts.items()}  # fmt: skip
+            self._kinds[kind] = result, more
+            return result
+        result, more = self._kinds[kind]
+        for part, numbers in more.items():
+            for name, number in numbers.items():
+                counts[part][name] += number
+        return result
+
+    def number(self, value):
+        return torch.empty((), dtype=torch.tensor(value).dtype, device=META)
 
 
-def _middle_text(config, kept, times, first):
-    """First encoder pass (without gradient, or `first`), text decoder, soft tokens of T5's table."""
-    m = config.model
-    memory = memory_tokens(m, kept)
-    flops = encode(m, kept) + times * (decode_text(m, memory) + text_logits(m))
-    if times == 1:
-        return flops
-    flops += 2 * m.num_text_tokens * m.vocab_size * config.t5.dim
-    if first is not None:
-        return flops - encode(m, kept) + first
-    return flops - memory_in(m, memory, m.text_decoder_dim)
+class _Known(TorchDispatchMode):
+    """Inside, an operation that is not torch's own and has no formula is refused, and not counted as nothing."""
+
+    def __init__(self, formulas):
+        super().__init__()
+        self._formulas = formulas
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace not in ("aten", "prim", "prims") and function._overloadpacket not in self._formulas:
+            raise ValueError(f"{function}: nobody says how much arithmetic it is; see torch's register_flop_formula")
+        return function(*args, **kwargs or {})
 
 
-def _final_t5(config):
-    """T5 of the soft tokens, with the gradient into them in a full cycle; its weights are frozen."""
-    length = config.model.num_text_tokens
-    forward = t5_forward(config.t5, length)
-    backward = forward + t5_attention(config.t5, length) if config.objective.i2t2i == "full" else 0
-    return forward + backward
+class _Nowhere:
+    """What a state and a batch are made on (see step_programs.py): tensors without numbers."""
+
+    def rows(self, shape, dtype):
+        return torch.empty(shape, dtype=dtype, device=META)
+
+    def adopt(self, module):
+        return module
+
+    def place_state(self, state):
+        pass
+
+    def pack(self, state):
+        pass
 
 
-# ---------------------------------------------------------------------------------------------- synthesis
+class _Optimizer:
+    """Stands for one whose step is left out: it multiplies no matrices."""
+
+    def state(self):
+        return {}
+
+    def step(self, rate, finite):
+        return torch.empty((), device=META), finite
 
 
-def synthesize_image(config):
-    """Guided parallel decoding of one sample's image tokens, as `inference.generate`."""
-    m, d = config.model, config.decode
-    num_steps = d.synth_decode_steps or d.num_decode_steps
-    dropped = num_dropped(m.num_image_tokens, config.objective.mask_ratio_min) if d.synth_drop_masked else 0
-    rows = 2 if d.synth_cfg else 1
-    kept = [m.num_image_tokens - (dropped if dropped <= masked else 0)
-            for masked in decode_schedule(m.num_image_tokens, num_steps)]  # fmt: skip
-    each = [encode(m, k) + decode_image(m, k) + image_features(m, m.num_image_tokens) for k in kept]
-    return rows * sum(each) + num_steps * code_product(m, m.num_image_tokens)  # of the guided features alone
+class _Noise:
+    """Draws without numbers."""
 
+    def __call__(self, name, shape):
+        return torch.empty(shape, device=META)
 
-def synthesize_text(m):
-    """Greedy decoding of one sample's text from all its image tokens, with a cache of keys and values of fixed size."""
-    memory = memory_tokens(m, m.num_image_tokens)
-    start = memory_in(m, memory, m.text_decoder_dim) + m.text_decoder_depth * _text_block(m, memory, memory)
-    token = m.text_decoder_depth * _text_block(m, 1, memory + m.num_text_tokens) + 2 * m.vocab_size * m.text_decoder_dim
-    return encode(m, m.num_image_tokens) + start + m.num_text_tokens * token
-
-
-# ---------------------------------------------------------------------------------------------- forward, a sample
-
-
-def _block(tokens, keys, dim, mlp_ratio):
-    """A transformer block: products with weights, then scores and sums over the keys."""
-    return 2 * tokens * dim * (4 * dim + 2 * int(dim * mlp_ratio)) + 4 * tokens * keys * dim
-
-
-def _text_block(m, tokens, keys):
-    return _block(tokens, keys, m.text_decoder_dim, m.mlp_ratio)
-
-
-def other_slots(m):
-    return m.num_text_tokens + m.class_token
-
-
-def text_in(m):
-    """The projection of the text features."""
-    return 2 * m.num_text_tokens * m.text_feature_dim * m.embed_dim
-
-
-def encode(m, kept):
-    tokens = kept + other_slots(m)
-    return text_in(m) + m.depth * _block(tokens, tokens, m.embed_dim, m.mlp_ratio)
-
-
-def _embedded(m, kept):
-    """Encoded slots that enter the image decoder."""
-    return kept + (other_slots(m) if m.image_decoder_sees_text else 0)
-
-
-def decode_image(m, kept):
-    tokens = m.num_image_tokens + (other_slots(m) if m.image_decoder_sees_text else 0)
-    blocks = m.image_decoder_depth * _block(tokens, tokens, m.embed_dim, m.mlp_ratio)
-    return memory_in(m, _embedded(m, kept), m.embed_dim) + blocks
-
-
-def image_logits(m, tokens):
-    return image_features(m, tokens) + code_product(m, tokens)
-
-
-def image_features(m, tokens):
-    return 2 * tokens * m.embed_dim**2
-
-
-def code_product(m, tokens):
-    """A product with the code table."""
-    return 2 * tokens * m.embed_dim * m.codebook_size
-
-
-def _trained_logits(m, tokens, times):
-    """Forward and backward; the gradient of the tied table may be cut."""
-    return times * image_logits(m, tokens) - (code_product(m, tokens) if times == 3 and m.detach_tied_table else 0)
-
-
-def memory_in(m, tokens, width):
-    """The first layer of a decoder, from the encoder's width to its own."""
-    return 2 * tokens * m.embed_dim * width
-
-
-def memory_tokens(m, kept):
-    return kept + (other_slots(m) if m.text_memory == "all" else 0)
-
-
-def decode_text(m, memory):
-    tokens = memory + m.num_text_tokens
-    return memory_in(m, memory, m.text_decoder_dim) + m.text_decoder_depth * _text_block(m, tokens, tokens)
-
-
-def text_logits(m):
-    return 2 * m.num_text_tokens * m.vocab_size * m.text_decoder_dim
-
-
-def t5_attention(t5, length):
-    """Scores and sums of all blocks, for which a backward pass takes twice the forward."""
-    return t5.num_layers * 4 * length * length * t5.num_heads * t5.head_dim
-
-
-def t5_forward(t5, length):
-    weights = t5.dim * (4 * t5.num_heads * t5.head_dim + 3 * t5.ff_dim)
-    return t5.num_layers * 2 * length * weights + t5_attention(t5, length)
-
-
-def vqgan_encode(v):
-    """The image tokenizer's encoder and its search for the nearest codes, as `models/vqgan.py`."""
-    area, taming = 1 if v.local_encoder else 9, v.family == "taming"
-    side, width = v.image_size // v.patch_size, v.channels
-    flops = 2 * side**2 * area * 3 * v.patch_size**2 * width
-    for level, multiplier in enumerate(v.channel_multipliers):
-        if level:
-            side //= 2
-            flops += 2 * side**2 * 9 * width**2 if taming else 0
-        for _ in range(v.num_res_blocks):
-            flops += _res_block(side, width, v.channels * multiplier, area, v.family == "maskgit")
-            width = v.channels * multiplier
-            flops += _picture_attention(side, width) if level in v.attention_levels else 0
-    flops += num_middle_blocks(v) * _res_block(side, width, width, area)
-    flops += _picture_attention(side, width) if v.middle_attention else 0
-    out = 9 * width * v.bottleneck_dim + v.bottleneck_dim * v.latent_dim if taming else width * v.latent_dim
-    return flops + 2 * side**2 * (out + v.latent_dim * v.codebook_size)
-
-
-def _res_block(side, before, after, area, shortcut_of_branch=False):
-    shortcut = (after if shortcut_of_branch else before) * after if before != after else 0
-    return 2 * side**2 * (area * (before * after + after * after) + shortcut)
-
-
-def _picture_attention(side, width):
-    return 2 * side**2 * width * (4 * width + 2 * side**2)
+    def start_dropout(self, model, is_first=True):
+        """Torch's own generators stay as they are: here nothing is drawn."""

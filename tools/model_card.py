@@ -4,7 +4,8 @@ import hashlib
 import os
 
 from itit import storage
-from itit.data.streams import STREAMS
+from itit.tasks import CYCLES, STREAMS, TASKS, batches
+from itit.text_encoders import FAMILIES
 
 USE = """```python
 from itit import ITIT
@@ -13,7 +14,6 @@ model = ITIT.from_pretrained("{folder}")
 model.generate(["{prompt}"], seed=0)[0].save("picture.png")
 print(model.caption(["picture.png"]))
 ```"""
-CYCLES = ("t2i2t", "i2t2i")
 
 
 def write(config, record, sha256, tensors, report):
@@ -62,12 +62,14 @@ def table(head, rows):
 
 def task_rows(config):
     o, rows = config.objective, []
-    for task in ("t2i", "i2t", "t2i2t", "i2t2i", "t2t", "i2i"):
-        batch = getattr(o, f"{task}_batch")
+    for task, batch in batches(o).items():
         if batch:
             name = f"{task} ({getattr(o, task)})" if task in CYCLES else task
             start = getattr(o, f"{task}_warmup_steps") if task in CYCLES else 0
-            rows.append((name, batch, f"{getattr(o, f'{task}_weight'):g}", start))
+            weights = {loss: f"{getattr(o, f'{loss}_weight'):g}" for loss in TASKS[task].losses}
+            alone = len(weights) == 1
+            told = ", ".join(weight if alone else f"{loss} {weight}" for loss, weight in weights.items())
+            rows.append((name, batch, told, start))
     return rows
 
 
@@ -92,7 +94,7 @@ def fingerprint(pattern):
 
 def part_rows(config, record):
     what = {
-        "t5": f"T5 encoder, {config.t5.num_layers} blocks of width {config.t5.dim}"
+        "t5": f"{FAMILIES[config.t5.family].title} encoder, {config.t5.num_layers} blocks of width {config.t5.dim}"
               + (f", from `{config.t5.weights}`" if config.t5.weights else f", RANDOM, seed {config.t5.seed}, frozen"),
         "vqgan": "image tokenizer", "vocabulary": "SentencePiece vocabulary",
     }  # fmt: skip

@@ -15,10 +15,11 @@ from absl import flags as absl_flags
 
 from itit import config as config_lib
 from itit import flags, sharding
+from itit.tasks import TASKS
 from itit.train_step import tasks
 from tools import prediction, tpu_compiler
 from tools.chips import CHIPS, Topology
-from tools.flops import PICTURES, step_flops
+from tools.flops import step_flops
 from tools.step_programs import mesh_of, programs
 
 # Before torch_xla is imported: 8 virtual devices, and the names of the parts in what is traced.
@@ -52,7 +53,7 @@ def tokenizer(config, active):
 
     The sizes are those of its folder where it can be read, else the usual ones for this codebook and picture.
     """
-    if not config.data.vqgan or not set(PICTURES) & set(active):
+    if not config.data.vqgan or not any(TASKS[task].has_picture for task in active):
         return None
     path = pathlib.Path(config.data.vqgan) / "config.json"
     if path.exists():

@@ -32,6 +32,7 @@ from itit.models.text_decoder import TextDecoder
 from itit.optim import Adafactor, learning_rate
 from itit.presets import T5_PRESETS
 from itit.sharding import check_batches
+from itit.tasks import only
 from tools import loop, run_flags
 from tools.span_corruption import Corrupted, num_hidden, target_length
 
@@ -58,11 +59,9 @@ class Pretraining:
         """The Config of the same settings, resolved. Raises ValueError, one line."""
         if self.num_text_tokens < 3:
             raise ValueError(f"--num_text_tokens={self.num_text_tokens}: must be at least 3: two words and EOS")
-        nothing = {f"{task}_batch": 0 for task in ("t2i", "i2t", "t2i2t", "i2t2i", "i2i")} | {"t2i2t": "off",
-                                                                                            "i2t2i": "off"}  # fmt: skip
         own = dataclasses.asdict(self) | {"text_data": self.data, f"{TASK}_batch": self.batch_size, "seed": seed}
         own = {name: value for name, value in own.items() if name not in ("data", "batch_size")}
-        return config_lib.replace(Config(), **nothing, **own, dropout=0.0, weight_decay=0.0).resolve()
+        return config_lib.replace(Config(), **only(TASK), **own, dropout=0.0, weight_decay=0.0).resolve()
 
 
 class Pretrained(nn.Module):

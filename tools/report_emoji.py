@@ -14,12 +14,11 @@ import json
 import numpy as np
 from absl import flags
 
-from itit import checkpoint, samples, storage
+from itit import checkpoint, samples, storage, text_encoders
 from itit import flags as flags_lib
 from itit.backend import connect
 from itit.data import images
 from itit.data.streams import Streams
-from itit.data.text import Detokenizer
 from itit.state import image_ids_of, load_state, make_state
 from tools.drawing import draw_curves, stack, write_png
 from tools.emoji import TONES, read_emoji, role_and_tone
@@ -86,7 +85,7 @@ def main(_):
     backend = connect(dataclasses.replace(config.train, backend="auto"))
     state = make_state(config, backend)
     step, *_ = checkpoint.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
-    detokenizer = Detokenizer(config.data.vocabulary)
+    detokenizer = text_encoders.tokenizer(config)
 
     def words(ids):
         return detokenizer.decode(ids.cpu().numpy())

@@ -15,12 +15,11 @@ import json
 import tqdm
 from absl import flags
 
-from itit import checkpoint, metrics, samples, storage
+from itit import checkpoint, metrics, samples, storage, text_encoders
 from itit import flags as flags_lib
 from itit.backend import connect
 from itit.data import scenes
 from itit.data.streams import Streams
-from itit.data.text import Detokenizer
 from itit.scores.scenes import exact, exact_by_objects
 from itit.state import image_ids_of, load_state, make_state
 from tools import claim
@@ -135,7 +134,7 @@ class Scored:
         self.backend = connect(dataclasses.replace(self.config.train, backend=backend_name))
         self.state = make_state(self.config, self.backend)
         self.translator = samples.Translator(self.state, self.config, self.backend, step=0)
-        self._detokenizer = Detokenizer(self.config.data.vocabulary)
+        self._detokenizer = text_encoders.tokenizer(self.config)
 
     def words(self, ids):
         return self._detokenizer.decode(ids.cpu().numpy())

@@ -13,12 +13,11 @@ import json
 import tqdm
 from absl import flags
 
-from itit import checkpoint, metrics, samples, storage
+from itit import checkpoint, metrics, samples, storage, text_encoders
 from itit import flags as flags_lib
 from itit.backend import connect
 from itit.data import scenes
 from itit.data.streams import Streams
-from itit.data.text import Detokenizer
 from itit.state import image_ids_of, load_state, make_state
 from tools import scene_scores
 
@@ -76,7 +75,7 @@ def main(_):
     backend = connect(dataclasses.replace(config.train, backend=flag.backend))
     state = make_state(config, backend)
     step, *_ = checkpoint.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
-    detokenizer = Detokenizer(config.data.vocabulary)
+    detokenizer = text_encoders.tokenizer(config)
     translator = samples.Translator(state, config, backend, step=0)
 
     def words(ids):

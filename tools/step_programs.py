@@ -4,11 +4,12 @@ import contextlib
 
 import torch
 
-from itit import sharding
-from itit.models import ITIT, VQGAN, T5Encoder, Text
+from itit import sharding, text_encoders
+from itit.models import ITIT, VQGAN, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
 from itit.state import DTYPES
+from itit.tasks import TASKS
 from itit.train_step import State, train_step
 from tools import parts
 
@@ -45,7 +46,8 @@ def labelled(state, tracing):
 def empty_state(config, vqgan, mesh):
     """A State of placeholders."""
     with torch.device("meta"):
-        t5, model = T5Encoder(config.t5).to(DTYPES[config.train.compute_dtype]), ITIT(config.model)
+        t5 = text_encoders.network(config.t5)(config.t5).to(DTYPES[config.train.compute_dtype])
+        model = ITIT(config.model)
         tokenizer = VQGAN(vqgan).eval() if vqgan else None
     for module in (t5, model, tokenizer):
         if module is not None:
@@ -63,14 +65,15 @@ def empty_state(config, vqgan, mesh):
 
 def empty_batch(config, active, vqgan, mesh):
     """A batch of placeholders, as `Streams.batch` and `to_device` make it."""
-    m, side, batch = config.model, config.data.image_size, {}
+    m, batch = config.model, {}
     for task, rows in active.items():
-        if task not in ("t2i2t", "t2t"):
+        if TASKS[task].has_picture:
             if vqgan:
+                side = vqgan.image_size
                 batch[f"{task}/images"] = mesh.rows((rows, side, side, 3), torch.uint8)
             else:
                 batch[f"{task}/image_ids"] = mesh.rows((rows, m.num_image_tokens), torch.int64)
-        if task not in ("i2t2i", "i2i"):
+        if TASKS[task].has_text:
             batch[f"{task}/text_ids"] = mesh.rows((rows, m.num_text_tokens), torch.int64)
     return batch
 

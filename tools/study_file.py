@@ -25,6 +25,7 @@ import re
 
 from itit import flags
 from itit.data import scenes
+from itit.tasks import STREAMS, batches, of_stream
 from tools.experiments import AMOUNTS, OWN, Experiment, Study, flags_of
 
 SETTINGS = "study"
@@ -165,22 +166,21 @@ def _experiment(section, name, whole, own, given, values, place):
 
 def _used(values, config, place):
     """Amount -> number or "pairs", of the data that the tasks of a step take."""
-    o = config.objective
-    found = {}
-    if o.t2i_batch or o.i2t_batch:
+    sizes, found = batches(config.objective), {}
+    needs = {stream: [f"{task}_batch" for task in of_stream(stream) if sizes[task]] for stream in STREAMS}
+    if needs["paired_data"]:
         found["pairs"] = _whole("pairs", values["pairs"], place)
         extra = _whole("extra", values["extra"], place)
         if extra:
             share = _share("wrong_captions", values["wrong_captions"], place)
             found |= {"extra": extra, "wrong_captions": share}
         if found["pairs"] + extra < 1:
-            raise ValueError(f"{place}: pairs = 0: t2i_batch and i2t_batch need some")
-    for name, sizes in (("images", ("i2t2i_batch", "i2i_batch")), ("texts", ("t2i2t_batch", "t2t_batch"))):
-        needs = [size for size in sizes if getattr(o, size)]
-        if needs:
+            raise ValueError(f"{place}: pairs = 0: {' and '.join(needs['paired_data'])} need some")
+    for name, stream in (("images", "image_data"), ("texts", "text_data")):
+        if needs[stream]:
             found[name] = "pairs" if values[name] == "pairs" else _whole(name, values[name], place)
             if found[name] == 0 or (found[name] == "pairs" and not found.get("pairs")):
-                raise ValueError(f"{place}: {name} = {values[name]}: {needs[0]} needs some")
+                raise ValueError(f"{place}: {name} = {values[name]}: {needs[stream][0]} needs some")
     return found
 
 

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 
-from tools.experiments import TASKS
+from itit.tasks import CYCLES, TASKS
 
 VERSION = 1
 
@@ -50,7 +50,7 @@ def append(path, line):
 
 def kind(settings):
     """What runs of about the same time a step share: the batches and the cycles."""
-    names = [*(f"{task}_batch" for task in TASKS), "t2i2t", "i2t2i", "embed_dim", "depth", "image_decoder_depth"]
+    names = [*(f"{task}_batch" for task in TASKS), *CYCLES, "embed_dim", "depth", "image_decoder_depth"]
     return tuple(str(settings.get(name)) for name in names)
 
 

@@ -14,19 +14,14 @@ import threading
 import numpy as np
 from absl import logging
 
-from itit import storage
+from itit import storage, text_encoders
 from itit.data import made_with, order
 from itit.data.blocks import Reader
 from itit.data.records import BadRecord
 from itit.data.source import Source
-from itit.data.text import EOS, Detokenizer
+from itit.tasks import STREAMS, of_stream
+from itit.text_encoders import EOS
 
-# Stream -> what its records must hold, and the tasks that share its order, in this order within a step.
-STREAMS = {
-    "paired_data": (("picture", "text"), ("t2i", "i2t")),
-    "image_data": (("picture",), ("i2t2i", "i2i")),
-    "text_data": (("text",), ("t2i2t", "t2t")),
-}
 FIELDS = {"image": "images", "image_ids": "image_ids", "text": "text_ids", "text_ids": "text_ids"}
 STEPS_AHEAD = 64  # whose blocks may be read
 CHUNK = 8  # records that a worker takes at once
@@ -53,7 +48,7 @@ class Streams:
         self.reader = Reader(config.data.read_requests, config.data.read_ahead_mib << 20)
         workers = num_workers(config)
         self._map = concurrent.futures.ThreadPoolExecutor(workers, "records").map if workers else map
-        self.sources = {name: self._source(name, *parts) for name, parts in STREAMS.items() if self._sizes(name)}
+        self.sources = {name: self._source(name) for name in STREAMS if self._sizes(name)}
         self._eval = self._eval_source()
         made_with.check(self._all_sources(), config.data)
         self._tokenizer = self._make_tokenizer()
@@ -90,9 +85,9 @@ class Streams:
         """This host's rows of one step.
 
         Returns:
-          "TASK/FIELD" -> array, for the tasks with a batch size above 0. Tasks: t2i, i2t (distinct rows of the pairs),
-          t2i2t, t2t (texts), i2t2i, i2i (pictures). Fields: "image_ids" int64 [B, N] or "images" uint8 [B, S, S, 3],
-          whichever the records hold, and "text_ids" int64 [B, L].
+          "TASK/FIELD" -> array, for the tasks with a batch size above 0; those of a stream get distinct rows of it.
+          Fields: "image_ids" int64 [B, N] or "images" uint8 [B, S, S, 3], whichever the records hold, and "text_ids"
+          int64 [B, L].
         """
         self._read_ahead(step)
         out = {}
@@ -149,21 +144,21 @@ class Streams:
 
     def _sizes(self, name):
         """Task -> rows of a global batch, for the tasks of a stream that are on."""
-        sizes = {task: getattr(self._config.objective, f"{task}_batch") for task in STREAMS[name][1]}
+        sizes = {task: getattr(self._config.objective, f"{task}_batch") for task in of_stream(name)}
         for task, size in sizes.items():
             if size % self._num_hosts:
                 raise ValueError(f"--{task}_batch={size}: must be a multiple of the number of hosts, {self._num_hosts}")
         return {task: size for task, size in sizes.items() if size}
 
-    def _source(self, name, wanted, tasks):
+    def _source(self, name):
         pattern = getattr(self._config.data, name)
         if not pattern:
-            task = next(iter(self._sizes(name)), tasks[0])
+            task = next(iter(self._sizes(name)))
             raise ValueError(f"--{name} is empty: --{task}_batch={self._sizes(name)[task]} needs it")
-        return self._open(name, pattern, wanted)
+        return self._open(name, pattern, STREAMS[name])
 
     def _eval_source(self):
-        data, wanted = self._config.data, STREAMS["paired_data"][0]
+        data, wanted = self._config.data, STREAMS["paired_data"]
         if not data.eval_data:
             paired = self.sources.get("paired_data")
             return paired or (self._open("paired_data", data.paired_data, wanted) if data.paired_data else None)
@@ -187,18 +182,15 @@ class Streams:
         return [*self.sources.values(), *extra]
 
     def _make_tokenizer(self):
-        data, model = self._config.data, self._config.model
+        data = self._config.data
         if data.vocabulary:
-            _check_vocabulary(data.vocabulary, model)
+            _check_vocabulary(self._config)
         raw = [source.name for source in self._all_sources() if source.forms.get("text") == "text"]
         if not raw:
             return None
         if not data.vocabulary:
             raise ValueError(f"--vocabulary is empty: --{raw[0]} holds texts that are not ready ids")
-        # Imported here because it brings TensorFlow in, which records of ready ids do without.
-        from itit.data.preprocess import TextTokenizer
-
-        return TextTokenizer(data.vocabulary, model.num_text_tokens)
+        return text_encoders.reader(self._config)  # brings TensorFlow in, which records of ready ids do without
 
     def _rows(self, source, places):
         """Field -> array of the records at these places, damaged ones replaced by the next of their lane."""
@@ -275,9 +267,10 @@ def _load_all(source, ids):
     return out
 
 
-def _check_vocabulary(path, model):
+def _check_vocabulary(config):
+    path, model = config.data.vocabulary, config.model
     try:
-        pieces = Detokenizer(path).num_pieces
+        pieces = text_encoders.tokenizer(config).num_pieces
     except OSError as error:
         raise ValueError(f"--vocabulary={path}: {error.strerror or error}") from None
     if pieces > model.vocab_size:

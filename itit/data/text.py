@@ -7,8 +7,7 @@ import numpy as np
 import sentencepiece
 
 from itit import storage
-
-PAD, EOS = 0, 1
+from itit.text_encoders import EOS, PAD
 
 
 def check(text, place):

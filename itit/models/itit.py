@@ -15,6 +15,7 @@ from itit.models.encoder import Encoder
 from itit.models.image_decoder import ImageDecoder
 from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
+from itit.text_encoders import PAD
 from itit.tokens import take_tokens
 
 
@@ -110,8 +111,8 @@ class ITIT(nn.Module):
         return Text(features, mask)
 
 
-def encode_text(t5, text_ids, pad_id=0):
-    """Frozen T5 features of int64 [B, L]: Text."""
-    mask = text_ids != pad_id
+def encode_text(t5, text_ids):
+    """Features of int64 [B, L] by the frozen text encoder: Text."""
+    mask = text_ids != PAD
     with torch.no_grad():
         return Text(t5(ids=text_ids, mask=mask).float(), mask)

@@ -36,6 +36,19 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.float())
 
 
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, in float32 whatever the dtype of x; the result has x's dtype."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        x32 = x.float()
+        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + NORM_EPS)
+        return (x32 * self.weight.float()).to(x.dtype)
+
+
 class Embedding(CastsWeights, nn.Embedding):
     """`nn.Embedding` whose gradient, where that is a product, is computed in `compute_dtype`."""
 
@@ -135,18 +148,41 @@ class Mlp(nn.Module):
         return self.dropout(self.down(gelu(self.up(x))))
 
 
+class GatedMlp(nn.Module):
+    """down(activation(gate(x)) * up(x)) without biases (arXiv:2002.05202): SwiGLU by default. It has half as many
+    weights again as an `Mlp` of the same hidden width.
+
+    `linear`: kind of its maps; that of ITIT's own networks is `Linear`.
+    """
+
+    def __init__(self, dim, hidden_dim, dropout, activation=F.silu, linear=Linear):
+        super().__init__()
+        self.gate = linear(dim, hidden_dim, bias=False)
+        self.up = linear(dim, hidden_dim, bias=False)
+        self.down = linear(hidden_dim, dim, bias=False)
+        self.dropout, self.activation = Dropout(dropout), activation
+
+    def forward(self, x):
+        return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
+
+
 class Block(nn.Module):
-    """Attention and MLP on a residual stream, LayerNorm before ("pre") or after ("post") each."""
+    """Attention and MLP on a residual stream, a norm before ("pre") or after ("post") each.
+
+    Args:
+      norm_layer: width -> the norm.
+      mlp_layer: (width, hidden width, dropout) -> the MLP. Linear maps in it are `Linear`, not torch's own.
+    """
 
     returns_rows = True  # [B, ...]: a mesh keeps it split by rows
 
-    def __init__(self, dim, num_heads, mlp_ratio, dropout, norm="pre"):
+    def __init__(self, dim, num_heads, mlp_ratio, dropout, norm="pre", norm_layer=LayerNorm, mlp_layer=Mlp):
         super().__init__()
         self.norm = norm
-        self.attention_norm = LayerNorm(dim)
+        self.attention_norm = norm_layer(dim)
         self.attention = Attention(dim, num_heads, dropout)
-        self.mlp_norm = LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+        self.mlp_norm = norm_layer(dim)
+        self.mlp = mlp_layer(dim, int(dim * mlp_ratio), dropout)
 
     def forward(self, x, mask=None, look=None):
         if self.norm == "pre":

@@ -7,6 +7,7 @@ text features (paper sec. 7).
 Shapes: B batch, L text tokens, D width, V vocabulary, H heads.
 """
 
+import functools
 import math
 
 import torch
@@ -14,23 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from itit.models.layers import GatedMlp, RMSNorm
 from itit.models.product import computed_once
 from itit.tokens import on_xla
-
-NORM_EPS = 1e-6
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, in float32 whatever the dtype of x; the result has x's dtype."""
-
-    def __init__(self, dim):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x):
-        x32 = x.float()
-        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + NORM_EPS)
-        return (x32 * self.weight.float()).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -58,19 +45,6 @@ class Attention(nn.Module):
         return self.out(seen.flatten(2).to(x.dtype))
 
 
-class GatedMlp(nn.Module):
-    """down(gelu(gate(x)) * up(x)), GELU by its tanh approximation."""
-
-    def __init__(self, dim, ff_dim):
-        super().__init__()
-        self.gate = nn.Linear(dim, ff_dim, bias=False)
-        self.up = nn.Linear(dim, ff_dim, bias=False)
-        self.down = nn.Linear(ff_dim, dim, bias=False)
-
-    def forward(self, x):
-        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
-
-
 class Block(nn.Module):
     returns_rows = True  # [B, ...]: a mesh keeps it split by rows
 
@@ -79,7 +53,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim)
         self.attention = Attention(config.dim, config.num_heads, config.head_dim)
         self.mlp_norm = RMSNorm(config.dim)
-        self.mlp = GatedMlp(config.dim, config.ff_dim)
+        self.mlp = GatedMlp(config.dim, config.ff_dim, 0.0, functools.partial(F.gelu, approximate="tanh"), nn.Linear)
 
     def forward(self, x, bias):
         x = x + self.attention(self.attention_norm(x), bias)
@@ -179,6 +153,6 @@ def distance_buckets(num_buckets, max_distance):
 
 def load(folder):
     """T5Encoder from a folder that tools.convert_t5 wrote. Raises ValueError, one line (see weights.py)."""
-    from itit.weights import load_t5  # reading needs more than torch; the networks do not
+    from itit.weights import load_text_encoder  # reading needs more than torch; the networks do not
 
-    return load_t5(folder)
+    return load_text_encoder(folder)
