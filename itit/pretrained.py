@@ -178,6 +178,9 @@ class ITIT:
             raise ValueError(f"num_turns={num_turns}: must be at least 1")
         start = [start] if isinstance(start, (str, os.PathLike, Image.Image)) else list(start)
         from_text = all(isinstance(x, str) for x in start)
+        for text in start if from_text else ():
+            if text.lower().endswith(images_lib.SUFFIXES) and os.path.exists(text):
+                raise ValueError(f"start={text!r}: a text, and the name of a picture: give pathlib.Path({text!r})")
         config = self._configured(seed, **decode)
         self._need("vqgan"), self._need("vocabulary")
         given = self._place(self._encode(_texts(start)) if from_text else self._pixels(start))
@@ -231,7 +234,8 @@ class ITIT:
     def _need(self, name):
         part = {"vqgan": self.state.vqgan, "vocabulary": self.tokenizer}[name]
         if part is None:
-            raise ValueError(f"this model was exported without {name}: give from_pretrained one, {name}=PATH")
+            given = f"--{name}=PATH, or in Python {name}=PATH, where it is loaded"
+            raise ValueError(f"this model was made without {name}: give it one, {given}")
         return part
 
 

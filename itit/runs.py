@@ -1,16 +1,27 @@
 """What a run left behind, to use it: its settings, and ITIT's weights out of a checkpoint."""
 
-from itit import checkpoint, flags, storage, weights
+from itit import checkpoint, flags, storage, weights, weightsdir
 from itit.config import replace
 from itit.models import ITIT
 from itit.state import settle
 
 MODEL, EMA = "model/", "ema/"
+SETTINGS = "resolved.cfg"
+
+
+def settings(workdir, flag="workdir"):
+    """The Config of the run in `workdir`, given by --`flag`. Raises ValueError, one line: there is no run in it."""
+    path = storage.join(workdir, SETTINGS)
+    if storage.exists(path):
+        return flags.from_flagfile(path)
+    if storage.exists(storage.join(workdir, weightsdir.WEIGHTS)):
+        raise ValueError(f"--{flag}={workdir}: no run, but an export: --model={workdir}")
+    raise ValueError(f"--{flag}={workdir}: no run there, which would have {SETTINGS}")
 
 
 def read_config(workdir, moved):
     """The run's Config. `moved`: flag -> where a part is now, or ""."""
-    config = flags.from_flagfile(storage.join(workdir, "resolved.cfg"))
+    config = settings(workdir)
     return settle(replace(config, **{name: value for name, value in moved.items() if value}))
 
 
@@ -48,5 +59,5 @@ def choose(tensors, averaged, place):
 def build(config, tensors, place):
     """The network. Raises ValueError where the weights are not of the model that the run's settings describe."""
     model = weights.blank(ITIT, config.model)
-    weights.load_module(model, tensors, f"{place} does not fit its resolved.cfg", assign=True)
+    weights.load_module(model, tensors, f"{place} does not fit its {SETTINGS}", assign=True)
     return model.eval()

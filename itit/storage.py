@@ -101,6 +101,8 @@ def _expand(pattern):
 
 
 def _no_match(pattern):
+    if list_dir(pattern):
+        raise ValueError(f"no file matches {pattern!r}: it is a folder; all in it: {join(pattern, '*')!r}")
     raise ValueError(f"no file matches {pattern!r}")
 
 

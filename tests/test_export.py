@@ -111,7 +111,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run, monkeypatch, tmp_pa
     own = {name: t for name, t in tensors.items() if not name.startswith("ema/")}
     wider = replace(config, text_decoder_depth=3).resolve()
     cases = [
-        (lambda out: call(monkeypatch, run, out, workdir=str(tmp_path)), "resolved.cfg: no such flagfile"),
+        (lambda out: call(monkeypatch, run, out, workdir=str(tmp_path)), "no run there, which would have resolved.cfg"),
         (lambda out: call(monkeypatch, run, out, step=99), "no whole checkpoint of step 99; there are"),
         (lambda out: call(monkeypatch, run, out, report=str(tmp_path / "no.json")), "no.json: no such file"),
         (lambda out: call(monkeypatch, run, out, report=str(tmp_path / "torn.json")), "torn.json: not JSON"),

@@ -158,3 +158,10 @@ def test_the_command_ends_with_2_where_anything_is_damaged(tmp_path):
         run("")
     with pytest.raises(ValueError, match="no file matches"):
         run(tmp_path / "none")
+
+
+@pytest.mark.parametrize("tool", ["prepare", "inspect"])
+def test_a_tool_that_is_run_as_a_script_says_how_to_run_it(tool, tmp_path):
+    """As a script it would find tools/inspect.py in the place of Python's own."""
+    done = subprocess.run([sys.executable, ROOT / "tools" / f"{tool}.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "run it from the root of the repository as a module" in done.stderr

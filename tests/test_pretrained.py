@@ -128,10 +128,10 @@ def test_a_run_gives_what_its_export_gives(run):
     assert finished_run.same_weights(raw.state.model, tensors, "model")
     assert finished_run.same_weights(model.state.model, tensors, "ema")
     assert "no whole checkpoint of step 3" in said(ITIT.from_run, config.train.workdir, step=3)
-    assert "no such flagfile" in said(ITIT.from_run, folder)
+    assert "no run, but an export: --model=" in said(ITIT.from_run, folder)
 
 
-def test_cycles_are_the_translators(run):
+def test_cycles_are_the_translators(run, tmp_path, monkeypatch):
     config, folder, pictures = run
     model, watched = ITIT.from_pretrained(folder, device="cpu"), []
     stages = model.cycle(PROMPTS[:2], 3, seed=4, num_decode_steps=3, watch=watched.append)
@@ -143,6 +143,9 @@ def test_cycles_are_the_translators(run):
     assert np.array_equal(np.stack(stages[1]), translator.pixels(expected[1]))
     assert stages[2] == model.tokenizer.decode(expected[2].numpy())
     assert np.array_equal(np.stack(stages[3]), translator.pixels(expected[3]))
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pictures[0]).save("x.PNG")
+    assert "start='x.PNG': a text, and the name of a picture" in said(model.cycle, "x.PNG", 1)
     (first,), (text,) = model.cycle(Image.fromarray(pictures[0]), 1)
     ids = model.state.vqgan.tokenize(torch.from_numpy(pictures[:1]))
     assert np.array_equal(np.asarray(first), translator.pixels(ids)[0])
@@ -275,8 +278,8 @@ def test_a_run_without_image_tokenizer_and_vocabulary_can_be_exported(run, tmp_p
     meta = {"frozen": {"t5_weights": meta["frozen"]["t5_weights"]}}
     export.export(bare, (step, tensors, meta), str(tmp_path / "bare"), True, 2**30, None)
     model = ITIT.from_pretrained(str(tmp_path / "bare"), device="cpu")
-    assert "exported without vocabulary: give from_pretrained one" in said(model.generate, "a")
-    assert "exported without vqgan" in said(model.caption, Image.fromarray(pictures[0]))
+    assert "made without vocabulary: give it one, --vocabulary=PATH" in said(model.generate, "a")
+    assert "made without vqgan" in said(model.caption, Image.fromarray(pictures[0]))
     given = ITIT.from_pretrained(str(tmp_path / "bare"), device="cpu", vqgan=config.data.vqgan,
                                  vocabulary=config.data.vocabulary)  # fmt: skip
     whole = ITIT.from_pretrained(folder, device="cpu")

@@ -290,3 +290,9 @@ def test_rests_of_killed_writers_go_and_what_is_written_stays(tmp_path):
         file.write(b"whole")
     assert (tmp_path / "here").read_bytes() == b"whole"
     storage.remove_rests(str(tmp_path / "absent"))
+
+
+def test_a_folder_in_the_place_of_a_pattern_is_named_as_one(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match=f"no file matches '{tmp_path}': it is a folder; all in it: '{tmp_path}/\\*'"):
+        storage.glob(str(tmp_path))

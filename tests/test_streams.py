@@ -119,7 +119,7 @@ def test_damage_is_skipped_named_and_counted(tmp_path, monkeypatch):
     good = np.array([5, 6, 1, 0, 0, 0, 0, 0])
     damages = {
         "no 'image_ids'": dict(image_ids=None),
-        "has 3 ids, must have 4": dict(image_ids=[1, 2, 3]),
+        "has 3 ids, must have 4 (--num_image_tokens)": dict(image_ids=[1, 2, 3]),
         "holds 50, must be in [0, 50)": dict(image_ids=[1, 2, 50, 3]),
         "holds -1": dict(image_ids=[1, -1, 2, 3]),
         "must be integers": dict(image_ids=b"abc"),

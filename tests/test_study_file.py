@@ -138,7 +138,8 @@ SHIPPED = sorted((ROOT / "launch" / "flagfiles" / "mini").glob("*.study"))
 def test_shipped_studies_read_and_keep_one_batch(path):
     study = study_file.read(str(path.relative_to(ROOT)))
     last = [tasks(e.config, e.config.optim.num_steps - 1) for e in study.experiments]
-    assert len({sum(active.values()) for active in last}) == 1, "the samples of a step differ"
+    if path.stem != "settings":  # which is about them
+        assert len({sum(active.values()) for active in last}) == 1, "the samples of a step differ"
     assert path.read_text().startswith(f"# python -m tools.study {path.stem}\n")
     assert all(len(line) <= 120 for line in path.read_text().splitlines())
 

@@ -3,9 +3,11 @@
 DATASET is a folder, best one of tools.prepare with its `dataset.json`, or patterns of shards. Checked are checksums,
 indexes, features, ids (each once), pictures (decoded whole) and texts; with `dataset.json` also counts, bytes and
 fingerprints. The exit code is 2 where anything is damaged, and each damage is named, `path@offset: cause`.
-
-Run it with -m: as a script it would stand in for Python's own module `inspect`.
 """
+
+# `python tools/x.py` looks for Python's own module `inspect` here first.
+if __name__ == "inspect":
+    raise SystemExit("error: run it from the root of the repository as a module: python -m tools.NAME")
 
 import collections
 import io

@@ -14,7 +14,7 @@ import json
 import numpy as np
 from absl import flags
 
-from itit import checkpoint, samples, storage, text_encoders
+from itit import checkpoint, runs, samples, storage, text_encoders
 from itit import flags as flags_lib
 from itit.backend import connect
 from itit.data import images
@@ -79,7 +79,7 @@ def draw_samples(translator, batch, names, captions, made, words):
 
 def main(_):
     flag = flags.FLAGS
-    config = flags_lib.from_flagfile(storage.join(flag.workdir, "resolved.cfg"))
+    config = runs.settings(flag.workdir)
     if checkpoint.latest_step(flag.workdir) is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
     backend = connect(dataclasses.replace(config.train, backend="auto"))

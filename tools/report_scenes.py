@@ -15,7 +15,7 @@ import json
 import tqdm
 from absl import flags
 
-from itit import checkpoint, metrics, samples, storage, text_encoders
+from itit import checkpoint, metrics, runs, samples, storage, text_encoders
 from itit import flags as flags_lib
 from itit.backend import connect
 from itit.data import scenes
@@ -128,7 +128,7 @@ class Scored:
 
     def __init__(self, flag, workdir, backend_name):
         self.workdir = workdir
-        self.config = flags_lib.from_flagfile(storage.join(workdir, "resolved.cfg"))
+        self.config = runs.settings(workdir, flag)
         if checkpoint.latest_step(workdir) is None:
             raise ValueError(f"--{flag}={workdir}: no checkpoint in it")
         self.backend = connect(dataclasses.replace(self.config.train, backend=backend_name))

@@ -13,7 +13,7 @@ import json
 import tqdm
 from absl import flags
 
-from itit import checkpoint, metrics, samples, storage, text_encoders
+from itit import checkpoint, metrics, runs, samples, storage, text_encoders
 from itit import flags as flags_lib
 from itit.backend import connect
 from itit.data import scenes
@@ -69,7 +69,7 @@ def score(translator, batch, words, num_cycles, num_turns):
 
 def main(_):
     flag = flags.FLAGS
-    config = flags_lib.from_flagfile(storage.join(flag.workdir, "resolved.cfg"))
+    config = runs.settings(flag.workdir)
     if checkpoint.latest_step(flag.workdir) is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
     backend = connect(dataclasses.replace(config.train, backend=flag.backend))

@@ -7,10 +7,12 @@ given the same, and so must a training on them.
 
 With --num_crops or --flip a record becomes several, one a view of its picture; their ids are KEY#0, KEY#1, ...
 
-Run it with -m: as a script it would stand in for Python's own module `tokenize`.
-
 Shapes: B records of a batch, S picture side, N image tokens, L text tokens.
 """
+
+# `python tools/x.py` looks for Python's own module `tokenize` here first.
+if __name__ == "tokenize":
+    raise SystemExit("error: run it from the root of the repository as a module: python -m tools.NAME")
 
 import numpy as np
 import torch
@@ -170,8 +172,11 @@ def _run(sources, output, asked, keep):
     with tqdm.tqdm(total=total, desc="tokenizing", unit=" records") as bar:
         for source, target in todo:
             convert(source, target, tokenizers, keep, bar)
+    left = [f"{name}s stay as they are (no --{flag})" for name, flag in (("image", "vqgan"), ("text", "vocabulary"))
+            if name not in tokenizers]  # fmt: skip
     cut = tokenizers["text"][2].num_cut if "text" in tokenizers else 0
-    print(f"{output}: {total} records in {len(todo)} shards; {cut} texts were cut")
+    print(f"{output}: {total} records in {len(todo)} shards; {cut} texts were cut"
+          + "".join(f"; {what}" for what in left))  # fmt: skip
 
 
 def define_flags():

@@ -203,7 +203,8 @@ def _check_ids(form, ids, count, limit):
     if isinstance(ids, list) or ids.dtype != np.int64:
         raise ValueError(f"{form!r} must be integers")
     if len(ids) != count:
-        raise ValueError(f"{form!r} has {len(ids)} ids, must have {count}")
+        flag = f"--num_{'image' if form == 'image_ids' else 'text'}_tokens"
+        raise ValueError(f"{form!r} has {len(ids)} ids, must have {count} ({flag})")
     wrong = ids[(ids < 0) | (ids >= limit)]
     if len(wrong):
         raise ValueError(f"{form!r} holds {wrong[0]}, must be in [0, {limit})")

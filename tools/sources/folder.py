@@ -29,8 +29,10 @@ class Folder:
             if suffix == ".txt":
                 texts[stem].append(path)
         if not any(map(names.is_picture, (suffix for found in kinds.values() for suffix in found))):
+            if not paths:
+                raise ValueError(f"--input={self.input}: no such folder, or no file in it")
             there = ", ".join(sorted({suffix or "files without one" for found in kinds.values() for suffix in found}))
-            raise ValueError(f"--input={self.input}: no pictures ({names.KINDS}), but {there or 'nothing'}")
+            raise ValueError(f"--input={self.input}: no pictures ({names.KINDS}), but {there}")
         yield from filter(None, (self._item(root, path, texts, kinds) for path in paths))
 
     def _item(self, root, path, texts, kinds):
