@@ -24,6 +24,7 @@ import torch
 
 import itit
 from itit import shards, storage
+from itit.checks import parse_json
 from itit.console import say
 from itit.hosts import Hosts
 from itit.sharding import Piece, whole_index
@@ -164,7 +165,7 @@ def _commit(folder, step, meta, files, former):
 def _read(folder):
     """What commit.json says, or Damaged. ValueError for a checkpoint in an older format."""
     try:
-        checked = json.loads(storage.read_bytes(storage.join(folder, COMMIT)))
+        checked = parse_json(storage.read_small(storage.join(folder, COMMIT)), COMMIT)
         older = "num_tensors" in checked
         if not older and checked["crc32c"] != _checksum(checked["record"]):
             raise ValueError("wrong checksum")

@@ -13,8 +13,9 @@ import dataclasses
 import difflib
 import json
 import math
+import typing
 
-from itit.checks import check, check_ranges
+from itit.checks import check, check_ranges, parse_json, shown
 from itit.presets import MODEL_PRESETS, T5_PRESETS
 from itit.tasks import CYCLES, LOSSES, TASKS
 from itit.text_encoders import FAMILIES
@@ -328,16 +329,38 @@ def to_json(section_config):
 
 
 def from_json(cls, text, place):
-    """The inverse of `to_json`. Raises ValueError naming `place` and the field that does not belong."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{place}: not JSON: {error}") from None
-    known = {field.name: field for field in dataclasses.fields(cls)}
-    for name in values:
+    """The inverse of `to_json`. Raises ValueError naming `place` and the first field that does not belong, or whose
+    value a flag of that name would refuse."""
+    values, known = parse_json(text, place), {field.name: field for field in dataclasses.fields(cls)}
+    prefix = next((f.metadata["prefix"] for f in dataclasses.fields(Config) if f.type is cls), "")
+    for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{place}: unknown field {name!r}; known: {', '.join(known)}")
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            raise ValueError(f"{place}: unknown field {shown(repr(name))}; known: {', '.join(known)}")
+        values[name] = value = tuple(value) if isinstance(value, list) else value
+        choices = known[name].metadata["choices"]
+        if not _is_of(value, known[name].type) or choices and value not in choices:
+            allowed = f"one of {', '.join(choices)}" if choices else f"of type {_called(known[name].type)}"
+            raise ValueError(f"{place}: {name}={shown(str(value))}: must be {allowed}")
+        try:
+            check_ranges({prefix + name: value})
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+    return cls(**values)
+
+
+def _called(kind):
+    return getattr(kind, "__name__", "") if typing.get_origin(kind) is None else str(kind)
+
+
+def _is_of(value, kind):
+    """Whether a value of a JSON text is of the type of a field: int, float, bool, str, tuple[int, ...], int | None."""
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(part, typing.get_args(kind)[0]) for part in value)
+    if typing.get_args(kind):
+        return any(_is_of(value, part) for part in typing.get_args(kind))
+    if kind is float and type(value) is int:
+        return True
+    return type(value) is kind
 
 
 def _fill(part, defaults):

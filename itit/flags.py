@@ -15,8 +15,10 @@ from absl import app, flags
 
 from itit import config as config_lib
 from itit import flagfiles
-from itit.checks import check_ranges
+from itit.checks import check_ranges, shown
 from itit.console import say
+
+MAX_LINE = 2000  # characters of an error
 
 
 class _ChoiceParser(flags.ArgumentParser):
@@ -177,4 +179,4 @@ def _one_line(error):
     text = str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
-    return " ".join(text.split()) or type(error).__name__
+    return shown(" ".join(text.split()), MAX_LINE) or type(error).__name__

@@ -22,6 +22,7 @@ from PIL import Image
 
 from itit import runs, storage, text_encoders, weights, weightsdir
 from itit.backend import Local
+from itit.checks import shown
 from itit.config import Config, DataConfig, replace
 from itit.data import images as images_lib
 from itit.data import text as text_lib
@@ -59,7 +60,7 @@ class ITIT:
           path: the folder that tools.export wrote, or the safetensors file in it.
           device: torch device; by default the GPU, if there is one, else the processor.
           dtype: type of matrix products, "bf16" or "fp32"; by default that of training.
-          t5, vqgan, vocabulary: where these are now, if neither in the folder nor where they were when it was written.
+          t5, vqgan, vocabulary: where these are, if not in the folder.
           backend: in the place of `device`: of `itit.backend.connect`, or XLA's.
 
         Raises ValueError, one line, where a file is absent, damaged, or not the one that the model was trained with.
@@ -67,9 +68,11 @@ class ITIT:
         file, _ = weights.exported_file(path)
         record = weights.read_record(file)
         config = Config(**weights.sections_of(record, file))
-        _check_dtype(dtype)
+        _check_dtype(dtype or record.get("compute_dtype"))
         given = {"t5": t5, "vqgan": vqgan, "vocabulary": vocabulary}
         parts = {name: _locate(name, given[name], record["parts"][name], file) for name in given}
+        if not parts["t5"]:
+            raise ValueError(f"{file}: was exported without text encoder: give from_pretrained one, t5=PATH")
         networks = (
             weights.load_itit(path), weights.load_text_encoder(*parts["t5"]),
             weights.load_vqgan(*parts["vqgan"]) if parts["vqgan"] else None,
@@ -265,10 +268,15 @@ def _locate(name, given, recorded, file):
     """(path, SHA-256) of a part, or None where it was exported without and none is given."""
     if not recorded:
         return (given, None) if given else None
-    there = recorded["path"]
-    path = given or (there if storage.is_remote(there) else storage.join(os.path.dirname(file), there))
+    path, there = given, recorded["path"]
+    if not path:
+        # A file from elsewhere does not say what of this machine, or of the network, is opened.
+        if "://" in there or os.path.isabs(there) or ".." in there.split("/"):
+            raise ValueError(f"{file}: its {name} lies outside of its folder, at {shown(there)}: if you trust that, "
+                             f"give it to from_pretrained, {name}=PATH")  # fmt: skip
+        path = storage.join(os.path.dirname(file), there)
     if not storage.exists(path):
-        raise ValueError(f"{path}: not there; give from_pretrained the place of its {name}, {name}=PATH")
+        raise ValueError(f"{shown(path)}: not there; give from_pretrained the place of its {name}, {name}=PATH")
     return path, recorded["sha256"]
 
 

@@ -36,8 +36,7 @@ def settle(config):
     path = storage.join(config.t5.weights, weightsdir.CONFIG)
     if not storage.exists(path):
         raise ValueError(f"--t5_weights={config.t5.weights}: no {weightsdir.CONFIG} in it")
-    with storage.open(path) as file:
-        t5 = from_json(T5Config, file.read(), path)
+    t5 = from_json(T5Config, storage.read_small(path), path)
     t5 = dataclasses.replace(t5, weights=config.t5.weights, seed=config.t5.seed)
     model = dataclasses.replace(config.model, text_feature_dim=t5.dim)
     return dataclasses.replace(config, t5=t5, model=model).resolve()

@@ -158,6 +158,17 @@ def read_bytes(path):
         return remote.cat_file(path)
 
 
+def read_small(path, most=2**26):
+    """All bytes of a file that somebody else made and that is no large one: `open_regular`, up to `most` bytes.
+
+    Raises ValueError for a larger one, before it is read.
+    """
+    if size(path) > most:
+        raise ValueError(f"{path}: {size(path)} bytes: must be at most {most}")
+    with open_regular(path) as file:
+        return file.read(most)
+
+
 def read_range(path, offset, length):
     """Up to `length` bytes from `offset`; fewer only where the file ends."""
     if is_remote(path):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from itit import storage
+from itit.checks import parse_json, shown
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -20,7 +21,8 @@ DTYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 METADATA = "__metadata__"
-MAX_HEADER = 100 * 2**20  # the limit of the safetensors library
+MAX_HEADER = 2**25  # far above the headers of the largest networks, which name some thousands of tensors
+MAX_DIMS, LARGEST = 64, 2**62  # of dimensions, which is torch's own, and of numbers in a tensor
 
 
 def finite(tensor):
@@ -34,7 +36,7 @@ def check_finite(tensors, place):
     """Raises ValueError, `place` and the name of the first tensor with a number that is not finite."""
     for name, tensor in tensors.items():
         if not finite(tensor):
-            raise ValueError(f"{place}: {name} holds NaN or infinity")
+            raise ValueError(f"{place}: {shown(name)} holds NaN or infinity")
 
 
 class Entry(NamedTuple):
@@ -57,10 +59,10 @@ class TensorFile:
 
     def __init__(self, path):
         self.path = path
-        self._file = storage.open(path)
+        self._file = storage.open_regular(path)
         try:
             self._start, header = self._read_header(storage.size(path))
-            self.metadata = header.pop(METADATA, {})
+            self.metadata = self._checked_metadata(header.pop(METADATA, {}))
             self.entries = self._check(header, storage.size(path) - self._start)
         except BaseException:
             self._file.close()
@@ -100,27 +102,35 @@ class TensorFile:
         length = int.from_bytes(self._file.read(8), "little") if size >= 8 else size
         if length > min(MAX_HEADER, size - 8):
             raise ValueError(f"{self.path}: not a safetensors file, or cut off: {size} bytes")
+        return 8 + length, parse_json(self._file.read(length), f"{self.path}: not a safetensors file: its header")
+
+    def _checked_metadata(self, metadata):
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError(f"{self.path}: its {METADATA} are not texts by name")
+        return metadata
+
+    def _entry(self, name, found):
+        """What a header says of a tensor, as an Entry of whole numbers in bounds."""
         try:
-            header = json.loads(self._file.read(length))
-        except ValueError:
-            raise ValueError(f"{self.path}: not a safetensors file: its header is not JSON") from None
-        if not isinstance(header, dict):
-            raise ValueError(f"{self.path}: not a safetensors file: its header is a {type(header).__name__}")
-        return 8 + length, header
+            dtype, shape, (begin, end) = DTYPES[found["dtype"]], found["shape"], found["data_offsets"]
+            numbers = [begin, end, *shape]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}: its header holds what safetensors do not: {shown(name)}: "
+                             f"{shown(repr(error))}") from None  # fmt: skip
+        if len(shape) > MAX_DIMS or not all(type(n) is int and 0 <= n <= LARGEST for n in numbers):
+            raise ValueError(f"{self.path}: its header holds what safetensors do not: {shown(name)} has sizes or "
+                             f"places that cannot be: {shown(str(found))}")  # fmt: skip
+        if math.prod(max(n, 1) for n in shape) > LARGEST:
+            raise ValueError(f"{self.path}: {shown(name)} is of size {shown(str(shape))}, more than there can be")
+        return Entry(dtype, tuple(shape), begin, end)
 
     def _check(self, header, num_bytes):
         entries, place = {}, 0
-        try:
-            found = {
-                name: Entry(DTYPES[e["dtype"]], tuple(map(int, e["shape"])), *map(int, e["data_offsets"]))
-                for name, e in header.items()
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path}: its header holds what safetensors do not: {error!r}") from None
+        found = {name: self._entry(name, entry) for name, entry in header.items()}
         for name, entry in sorted(found.items(), key=lambda item: item[1][2:]):
             length = math.prod(entry.shape) * entry.dtype.itemsize
-            if min(entry.shape, default=0) < 0 or (entry.begin, entry.end) != (place, place + length):
-                raise ValueError(f"{self.path}: {name} lies at bytes {entry.begin} to {entry.end}, "
+            if (entry.begin, entry.end) != (place, place + length):
+                raise ValueError(f"{self.path}: {shown(name)} lies at bytes {entry.begin} to {entry.end}, "
                                  f"should lie at {place} to {place + length}")  # fmt: skip
             entries[name], place = entry, entry.end
         if place != num_bytes:

@@ -9,8 +9,8 @@ folder/
 import hashlib
 import json
 
+from itit import checks, storage, tensorfile
 from itit import config as config_lib
-from itit import storage, tensorfile
 
 CONFIG, WEIGHTS, HASHES = "config.json", "model.safetensors", "hashes.json"
 
@@ -65,7 +65,7 @@ def load(folder, config_cls, sha256=None):
     """
     config_path, weights_path = storage.join(folder, CONFIG), storage.join(folder, WEIGHTS)
     hashes = hashes_of(folder)
-    data = storage.read_bytes(config_path)
+    data = storage.read_small(config_path)
     check_hash(config_path, hashes.get(CONFIG), hash_of(data)["sha256"])
     config = config_lib.from_json(config_cls, data, config_path)
     with tensorfile.TensorFile(weights_path) as file:
@@ -85,19 +85,22 @@ def hashes_of(folder, names=(CONFIG, WEIGHTS)):
     path = storage.join(folder, HASHES)
     if not storage.exists(path):
         return {}
+    files = checks.parse_json(storage.read_small(path), path).get("files")
     try:
-        files = json.loads(storage.read_bytes(path))["files"]
         found = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {error!r}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: no bytes and sha256 of each of its files") from None
     for name in names:
         size = storage.size(storage.join(folder, name))
         if name in found and size != found[name][0]:
-            raise ValueError(f"{storage.join(folder, name)}: {size} bytes instead of the {found[name][0]} in {HASHES}")
+            recorded = checks.shown(str(found[name][0]))
+            raise ValueError(f"{storage.join(folder, name)}: {size} bytes instead of the {recorded} in {HASHES}")
     return {name: digest for name, (_, digest) in found.items()}
 
 
 def check_hash(path, expected, found):
     """Raises ValueError where the SHA-256 of a file is not the expected one. None: any is."""
     if expected and found != expected:
-        raise ValueError(f"{path}: damaged or replaced: its SHA-256 is {found}, recorded is {expected}")
+        raise ValueError(
+            f"{path}: damaged or replaced: its SHA-256 is {found}, recorded is {checks.shown(str(expected))}"
+        )

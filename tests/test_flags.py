@@ -200,6 +200,12 @@ def test_frame_of_a_main():
     assert "--num_decode_steps" in listed and "One of: nano, tiny, B, L, H." in listed
 
 
+def test_what_a_terminal_would_obey_comes_out_escaped(tmp_path):
+    done = run(f"--workdir={tmp_path}/a\x1b[2J\u202eb\x07" + "c" * 5000)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and len(done.stderr) < 2100
+    assert "a\\x1b[2J\\u202eb\\x07cc" in done.stderr and done.stderr[:-1].isprintable()
+
+
 def test_the_first_word_is_taken_where_it_is_no_flag():
     argv = ["main", "word", "--x=1", "other"]
     assert flags.take_word(argv) == "word" and argv == ["main", "--x=1", "other"]

@@ -9,13 +9,19 @@ import time
 import zlib
 
 import pytest
+import torch
 from PIL import Image
 
-from itit import checkpoint, weightsdir
+from itit import checkpoint, weights, weightsdir
 from itit.config import VqganConfig
-from itit.data import images
+from itit.data import images, records, shard_index
+from itit.data.records import RecordWriter
+from itit.models import VQGAN
 from tests.faults import report
 from tests.test_checkpoint import random_tensors
+
+TINY_VQGAN = dict(image_size=16, channels=8, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=20,
+                  norm_groups=4, latent_dim=8)  # fmt: skip
 
 
 def runs(path):
@@ -45,6 +51,100 @@ def test_a_pickle_in_the_place_of_tensors_is_refused_and_does_not_run(tmp_path):
             checkpoint.restore(workdir)
     assert not made.exists()
     report("pickles in the place of tensors and JSON", 5, 0, began, "refused, none ran")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "hashes.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+def test_what_is_no_file_in_a_folder_of_weights_is_not_opened(tmp_path, name, kind):
+    """A pipe would be waited for, a device read, without end."""
+    folder = tmp_path / "weights"
+    weightsdir.save(str(folder), random_tensors(1), VqganConfig())
+    (folder / name).unlink()
+    if name != "hashes.json":
+        (folder / "hashes.json").unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "device":
+        (folder / name).symlink_to("/dev/zero")
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        with open(folder / name, "wb") as file:
+            file.truncate(2**40)  # a hole: no disk is used
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=f"^{folder}/{name}: "):
+        weightsdir.load(str(folder), VqganConfig)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+
+
+def test_a_pipe_among_records_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.tfrecord")
+    with pytest.raises(ValueError, match="a.tfrecord: must be a regular file"):
+        records.index(str(tmp_path / "a.tfrecord"))
+    with RecordWriter(str(tmp_path / "b.tfrecord")) as writer:
+        writer.write(b"1234")
+    path = shard_index.path_of(str(tmp_path / "b.tfrecord"))
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="must be a regular file"):
+        shard_index.read(str(tmp_path / "b.tfrecord"))
+    os.unlink(path)
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="1099511627776 bytes: must be at most"):
+        shard_index.read(str(tmp_path / "b.tfrecord"))
+
+
+@pytest.mark.parametrize("text", [b"[" * 10**6, b'{"a":' * 10**5, b"9" * 10**6, b"\xff", b"[]", b"null", b'"x"', b""])
+def test_absurd_json_is_one_short_line(tmp_path, text):
+    weightsdir.save(str(tmp_path), random_tensors(1), VqganConfig())
+    for name in ("hashes.json", "config.json"):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(ValueError, match=f"^{tmp_path}/{name}: not ") as error:
+            weightsdir.load(str(tmp_path), VqganConfig)
+        assert str(error.value).isprintable() and len(str(error.value)) < 500
+        (tmp_path / "hashes.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("channels", 0), ("channels", 10**9), ("channels", -1), ("channels", "8"), ("channels", 8.0), ("channels", True),
+    ("channels", None), ("channels", [8]), ("channels", {"a": 1}), ("channel_multipliers", [1, 10**9]),
+    ("channel_multipliers", [1, [2]]), ("channel_multipliers", 3), ("codebook_size", 2**40), ("pixel_low", "x" * 10**6),
+    ("num_res_blocks", 10**12), ("a\n\x1b[2J", 1),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_named(tmp_path, name, value):
+    weightsdir.save(str(tmp_path), random_tensors(1), VqganConfig())
+    (tmp_path / "hashes.json").unlink()
+    values = json.loads((tmp_path / "config.json").read_text()) | {name: value}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"^{tmp_path}/config.json: ") as error:
+        weights.load_vqgan(str(tmp_path))
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("changes", [{"codebook_size": 2**24, "latent_dim": 65536}, {"channels": 65536},
+                                     {"num_res_blocks": 1024, "channels": 4096}])  # fmt: skip
+def test_a_network_that_is_larger_than_its_file_is_not_built(tmp_path, changes):
+    began = time.monotonic()
+    config = VqganConfig(**TINY_VQGAN)
+    weightsdir.save(str(tmp_path), VQGAN(config).state_dict(), config)
+    weights.load_vqgan(str(tmp_path))
+    values = json.loads((tmp_path / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "hashes.json").unlink()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=f"^{tmp_path}/config.json: more numbers than there are$"):
+        weights.load_vqgan(str(tmp_path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
+    assert time.monotonic() - began < 60
+
+
+def test_names_that_are_no_names_come_out_escaped_in_one_line(tmp_path):
+    config = VqganConfig(**TINY_VQGAN)
+    tensors = VQGAN(config).state_dict() | {"x\n\n\t\x1b]0;title\x07" + "y" * 5000: torch.ones(2)}
+    weightsdir.save(str(tmp_path), tensors, config)
+    with pytest.raises(ValueError, match="Unexpected key") as error:
+        weights.load_vqgan(str(tmp_path))
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
 
 
 def test_a_header_of_tensors_that_claims_terabytes_allocates_nothing(tmp_path):

@@ -70,8 +70,8 @@ ALLOWED = {name: set() for name in LEAVES} | {
     **{f"scores.{name}": {"scores.ngrams"} for name in ("bleu", "cider")},
     **{f"scores.{name}": set() for name in ("ngrams", "ptb", "rouge")},
     "scores.captions": {"scores"},
-    "tensorfile": {"storage"},
-    "weights": {"config", "models", "storage", "tensorfile", "text_encoders", "weightsdir"},
+    "tensorfile": {"checks", "storage"},
+    "weights": {"checks", "config", "models", "storage", "tensorfile", "text_encoders", "weightsdir"},
 }
 # These are given the networks: from `models` they take only the types and pure functions on what goes in and out.
 GIVEN = ("inference", "objectives", "train_step")

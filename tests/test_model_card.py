@@ -37,7 +37,17 @@ def test_settings_parts_and_scores_are_told():
     assert "Measured at step 100, not at that of these weights" in card({"step": 100, "x": 1})
     assert "None were given when this was written." in card()
     assert "raw weights, step" in card(record=RECORD | {"averaged": False})
-    assert ", from `weights/xxl` |" in card(t5_weights="weights/xxl")
+    assert ", from weights/xxl |" in card(t5_weights="weights/xxl")
+
+
+def test_what_others_wrote_is_text_in_a_cell():
+    report = {"a | b\n# Title": 1, "link": "[x](http://y) <script>\x1b[2J", "long": "z" * 5000}
+    lines = card(report, paired_data="x`|`y").splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert r"| a \| b\\n# Title | 1 |" in rows and not any(line.startswith("# Title") for line in lines)
+    assert r"| link | \[x\](http://y) \<script\>\\x1b\[2J |" in rows
+    assert any(row.startswith("| long | zzz") and len(row) < 1100 for row in rows)
+    assert any(row.startswith(r"| `paired_data` | `x'\|'y` | ? |") for row in rows)
 
 
 def test_data_are_told_by_their_fingerprint(tmp_path):

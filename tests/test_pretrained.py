@@ -1,6 +1,7 @@
 """A model to use computes what the run's own translator does; it needs neither torch_xla nor TensorFlow."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import itit
-from itit import checkpoint, runs, samples, weights, weightsdir
+from itit import checkpoint, runs, samples, tensorfile, weights, weightsdir
 from itit.backend import Local
 from itit.config import replace
 from itit.data.text import Tokenizer
@@ -269,6 +270,23 @@ def test_parts_that_moved_are_given_and_others_refused(run, tmp_path):
     assert "words.model: damaged or replaced" in said(
         ITIT.from_pretrained, str(copy), t5=str(tmp_path / "t5"), vocabulary=str(words)
     )
+
+
+@pytest.mark.parametrize("place", ["/etc/t5", "../t5", "gs://somebody/t5", "a/../../t5"])
+def test_a_file_does_not_say_what_is_opened_outside_of_its_folder(run, tmp_path, place):
+    _, folder, _ = run
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    with tensorfile.TensorFile(str(copy / "model.safetensors")) as file:
+        tensors, _ = file.read_all()
+        record = json.loads(file.metadata[weights.RECORD])
+    record["parts"]["t5"]["path"] = place
+    layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    tensorfile.write(str(copy / "model.safetensors"), layout, tensors.values(), {weights.RECORD: json.dumps(record)})
+    (copy / "hashes.json").unlink()
+    message = f"its t5 lies outside of its folder, at {place}: if you trust that, give it to from_pretrained, t5=PATH"
+    assert message in said(ITIT.from_pretrained, str(copy))
+    assert ITIT.from_pretrained(str(copy), device="cpu", t5=f"{folder}/t5").record["step"] == finished_run.STEP
 
 
 def test_a_run_without_image_tokenizer_and_vocabulary_can_be_exported(run, tmp_path):

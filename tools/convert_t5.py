@@ -13,7 +13,8 @@ import tqdm
 from absl import flags
 
 from itit import storage, weightsdir
-from itit.config import T5Config
+from itit.checks import parse_json
+from itit.config import T5Config, from_json
 from itit.data.text import Detokenizer
 from itit.flags import run_main
 from itit.models.layers import NORM_EPS
@@ -87,14 +88,7 @@ def read_config(folder):
     path = storage.join(folder, CONFIG)
     if not storage.exists(path):
         raise ValueError(f"{folder}: no {CONFIG} in it")
-    with storage.open(path) as file:
-        try:
-            found = json.loads(file.read())
-        except ValueError as error:
-            raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return found
+    return parse_json(storage.read_small(path), path)
 
 
 def translate(theirs, folder):
@@ -111,11 +105,12 @@ def translate(theirs, folder):
             raise ValueError(f"{folder}: {CONFIG} says {name}={theirs.get(name, default)!r}: must be {wanted!r}, "
                              "as T5 v1.1 has it")  # fmt: skip
     size = [name for name, preset in T5_PRESETS.items() if preset.items() <= values.items()]
-    return T5Config(
-        size=size[0] if size else T5Config.size, **values,
-        num_buckets=theirs.get("relative_attention_num_buckets", T5Config.num_buckets),
-        max_distance=theirs.get("relative_attention_max_distance", T5Config.max_distance),
-    )  # fmt: skip
+    values |= {
+        "size": size[0] if size else T5Config.size,
+        "num_buckets": theirs.get("relative_attention_num_buckets", T5Config.num_buckets),
+        "max_distance": theirs.get("relative_attention_max_distance", T5Config.max_distance),
+    }
+    return from_json(T5Config, json.dumps(values), storage.join(folder, CONFIG))
 
 
 def converted(source, wanted, layout, bar):
@@ -149,10 +144,11 @@ def convert(folder, output, dtype):
     """Converts a folder. Returns the T5Config."""
     theirs, source = read_config(folder), Checkpoint(folder)
     num_layers = theirs.get("num_layers")
-    wanted = places(source, num_layers if isinstance(num_layers, int) else 1)
+    wanted = places(source, num_layers if isinstance(num_layers, int) and num_layers <= 1024 else 1)
     config = translate(theirs, folder)
     vocabulary = read_vocabulary(folder, config)
-    shapes = {name: tensor.shape for name, tensor in blank(T5Encoder, config).state_dict().items()}
+    held = sum(storage.size(storage.join(folder, file)) for file in {file for file, _, _ in wanted})  # bytes: or more
+    shapes = {name: tensor.shape for name, tensor in blank(T5Encoder, config, held).state_dict().items()}
     layout = {ours: (DTYPES[dtype], shapes[ours]) for _, _, ours in wanted}
     total = sum(shape.numel() for shape in shapes.values())
     with new_folder(output, repeatable=True) as staging:

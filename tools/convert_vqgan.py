@@ -11,13 +11,13 @@ A wrong one shows at once in `tools.reconstruct`.
 """
 
 import dataclasses
-import json
 import os
 
 import torch
 from absl import flags
 
 from itit import storage, weightsdir
+from itit.checks import parse_json
 from itit.flags import run_main
 from itit.tensorfile import TensorFile
 from tools import pickled
@@ -60,11 +60,7 @@ def norm_groups_beside(path):
     config_path = storage.join(os.path.dirname(path), weightsdir.CONFIG)
     if not storage.exists(config_path):
         return layouts.NORM_GROUPS
-    with storage.open(config_path) as file:
-        try:
-            found = json.loads(file.read()).get("norm_num_groups", layouts.NORM_GROUPS)
-        except (ValueError, AttributeError):
-            raise ValueError(f"{config_path}: not a JSON object") from None
+    found = parse_json(storage.read_small(config_path), config_path).get("norm_num_groups", layouts.NORM_GROUPS)
     if not isinstance(found, int) or found < 1:
         raise ValueError(f"{config_path}: norm_num_groups={found!r}: must be a whole number above 0")
     return found

@@ -1,8 +1,7 @@
 """Checkpoints of others as Hugging Face has them: tensors by name, from one file or from shards with an index."""
 
-import json
-
 from itit import storage
+from itit.checks import parse_json, shown
 from itit.tensorfile import TensorFile
 from tools import pickled
 
@@ -54,19 +53,16 @@ class Checkpoint:
         return self._open
 
     def _absent(self, file, name):
-        raise ValueError(f"{storage.join(self.folder, file)}: no {name} in it, though the index says so")
+        raise ValueError(f"{storage.join(self.folder, file)}: no {shown(name)} in it, though the index says so")
 
 
 def _read_index(path):
-    with storage.open(path) as file:
-        try:
-            places = json.loads(file.read())["weight_map"]
-            files = {}
-            for name, shard in places.items():
-                files.setdefault(shard, []).append(name)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path}: not an index of shards: no weight_map of names and files") from None
+    places, files = parse_json(storage.read_small(path), f"{path}: not an index of shards").get("weight_map"), {}
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise ValueError(f"{path}: not an index of shards: no weight_map of names and files")
+    for name, shard in places.items():
+        files.setdefault(shard, []).append(name)
     for shard in files:
         if "/" in shard or not shard.endswith((".safetensors", ".bin")):
-            raise ValueError(f"{path}: {shard!r} is no shard beside it")
+            raise ValueError(f"{path}: {shown(repr(shard))} is no shard beside it")
     return files

@@ -39,7 +39,7 @@ class Loading:
     backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
                         ("auto", "cpu", "cuda", "xla"))  # fmt: skip
     compute_dtype: str | None = knob(None, "Type of matrix products; by default that of training.", ("bf16", "fp32"))
-    t5_weights: str = knob("", "Where the text encoder is now, if it was moved.")
+    t5_weights: str = knob("", "Where the text encoder is, if it was moved or lies outside of the export.")
     vqgan: str = knob("", "Where the image tokenizer is now, if it was moved.")
     vocabulary: str = knob("", "Where the vocabulary is now, if it was moved.")
     batch_size: int = knob(16, "Samples at once.")

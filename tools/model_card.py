@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import re
 
 from itit import storage
+from itit.checks import shown
 from itit.tasks import CYCLES, STREAMS, TASKS, batches
 from itit.text_encoders import FAMILIES
 
@@ -14,6 +16,7 @@ model = ITIT.from_pretrained("{folder}")
 model.generate(["{prompt}"], seed=0)[0].save("picture.png")
 print(model.caption(["picture.png"]))
 ```"""
+_MARKUP = re.compile(r"[\\`*\[\]<>|]")
 
 
 def write(config, record, sha256, tensors, report):
@@ -55,9 +58,17 @@ def write(config, record, sha256, tensors, report):
 
 
 def table(head, rows):
-    """Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    """Markdown. What stands in a cell is text: nothing in it, be it of a report, is markup or another cell."""
+    lines = [list(map(cell, head)), ["---"] * len(head), *(map(cell, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(value):
+    """One line of text as Markdown; one that is `code` already stays so, without what would end it."""
+    text = shown(str(value), 1000)
+    if len(text) > 2 and text[0] == text[-1] == "`":
+        return "`" + text[1:-1].replace("`", "'").replace("|", "\\|") + "`"
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def task_rows(config):
@@ -95,7 +106,7 @@ def fingerprint(pattern):
 def part_rows(config, record):
     what = {
         "t5": f"{FAMILIES[config.t5.family].title} encoder, {config.t5.num_layers} blocks of width {config.t5.dim}"
-              + (f", from `{config.t5.weights}`" if config.t5.weights else f", RANDOM, seed {config.t5.seed}, frozen"),
+              + (f", from {config.t5.weights}" if config.t5.weights else f", RANDOM, seed {config.t5.seed}, frozen"),
         "vqgan": "image tokenizer", "vocabulary": "SentencePiece vocabulary",
     }  # fmt: skip
     for name, part in record["parts"].items():

@@ -4,12 +4,12 @@ Ids of another image tokenizer or vocabulary of equal sizes are valid ids, and m
 """
 
 import functools
-import json
 import re
 
 import google_crc32c
 
 from itit import storage
+from itit.checks import parse_json
 
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.tfrecord")
 # Feature of a record -> the setting that names what made it: its flag, and its key in the record.
@@ -64,8 +64,4 @@ def _recorded(path):
     """What a record says, {} where there is none."""
     if not storage.exists(path):
         return {}
-    try:
-        found = json.loads(storage.read_bytes(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    return found if isinstance(found, dict) else {}
+    return parse_json(storage.read_small(path), path)

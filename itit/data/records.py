@@ -78,7 +78,7 @@ def scan(path):
       None, or the BadRecord at which the framing breaks: nothing after it can be read.
     """
     end, offset, spans, broken = storage.size(path), 0, [], None
-    with storage.open(path) as file:
+    with storage.open_regular(path) as file:
         while offset < end:
             file.seek(offset)
             try:

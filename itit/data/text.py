@@ -29,8 +29,7 @@ class Detokenizer:
     """
 
     def __init__(self, vocabulary_path):
-        with storage.open(vocabulary_path) as file:
-            data = file.read()
+        data = storage.read_small(vocabulary_path)
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=data)
         except RuntimeError:
