@@ -169,6 +169,7 @@ class DecodeConfig:
 
     num_decode_steps: int = knob(24, "Steps of parallel image decoding.")
     choice_temperature: float = knob(32.0, "Gumbel noise on the confidence that picks the tokens to keep.")
+    decode_order: str = knob("confidence", "Which of the tokens just drawn are kept first.", ("confidence",))
     choice_anneal: str = knob("linear", "Anneal that noise to 0 over the steps (unstated).", ("linear", "constant"))
     guidance_scale: float = knob(2.0, "Classifier-free guidance lambda: (1 + lambda) cond - lambda uncond.")
     guidance_schedule: str = knob("linear", "Ramp the guidance up over the steps (unstated).", ("linear", "constant"))

@@ -58,25 +58,41 @@ class Canvas(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How tokens are chosen: the settings of `parallel_decode`."""
+    """How tokens are chosen: `num_steps` in all, and `config`, a DecodeConfig."""
 
     num_steps: int
     mask_token_id: int
-    temperature: float
-    anneal: str
+    config: object
 
 
-def parallel_decode(
-    logits_fns, image_ids, noise, *, mask_token_id, choice_temperature, anneal="linear", run=None, watch=None
-):
+def by_confidence(logits, sampled, noise, choice, table):
+    """Log-probability of what was drawn plus Gumbel noise, scaled by `choice_temperature`, annealed to 0 over the steps
+    unless `choice_anneal` is "constant" (MaskGIT)."""
+    temperature, linear = choice.config.choice_temperature, choice.config.choice_anneal == "linear"
+    scale = table(lambda i: temperature * (1 - (i + 1) / choice.num_steps if linear else 1.0))
+    # XLA reads the logits once for both; log_softmax would also write those of all codes.
+    confidence = pick(logits, sampled) - logits.logsumexp(-1)
+    return confidence + scale * gumbel(noise("choice", confidence.shape))
+
+
+# --decode_order -> the priority of the tokens that a step has drawn, numbers [B, N]: the highest are kept. Called with
+#   logits, sampled: float32 [B, N, C] and the codes drawn from them, int64 [B, N].
+#   noise: of this step.
+#   choice: Choice.
+#   table: (function of the step, from 0, that gives a number or a list of them) -> a tensor of what it gives for this
+#     step; so numbers of Python's reach a device.
+ORDERS = {"confidence": by_confidence}
+
+
+def parallel_decode(logits_fns, image_ids, noise, config, mask_token_id, run=None, watch=None):
     """Fills every masked token, the most confident first.
 
-    Each step samples all masked tokens, then masks again those whose log-probability plus Gumbel noise is lowest. The
-    noise is scaled by `choice_temperature`, annealed to 0 over the steps unless `anneal` is "constant".
+    Each step samples all masked tokens, then masks again those of the lowest priority (see `ORDERS`).
 
     Args:
       logits_fns: for each step (int64 [B, N], step, its noise) -> float32 [B, N, C].
       image_ids: int64 [B, N]; `mask_token_id` marks the unknown. Known tokens never change.
+      config: DecodeConfig.
       run: how the steps are run (default: as they stand).
       watch: called with what each step leaves, int64 [B, N], `mask_token_id` where unknown.
 
@@ -84,7 +100,7 @@ def parallel_decode(
       int64 [B, N] with no `mask_token_id` left.
     """
     run = run or Eager()
-    choice = Choice(len(logits_fns), mask_token_id, choice_temperature, anneal)
+    choice = Choice(len(logits_fns), mask_token_id, config)
     canvas = run(_new_canvas, image_ids, mask_token_id)
     for step, logits_fn in enumerate(logits_fns):
         canvas = run(decode_step, logits_fn, canvas, noise, run.number(step), choice)
@@ -101,7 +117,7 @@ def _new_canvas(image_ids, mask_token_id):
 def decode_step(logits_fn, canvas, noise, step, choice):
     """One step of `parallel_decode`, the same for every one of them: Canvas -> Canvas. `step` is an int or a tensor."""
     image_ids, unknown, left = canvas
-    num_steps, mask_token_id, temperature, anneal = choice
+    num_steps, mask_token_id, config = choice
     noise = indexed(noise, step)
     masked = image_ids == mask_token_id
     logits = logits_fn(image_ids, step, noise)
@@ -111,18 +127,15 @@ def decode_step(logits_fn, canvas, noise, step, choice):
     def table(function):
         return by_step(function, step, num_steps, image_ids.device)
 
-    scale = table(lambda i: temperature * (1 - (i + 1) / num_steps if anneal == "linear" else 1.0))
-    # log p of what was drawn. XLA reads the logits once for both; log_softmax would also write those of all codes.
-    confidence = pick(logits, sampled) - logits.logsumexp(-1)
-    confidence = confidence + scale * gumbel(noise("choice", confidence.shape))
-    confidence = confidence.masked_fill(~masked, torch.inf)
+    priority = ORDERS[config.decode_order](logits, sampled, noise, choice, table).float()
+    priority = priority.masked_fill(~masked, torch.inf)
     # By a table of Python's numbers: in float32 a product may round up to the next whole number. The last step keeps
     # everything.
     counts = range(image_ids.shape[1] + 1)
     wanted = table(lambda i: [math.floor(count * mask_fraction(i, num_steps)) for count in counts])
     least = table(lambda i: int(i < num_steps - 1))
     left = torch.maximum(torch.minimum(wanted[unknown], left - 1), least) * least
-    again = (confidence.argsort(1).argsort(1) < left) & masked
+    again = (priority.argsort(1).argsort(1) < left) & masked
     return Canvas(filled.masked_fill(again, mask_token_id), unknown, left)
 
 

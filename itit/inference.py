@@ -118,10 +118,7 @@ def generate(
             ImageLogits(model, text, config, num_steps, guided, dropped if dropped <= masked else 0)
             for masked in num_masked
         ]
-        return decoding.parallel_decode(
-            logits_fns, image_ids, noise, mask_token_id=model.mask_token_id,
-            choice_temperature=config.choice_temperature, anneal=config.choice_anneal, run=run, watch=watch,
-        )  # fmt: skip
+        return decoding.parallel_decode(logits_fns, image_ids, noise, config, model.mask_token_id, run, watch)
 
 
 def _start_picture(model, text, empty, guided, image_ids):

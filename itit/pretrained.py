@@ -12,6 +12,7 @@ What it loads `tools.export` writes; `ITIT.from_run` loads the folder of a run. 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 """
 
+import dataclasses
 import math
 import os
 
@@ -112,28 +113,24 @@ class ITIT:
         return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
 
     def generate(
-        self, prompts, seed=0, num_steps=None, guidance_scale=None, batch_size=BATCH_SIZE, progress=True,
-        choice_temperature=None, numbers=None, watch=None,
+        self, prompts, seed=0, *, batch_size=BATCH_SIZE, progress=True, numbers=None, watch=None, **decode
     ):  # fmt: skip
         """One picture a prompt. A picture's noise is drawn from the seed and its number alone: on one device the same
         prompt, seed and number give the same picture, but for how products of another batch size are rounded.
 
         Args:
           prompts: list of str; a text alone is a list of one. What exceeds L tokens is cut.
-          num_steps, guidance_scale, choice_temperature: of parallel decoding; by default as trained with (see
-            config.DecodeConfig).
           progress: show a bar.
           numbers: of the pictures, ints; by default 0, 1, ...
           watch: called after each step with the pictures of a batch, uint8 [B, S, S, 3], grey where nothing is yet.
+          decode: settings of config.DecodeConfig, by name, such as num_decode_steps; None is as trained with.
 
         Returns:
           list of PIL images, S x S.
         """
         prompts = _texts(prompts)
         numbers = _numbers(numbers, len(prompts))
-        config = self._configured(
-            seed, num_decode_steps=num_steps, guidance_scale=guidance_scale, choice_temperature=choice_temperature
-        )
+        config = self._configured(seed, decode)
         text_ids = self._encode(prompts)
         self._need("vqgan")
 
@@ -144,18 +141,18 @@ class ITIT:
         made = self._in_batches(draw, text_ids, config, batch_size, "generating" if progress else None)
         return [Image.fromarray(pixels) for pixels in made]
 
-    def caption(self, images, beams=None, batch_size=BATCH_SIZE, progress=True, candidates=False):
+    def caption(self, images, *, batch_size=BATCH_SIZE, progress=True, candidates=False, **decode):
         """One text a picture, by beam search, which draws nothing at random.
 
         Args:
           images: list of PIL images or of paths, of any size: the centre square is used. One alone is a list of one.
-          beams: by default as in the run, 4.
           candidates: give all that the beams found.
+          decode: as in `generate`, such as beam_size.
 
         Returns:
           list of str; with `candidates` list of lists of (text, score), best first (see `decoding.Candidates`).
         """
-        config = self._configured(0, beam_size=beams)
+        config = self._configured(0, decode)
         pixels, _ = self._pixels(images), self._need("vocabulary")
 
         def tell(translator, pixels, _):
@@ -172,7 +169,7 @@ class ITIT:
           num_turns: how often one is made from the other.
           numbers: as in `generate`.
           watch: called with each stage as soon as it is there.
-          decode: settings of config.DecodeConfig, by name; None is as trained with.
+          decode: as in `generate`.
 
         Returns:
           list of 1 + num_turns stages, the first as the model sees it: lists of B str, or of B PIL images.
@@ -184,7 +181,7 @@ class ITIT:
         for text in start if from_text else ():
             if text.lower().endswith(images_lib.SUFFIXES) and os.path.exists(text):
                 raise ValueError(f"start={text!r}: a text, and the name of a picture: give pathlib.Path({text!r})")
-        config = self._configured(seed, **decode)
+        config = self._configured(seed, decode)
         self._need("vqgan"), self._need("vocabulary")
         given = self._place(self._encode(_texts(start)) if from_text else self._pixels(start))
         ids = given if from_text else self._tokenize(given)
@@ -199,9 +196,9 @@ class ITIT:
                 watch(stages[-1])
         return stages
 
-    def _configured(self, seed, **decode):
-        decode = {name: value for name, value in decode.items() if value is not None}
-        return replace(self.config, seed=seed, **decode).resolve()
+    def _configured(self, seed, decode):
+        changed = replace(self.config.decode, **{name: value for name, value in decode.items() if value is not None})
+        return replace(dataclasses.replace(self.config, decode=changed), seed=seed).resolve()
 
     def _encode(self, prompts):
         return self._need("vocabulary").encode(prompts, self.config.model.num_text_tokens)

@@ -8,7 +8,10 @@ import pytest
 import torch
 import transformers
 
+from itit import config as config_lib
 from itit import decoding, masking
+from itit.config import DecodeConfig
+from itit.eager import Eager
 from itit.noise import gumbel
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
@@ -28,9 +31,7 @@ def count_masked(ids, num_steps, mask_id, codes=5):
         seen.append((current == mask_id).sum(1).tolist())
         return torch.randn(*current.shape, codes)
 
-    out = decoding.parallel_decode(
-        [logits_fn] * num_steps, ids, small.Recorded(), mask_token_id=mask_id, choice_temperature=32.0
-    )
+    out = decoding.parallel_decode([logits_fn] * num_steps, ids, small.Recorded(), DecodeConfig(), mask_id)
     return seen, out
 
 
@@ -103,7 +104,7 @@ def test_decode_equals_numpy(anneal, temperature):
 
     noise, seen = small.Recorded(), []
     out = decoding.parallel_decode(
-        [logits_fn] * steps, ids, noise, mask_token_id=codes, choice_temperature=temperature, anneal=anneal,
+        [logits_fn] * steps, ids, noise, DecodeConfig(choice_temperature=temperature, choice_anneal=anneal), codes,
         watch=seen.append,
     )  # fmt: skip
     expected = reference_decode(logits_of, ids, noise, steps, codes, temperature, anneal)
@@ -126,9 +127,8 @@ def test_without_choice_noise_the_most_confident_are_committed_first():
         return logits
 
     noise = small.Recorded()
-    decoding.parallel_decode(
-        [logits_fn] * steps, torch.full((1, tokens), codes), noise, mask_token_id=codes, choice_temperature=0.0
-    )
+    start, config = torch.full((1, tokens), codes), DecodeConfig(choice_temperature=0.0)
+    decoding.parallel_decode([logits_fn] * steps, start, noise, config, codes)
     log_probs = logits.log_softmax(-1)
     for step in range(steps - 1):
         committed = (order[step + 1] & ~order[step])[0]
@@ -138,13 +138,39 @@ def test_without_choice_noise_the_most_confident_are_committed_first():
         assert confidence[committed].min() >= confidence[left].max()
 
 
+def test_the_orders_are_those_of_the_flag():
+    (field,) = (field for _, _, field in config_lib.fields(DecodeConfig()) if field.name == "decode_order")
+    assert field.metadata["choices"] == tuple(decoding.ORDERS)
+
+
+def test_another_order_reads_numbers_of_pythons_at_every_step(monkeypatch):
+    """From the last place to the first, by a table; int steps and steps that are tensors agree."""
+    seen, tokens = [], 16
+
+    def backwards(logits, sampled, noise, choice, table):
+        assert logits.shape == (2, tokens, 5) and sampled.shape == (2, tokens) and choice.num_steps == 4
+        seen.append(table(lambda i: [10 * i + place for place in range(tokens)]))
+        return seen[-1].expand(sampled.shape)
+
+    monkeypatch.setitem(decoding.ORDERS, "confidence", backwards)
+    ids, left = torch.full((2, tokens), 9), []
+    for number in (int, torch.tensor):
+        run = Eager()
+        run.number = number
+        decoding.parallel_decode([lambda ids, step: torch.randn(2, tokens, 5)] * 4, ids, small.Recorded(),
+                                 DecodeConfig(), 9, run, watch=left.append)  # fmt: skip
+    assert [table[0].item() for table in seen] == [0, 10, 20, 30] * 2
+    for canvas in left:
+        known = (canvas[0] != 9).long()
+        assert torch.equal(known, known.sort().values), "the last places come first"
+
+
 def test_samples_follow_the_softmax():
     logits = torch.randn(6) * 1.5
     ids = torch.full((40, 500), 6)
     out = decoding.parallel_decode(
-        [lambda current, step, noise: logits.expand(*current.shape, 6)], ids, small.Recorded(), mask_token_id=6,
-        choice_temperature=32.0,
-    )  # fmt: skip
+        [lambda current, step, noise: logits.expand(*current.shape, 6)], ids, small.Recorded(), DecodeConfig(), 6
+    )
     frequency = torch.bincount(out.flatten(), minlength=6) / out.numel()
     assert (frequency - logits.softmax(0)).abs().max() < 0.02  # 5 standard deviations
 

@@ -49,7 +49,7 @@ def test_a_picture_fills_in_step_by_step(run):
     port, model, _, _ = run
     status, lines = ask(port, "/generate", {"prompt": "a circle", "seed": "3", "num_steps": 5, "guidance_scale": ""})
     seen = []
-    model.generate("a circle", 3, 5, watch=lambda p: seen.append(p[0]), progress=False)
+    model.generate("a circle", 3, num_decode_steps=5, watch=lambda p: seen.append(p[0]), progress=False)
     assert status == 200 and [(line["step"], line["of"]) for line in lines] == [(i + 1, 5) for i in range(5)]
     for line, expected in zip(lines, seen, strict=True):
         assert np.array_equal(pixels(line["picture"]), expected)
@@ -150,7 +150,7 @@ def test_the_page_in_a_browser(run, tmp_path):
         page.wait("document.body.dataset.asked === '2' && picture.complete")
         assert page.evaluate("error.textContent") == "" and page.evaluate("step.textContent") == "step 4 of 4"
         assert page.evaluate("pictures.size") >= 2  # it was seen to change
-        (made,) = model.generate("a circle", 7, 4, progress=False)
+        (made,) = model.generate("a circle", 7, num_decode_steps=4, progress=False)
         assert page.evaluate("picture.src") == demo_server.data_url(made)
         page.drop("drop", path)
         page.wait("document.body.dataset.asked === '3' && shown.complete && shown.naturalWidth === 64")

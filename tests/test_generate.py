@@ -47,7 +47,7 @@ def test_generate_and_caption(run, tmp_path, monkeypatch, capsys):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "g/pictures/000001.png")), np.asarray(made[1]))
     call(caption, monkeypatch, **common, pictures=str(folder / "*.png"), output=str(tmp_path / "c"), beam_size=2)
     results = json.loads((tmp_path / "c/captions.json").read_bytes())
-    told = model.caption([str(folder / "0.png"), str(folder / "1.png")], 2)
+    told = model.caption([str(folder / "0.png"), str(folder / "1.png")], beam_size=2)
     assert results == [{"image_id": i, "caption": text} for i, text in enumerate(told)]
     call(generate, monkeypatch, **common, prompt=texts, output=str(tmp_path / "s"), host_index=1, num_hosts=2,
          batch_size=2)  # fmt: skip

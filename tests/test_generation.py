@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from itit.config import DecodeConfig
 from itit.pretrained import ITIT
 from tests import finished_run, processes
 from tests.common import ROOT
@@ -55,7 +56,7 @@ def test_what_an_export_of_pictures_holds(run, tmp_path):
     _, model, _, texts = run
     drawing = Drawing(seed=3, num_decode_steps=3, guidance_scale=0.5, choice_temperature=4.0)
     assert generation.export_pictures(model, prompts_of(texts), str(tmp_path / "out"), drawing, 3, num_shown=5)
-    made = model.generate(texts, 3, 3, 0.5, 3, choice_temperature=4.0)
+    made = model.generate(texts, 3, batch_size=3, num_decode_steps=3, guidance_scale=0.5, choice_temperature=4.0)
     lines = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
     assert lines == [{"index": i, "prompt": text, "file": f"pictures/{i:06d}.png", "image_id": i * 10}
                      for i, text in enumerate(texts)]  # fmt: skip
@@ -74,11 +75,20 @@ def test_a_prompt_that_is_no_text_is_named_before_anything_is_made(run, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_the_flags_are_those_of_the_decoding():
+    """Every setting of DecodeConfig but those of the synthesis; as trained with unless they are given."""
+    names = {field.name for field in dataclasses.fields(DecodeConfig) if not field.name.startswith("synth_")}
+    of_pictures, of_captions = generation.decode_of(Drawing()), generation.decode_of(Telling())
+    assert names == of_pictures.keys() | of_captions.keys() and not of_pictures.keys() & of_captions.keys()
+    assert set(of_captions) == {"beam_size", "length_penalty"}
+    assert not any(value is not None for value in (*of_pictures.values(), *of_captions.values()))
+
+
 def test_what_an_export_of_captions_holds(run, tmp_path):
     _, model, folder, _ = run
     pictures = inputs.pictures(str(folder))
-    assert generation.export_captions(model, pictures, str(tmp_path / "out"), Telling(3, True), 4)
-    told = model.caption([str(folder / f"{i}.png") for i in range(7)], 3, candidates=True)
+    assert generation.export_captions(model, pictures, str(tmp_path / "out"), Telling(beam_size=3, candidates=True), 4)
+    told = model.caption([str(folder / f"{i}.png") for i in range(7)], beam_size=3, candidates=True)
     results = json.loads((tmp_path / "out" / "captions.json").read_bytes())
     assert results == [{"image_id": i, "caption": ranked[0][0]} for i, ranked in enumerate(told)]
     lines = [json.loads(line) for line in (tmp_path / "out" / "captions.jsonl").read_text().splitlines()]

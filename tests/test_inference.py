@@ -59,10 +59,7 @@ def test_generate_equals_straight_line_code(flags, guided):
         return logits
 
     with torch.no_grad():
-        expected = decoding.parallel_decode(
-            [logits_fn] * 6, torch.full((BATCH, 16), 40), noise, mask_token_id=40,
-            choice_temperature=d.choice_temperature, anneal=d.choice_anneal,
-        )  # fmt: skip
+        expected = decoding.parallel_decode([logits_fn] * 6, torch.full((BATCH, 16), 40), noise, d, 40)
     single = Text(*(x[:1] for x in empty))
     assert torch.equal(inference.generate(model, text, single, noise, d, guided=guided), expected)
     assert asked == list(range(6)) and expected.max() < 40

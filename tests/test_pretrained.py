@@ -76,8 +76,8 @@ def test_the_settings_of_decoding_reach_it(run, monkeypatch):
             super().__init__(state, config, *rest)
 
     monkeypatch.setattr("itit.pretrained.Translator", Spied)
-    model.generate("a", seed=3, num_steps=5, guidance_scale=0.5)
-    model.caption(Image.fromarray(pictures[0]), beams=3)
+    model.generate("a", seed=3, num_decode_steps=5, guidance_scale=0.5)
+    model.caption(Image.fromarray(pictures[0]), beam_size=3)
     model.generate("a")
     decode = config.decode
     changed = dataclasses.replace(decode, num_decode_steps=5, guidance_scale=0.5)
@@ -101,7 +101,7 @@ def test_captions_equal_the_runs_own(run, tmp_path, monkeypatch):
     # Random networks may say the same of all pictures; that each was looked at, in order, is seen here.
     seen, tokenize = [], model.state.vqgan.tokenize
     monkeypatch.setattr(model.state.vqgan, "tokenize", lambda pixels: seen.append(pixels.numpy()) or tokenize(pixels))
-    assert model.caption(images, beams=4, batch_size=2, progress=False) == expected
+    assert model.caption(images, beam_size=4, batch_size=2, progress=False) == expected
     assert [len(part) for part in seen] == [2, 2, 1] and np.array_equal(np.concatenate(seen), pictures)
 
 
@@ -109,13 +109,13 @@ def test_candidates_are_those_of_the_beams(run):
     config, folder, pictures = run
     model = ITIT.from_pretrained(folder, device="cpu")
     images = [Image.fromarray(picture) for picture in pictures]
-    found = model.caption(images, beams=3, candidates=True, progress=False)
+    found = model.caption(images, beam_size=3, candidates=True, progress=False)
     translator = samples.Translator(model.state, replace(config, beam_size=3), Local("cpu"), 0)
     expected = translator.candidates(model.state.vqgan.tokenize(torch.from_numpy(pictures)))
     for row, texts, scores in zip(found, expected.texts, expected.scores.tolist(), strict=True):
         texts = model.tokenizer.decode(texts.numpy())
         assert row == [(text, score) for text, score in zip(texts, scores, strict=True) if score > -np.inf]
-    assert [row[0][0] for row in found] == model.caption(images, beams=3, progress=False)
+    assert [row[0][0] for row in found] == model.caption(images, beam_size=3, progress=False)
 
 
 def test_a_run_gives_what_its_export_gives(run):
@@ -162,7 +162,7 @@ def test_cycles_are_the_translators(run, tmp_path, monkeypatch):
 def test_the_steps_of_a_picture_can_be_watched(run):
     config, folder, _ = run
     model, seen = ITIT.from_pretrained(folder, device="cpu"), []
-    (picture,) = model.generate("a", num_steps=4, watch=seen.append)
+    (picture,) = model.generate("a", num_decode_steps=4, watch=seen.append)
     assert [pixels.shape for pixels in seen] == [(1, 64, 64, 3)] * 4
     grey = [(pixels == 160).all(-1).sum() for pixels in seen]
     assert grey == sorted(grey, reverse=True) and grey[0] > grey[-1]
@@ -233,14 +233,17 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert "no prompts" in said(model.generate, [])
     assert "prompt 1 is a int: must be a text" in said(model.generate, ["a", 3])
     assert "prompt 1: no text: half a character, '\\ud834', at 2" in said(model.generate, ["\U0001d11e", "a \ud834"])
-    assert "--num_decode_steps=0: must be in [1, " in said(model.generate, "a", num_steps=0)
+    assert "'num_steps'; did you mean 'num_decode_steps'?" in said(model.generate, "a", num_steps=4)
+    assert "'beams'; did you mean 'beam_size'?" in said(model.caption, picture, beams=4)
+    assert "unknown setting 'learning_rate'" in said(model.cycle, ["a"], 1, learning_rate=4)
+    assert "--num_decode_steps=0: must be in [1, " in said(model.generate, "a", num_decode_steps=0)
     assert "batch_size=0: must be at least 1" in said(model.generate, "a", batch_size=0)
     assert "no images" in said(model.caption, [])
     assert "image 1 is a float: must be a PIL image or a path" in said(model.caption, [picture, 1.5])
     assert "image 0: " in said(model.caption, str(tmp_path / "absent.png"))
     (tmp_path / "text.png").write_text("no picture")
     assert "image 1: not a picture" in said(model.caption, [picture, tmp_path / "text.png"])
-    assert "--beam_size=0" in said(model.caption, picture, beams=0)
+    assert "--beam_size=0" in said(model.caption, picture, beam_size=0)
     assert "dtype='fp16': choose one of bf16, fp32" in said(ITIT.from_pretrained, folder, dtype="fp16")
     assert "no model.safetensors in it" in said(ITIT.from_pretrained, str(tmp_path))
     with pytest.raises(AttributeError, match="has no attribute 'Itit'"):

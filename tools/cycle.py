@@ -27,8 +27,7 @@ def read_starts(flag, size):
 
 def run(model, starts, num_turns, settings, batch_size):
     """list of cycles: lists of 1 + num_turns str and PIL images."""
-    decode = {name: getattr(settings, name) for name in ("num_decode_steps", "guidance_scale", "choice_temperature")}
-    cycles = []
+    cycles, decode = [], generation.decode_of(settings)
     with tqdm.tqdm(total=len(starts) * (num_turns + 1), desc="cycles", unit=" stages") as bar:
         for first in range(0, len(starts), batch_size):
             part = starts[first : first + batch_size]

@@ -42,9 +42,9 @@ class Demo:
         self.model, self._lock = model, threading.Lock()
 
     def generate(self, asked, emit):
-        decode = {"num_steps": _number(asked, "num_steps", int), "seed": _number(asked, "seed", int, 0),
+        decode = {"num_decode_steps": _number(asked, "num_steps", int), "seed": _number(asked, "seed", int, 0),
                   "guidance_scale": _number(asked, "guidance_scale", float)}  # fmt: skip
-        num_steps = decode["num_steps"] or self.model.config.decode.num_decode_steps
+        num_steps = decode["num_decode_steps"] or self.model.config.decode.num_decode_steps
         steps = iter(range(1, num_steps + 1))
 
         def watch(pixels):

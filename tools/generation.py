@@ -45,22 +45,32 @@ class Loading:
     batch_size: int = knob(16, "Samples at once.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """How pictures are drawn. None: as in training."""
+def _decoding(name, wanted, own):
+    """A dataclass of settings: those of config.DecodeConfig that are `wanted` (by name), None by default, which is as
+    in training, and some of its own, name -> (type, knob)."""
+    found = [(name, *rest) for name, rest in own.items()]
+    for field in dataclasses.fields(DecodeConfig):
+        if wanted(field.name):
+            kind = field.type if field.type is bool else field.type | None
+            found.append((field.name, kind, knob(None, field.metadata["help"], field.metadata["choices"])))
+    return dataclasses.make_dataclass(name, found, frozen=True)
 
-    seed: int = knob(0, "Seed of the noise; with its place among the prompts it makes a picture what it is.")
-    num_decode_steps: int | None = knob(None, "Steps of parallel decoding.")
-    guidance_scale: float | None = knob(None, DecodeConfig.__dataclass_fields__["guidance_scale"].metadata["help"])
-    choice_temperature: float | None = knob(None, "Gumbel noise on the confidence that picks the tokens to keep.")
+
+# How pictures are drawn, and how captions are made.
+_OF_CAPTIONS = ("beam_size", "length_penalty")
+Drawing = _decoding(
+    "Drawing",
+    lambda name: name not in _OF_CAPTIONS and not name.startswith("synth_"),
+    {"seed": (int, knob(0, "Seed of the noise; with its place among the prompts it makes a picture what it is."))},
+)
+Telling = _decoding("Telling", lambda name: name in _OF_CAPTIONS, {
+    "candidates": (bool, knob(False, "Write down what the other beams found, with scores, too."))})  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Telling:
-    """How captions are made."""
-
-    beam_size: int | None = knob(None, "Beams; by default as in training.")
-    candidates: bool = knob(False, "Write down what the other beams found, with scores, too.")
+def decode_of(settings):
+    """The settings of config.DecodeConfig in a Drawing or a Telling: name -> value."""
+    known = {field.name for field in dataclasses.fields(DecodeConfig)}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name in known}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,10 +200,10 @@ def export_pictures(model, prompts, output, drawing, batch_size, sharing=Sharing
     export = Export(model, output, len(prompts), batch_size, sharing, settings)
 
     def make(_, places):
+        texts = [prompts[i].text for i in places]
         made = model.generate(
-            [prompts[i].text for i in places], drawing.seed, drawing.num_decode_steps, drawing.guidance_scale,
-            batch_size, progress=False, choice_temperature=drawing.choice_temperature, numbers=list(places),
-        )  # fmt: skip
+            texts, drawing.seed, batch_size=batch_size, progress=False, numbers=list(places), **decode_of(drawing)
+        )
         return [lambda file, picture=picture: picture.save(file, "PNG") for picture in made]
 
     whole = export.run("pictures", lambda k: [files[i] for i in export.batches[k]], make, "pictures")
@@ -232,7 +242,7 @@ def export_captions(
         pixels = [_load(picture, size, damage) for picture in chosen]
         # In the place of a damaged one stands a black one: batches of other sizes would be compiled and rounded anew.
         filled = [Image.fromarray(np.zeros((size, size, 3), np.uint8) if isinstance(x, str) else x) for x in pixels]
-        told = model.caption(filled, telling.beam_size, batch_size, progress=False, candidates=True)
+        told = model.caption(filled, batch_size=batch_size, progress=False, candidates=True, **decode_of(telling))
         lines = [{"file": picture.name, "damaged": found} if isinstance(found, str)
                  else _caption_line(picture, ranked, telling.candidates)
                  for picture, found, ranked in zip(chosen, pixels, told, strict=True)]  # fmt: skip
