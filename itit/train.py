@@ -25,7 +25,7 @@ from itit.saver import Saver
 from itit.sharding import check_batches
 from itit.skips import Skips
 from itit.state import frozen, image_ids_of, load_state, make_state, settle
-from itit.tasks import STREAMS, of_stream
+from itit.tasks import CYCLES, STREAMS, of_stream
 from itit.train_step import tasks, train_step
 from itit.watchdog import Watchdog
 
@@ -120,6 +120,14 @@ def check_tasks(config, start):
                          "less")  # fmt: skip
 
 
+def plan(config, start, end):
+    """What a call does, in a line: its steps, and the samples of each task, with the step that a cycle joins at."""
+    joins = {cycle: getattr(config.objective, f"{cycle}_warmup_steps") for cycle in CYCLES}
+    last = tasks(config, sys.maxsize)
+    said = [f"{name} {size}" + (f" from step {joins[name]}" if joins.get(name) else "") for name, size in last.items()]
+    return f"steps {start} to {end} of {config.optim.num_steps}; samples a step: {', '.join(said)}"
+
+
 def can_sample(config, state):
     """Samples need a tokenizer for each side; says once what is missing."""
     if not config.train.sample_every:
@@ -166,6 +174,7 @@ def _run(config, backend, started):
     end = config.optim.num_steps
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)
+    logging.info("%s", plan(config, start, end))
     sampling = can_sample(config, state)
     if sampling:
         sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
@@ -242,6 +251,8 @@ def _run(config, backend, started):
         say(f"interrupted: {saved} in {workdir}", sys.stderr)
         return interrupt.exit_code()
     logging.info("done: step %d of %d", step, config.optim.num_steps)
+    if state.vqgan is not None and config.data.vocabulary and backend.hosts.leads:
+        logging.info("to try it: python -m tools.demo --workdir=%s", workdir)
     return 0
 
 

@@ -170,6 +170,7 @@ def test_a_report_beside_its_control(tmp_path, monkeypatch, capsys):
     report_scenes.main([])
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["control"] == {name: report[name] for name in report["control"]} and len(report["control"]) == 4
+    assert report["minutes"] is None and " minutes" not in (tmp_path / "out" / "report.md").read_text()
     again = report["also"].pop("again")
     assert (
         again["trained"] == again["control"] and set(again["control"]) == set(report["control"]) and not report["also"]

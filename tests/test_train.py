@@ -195,6 +195,16 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path):
     assert points[0] == points[1] and len(points[0]) == end
 
 
+def test_a_run_says_what_it_will_do():
+    tasks = dict(t2i_batch=2, i2t_batch=3, t2i2t="full", t2i2t_batch=4, t2i2t_warmup_steps=7)
+    config = replace(Config(), num_steps=20, i2t2i="half", i2t2i_batch=5, i2t2i_warmup_steps=0, **tasks)
+    assert train.plan(config, 3, 9) == (
+        "steps 3 to 9 of 20; samples a step: t2i 2, i2t 3, t2i2t 4 from step 7, i2t2i 5"
+    )
+    alone = replace(config, t2i2t="off", t2i2t_batch=0, i2t2i="off", i2t2i_batch=0)
+    assert train.plan(alone, 0, 20) == "steps 0 to 20 of 20; samples a step: t2i 2, i2t 3"
+
+
 def test_over_fitting_one_batch_also_when_continued(data, tmp_path):
     common = settings(data, overfit_batch=True, num_steps=40, dropout=0.0, t2i2t_batch=0, t2i2t="off", i2t2i_batch=0,
                       i2t2i="off", learning_rate=1e-2)  # fmt: skip

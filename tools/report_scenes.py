@@ -83,12 +83,13 @@ def write_markdown(report, path, pictures):
     rows = [("untrained", report["untrained"]), ("pairs, before the cycles join (greedy)", report.get("before_cycles")),
             ("control: pairs alone, as many steps", report.get("control")), ("trained", report)]  # fmt: skip
     by_objects = [(name, row) for name, row in (("trained", report), ("control", report.get("control"))) if row]
+    took = f", {report['minutes']} minutes in all" if report["minutes"] else ""
     lines = [
         "# Scenes: what the model has learned",
         "",
         *(["![scores over the steps](claim.png)", ""] if "claim.png" in pictures else []),
         f"{report['num_test']} test scenes of {report['test']}.",
-        f"Step {report['step']}, {report['minutes']} minutes in all.",
+        f"Step {report['step']}{took}.",
         "",
         "| | captions exactly right | pictures exactly right |",
         "|---|---|---|",
@@ -181,7 +182,7 @@ def main(_):
         report |= score(run.translator, batch, run.words)
         report["also"] = {name: {"trained": score(run.translator, other, run.words)} for name, other in also.items()}
         picture = draw_samples(run.translator, batch, run.words)
-    report |= {"untrained": untrained, "minutes": round(flag.minutes, 1)}
+    report |= {"untrained": untrained, "minutes": round(flag.minutes, 1) or None}
     curves, joined = {"with unpaired data": metrics.curves(flag.workdir)}, claim.join_step(run.config)
     if before := claim.before_cycles(curves["with unpaired data"], joined):
         report["before_cycles"] = before
@@ -216,7 +217,7 @@ def define_flags():
     flags.DEFINE_string("output", None, "Folder for the report.", required=True)
     flags.DEFINE_integer("num_test", 500, "Test scenes.", lower_bound=1)
     flags.DEFINE_multi_string("also", [], "NAME=PATTERN: shards of other test scenes to score, too. May be repeated.")
-    flags.DEFINE_float("minutes", 0.0, "How long everything took, for the record.")
+    flags.DEFINE_float("minutes", 0.0, "How long everything took, for the record; 0: not told.")
     flags.DEFINE_string("backend", "auto", "auto, cpu or cuda.")
 
 
