@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from itit.sharding import Program
-from tools.tpu_compiler import check_installed
+from tools.tpu.tpu_compiler import check_installed
 
 _TO_PROTO = """
 import sys

@@ -2,7 +2,7 @@
 
 from itit.data.scenes import GROUPS
 from tests.common import ROOT
-from tools import study_file
+from tools.studies import study_file
 
 BASE = f"""# A base.
 --flagfile={ROOT}/launch/flagfiles/mini/mini.cfg

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny import seeds
-from tools.adam import Adam
+from tools.training.adam import Adam
 
 
 @pytest.mark.parametrize("seed", seeds(2))

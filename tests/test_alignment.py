@@ -9,7 +9,8 @@ from PIL import Image
 
 from itit.backend import Local
 from itit.data import scenes
-from tools import alignment, score_alignment
+from tools import score_alignment
+from tools.scoring import alignment
 
 PROMPTS = ["a cat", "a dog on a mat", "cat dog cat dog cat dog cat dog cat dog cat dog"]
 

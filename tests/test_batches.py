@@ -1,11 +1,11 @@
-"""tools.batches: ids in range, texts that end as texts do, the same for the same seed."""
+"""tools.timing.batches: ids in range, texts that end as texts do, the same for the same seed."""
 
 import torch
 
 from itit.tasks import TASKS
 from itit.train_step import tasks
 from tests.tiny import make_config
-from tools.batches import random_batch
+from tools.timing.batches import random_batch
 
 
 def test_random_batches():

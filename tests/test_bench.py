@@ -15,7 +15,7 @@ from itit.train_step import tasks
 from tests.common import ROOT
 from tests.tiny import ONE_THREAD_SIZES, make_config
 from tools import bench
-from tools.flops import step_flops
+from tools.timing.flops import step_flops
 
 NAP = "nap of seconds: "
 ROWS = [f"launch/flagfiles/table2/row{number}.cfg" for number in ("03", "14")]

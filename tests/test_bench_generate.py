@@ -10,7 +10,8 @@ from itit.backend import Local
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 
 pytest.importorskip("muse_maskgit_pytorch", reason="the peers of the extra `bench` are not installed")
-from tools import bench_generate, peers  # noqa: E402
+from tools import bench_generate  # noqa: E402
+from tools.timing import peers  # noqa: E402
 
 
 @pytest.fixture(scope="module")

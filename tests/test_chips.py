@@ -1,4 +1,4 @@
-"""tools.chips: topologies as they are written, refused in one line, and laid out as the compiler lays them out."""
+"""tools.tpu.chips: topologies as they are written, refused in one line, and laid out as the compiler lays them out."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.compiler import needs_compiler
-from tools.chips import CHIPS, Topology
+from tools.tpu.chips import CHIPS, Topology
 
 COORDINATES = """
 import json, sys

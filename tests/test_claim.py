@@ -1,11 +1,11 @@
-"""tools.claim: where the cycles join, what was right before, and the picture."""
+"""tools.scoring.claim: where the cycles join, what was right before, and the picture."""
 
 import numpy as np
 import pytest
 
 from itit import config as config_lib
 from tests.small import small
-from tools import claim
+from tools.scoring import claim
 
 
 def test_the_cycles_join_with_the_first():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.test_sources import split
-from tools.sources import coco, coco_captions
-from tools.sources.lookup import Lookup
+from tools.data.sources import coco, coco_captions
+from tools.data.sources.lookup import Lookup
 
 
 def write_coco(root):

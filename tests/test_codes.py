@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.tiny import seeds
-from tools import codes
+from tools.training import codes
 
 
 def test_averages_follow_numpy():

@@ -1,4 +1,4 @@
-"""tools.compile_worker as a program: what the compiler refuses comes out as text."""
+"""tools.tpu.compile_worker as a program: what the compiler refuses comes out as text."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 from itit.sharding import BATCH, axes
 from tests.common import ROOT
 from tests.compiler import needs_compiler, program
-from tools import tpu_compiler
-from tools.chips import Topology
+from tools.tpu import tpu_compiler
+from tools.tpu.chips import Topology
 
 MARKED = """
 HloModule marked
@@ -27,7 +27,7 @@ ROWS = ((8, 8), (BATCH, None))
 def run(folder, hlo, request):
     (folder / "program.hlo").write_bytes(hlo)
     (folder / "request.json").write_text(json.dumps(request))
-    command = [sys.executable, "-m", "tools.compile_worker", str(folder)]
+    command = [sys.executable, "-m", "tools.tpu.compile_worker", str(folder)]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     return json.loads((folder / "result.json").read_text())
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.damaged import NAMED, Damage
+from tools.data.damaged import NAMED, Damage
 
 
 def test_damage_up_to_the_limit_and_not_beyond(capsys):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from itit.pretrained import ITIT
 from tests import browser, finished_run
-from tools import demo, demo_server
+from tools import demo
+from tools.generation import demo_server
 
 JSON, BYTES = "application/json", "application/octet-stream"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.tiny import seeds
-from tools import discriminator as gan
+from tools.training import discriminator as gan
 
 
 def small(seed, image_size=8):

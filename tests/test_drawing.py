@@ -1,11 +1,11 @@
-"""tools.drawing: sheets beneath each other, PNG files, the loss curves of a run."""
+"""tools.generation.drawing: sheets beneath each other, PNG files, the loss curves of a run."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
 from itit.metrics import Metrics
-from tools import drawing
+from tools.generation import drawing
 
 
 def test_sheets_lie_beneath_each_other_on_white():

@@ -1,11 +1,11 @@
-"""tools.emoji: names taken apart into role and skin tone, the list and its mistakes."""
+"""tools.data.emoji: names taken apart into role and skin tone, the list and its mistakes."""
 
 import json
 import random
 
 import pytest
 
-from tools.emoji import TONES, read_emoji, role_and_tone
+from tools.data.emoji import TONES, read_emoji, role_and_tone
 
 
 @pytest.mark.parametrize("tone", ["light", "medium-light", "medium", "medium-dark", "dark"])

@@ -1,4 +1,4 @@
-"""tools.protocols and tools.evaluate: the lists, what is refused, and both kinds of evaluation on a small model."""
+"""protocols and tools.evaluate: the lists, what is refused, and both kinds of evaluation on a small model."""
 
 import json
 import subprocess
@@ -13,8 +13,11 @@ from itit.pretrained import ITIT
 from itit.scores import captions as captions_lib
 from tests import finished_run
 from tests.common import ROOT, shared_data
-from tools import coco_json, evaluate, inputs, protocols
-from tools.generation import Drawing, Sharing
+from tools import evaluate
+from tools.data import coco_json
+from tools.generation import inputs
+from tools.generation.generation import Drawing, Sharing
+from tools.scoring import protocols
 
 
 def coco(path, texts, name="COCO_val2014_{:012d}.jpg", order=None):

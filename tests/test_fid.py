@@ -10,8 +10,8 @@ from PIL import Image
 from itit.backend import Local
 from tests import foreign_weights
 from tests.common import squeezenet
-from tools import fid, frechet, picture_features
-from tools.damaged import Damage
+from tools.data.damaged import Damage
+from tools.scoring import fid, frechet, picture_features
 
 
 def moments(rows):

@@ -1,4 +1,4 @@
-"""tools.flops against torch's counter on a step with numbers, settings drawn anew; and against the sizes of ITIT-B."""
+"""flops against torch's counter on a step with numbers, settings drawn anew; and against the sizes of ITIT-B."""
 
 import contextlib
 import random
@@ -15,9 +15,9 @@ from itit.objectives import EOS
 from itit.tasks import CYCLES, TASKS, only
 from itit.train_step import train_step
 from tests.tiny import draw_flags, make_config, make_state, seeds
-from tools import flops
-from tools.parts import OPTIMIZER, REST
-from tools.parts import VQGAN as VQGAN_PART
+from tools.timing import flops
+from tools.timing.parts import OPTIMIZER, REST
+from tools.timing.parts import VQGAN as VQGAN_PART
 
 # Numbers that count, besides the settings that take a few values.
 NUMBERS = {"i2t_i2i_weight": (0.0, 1.0), "t2i_text_drop_prob": (0.0, 0.5), "mlp_ratio": (2.0, 4.0), "depth": (1, 3),

@@ -1,4 +1,4 @@
-"""tools.foreign and tools.pickled: tensors of others by name; nothing but tensors is taken from a pickle."""
+"""foreign and pickled: tensors of others by name; nothing but tensors is taken from a pickle."""
 
 import json
 import random
@@ -8,8 +8,8 @@ import torch
 
 from tests import foreign_weights
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools import pickled
-from tools.foreign import Checkpoint
+from tools.convert import pickled
+from tools.convert.foreign import Checkpoint
 
 
 class Harmful:

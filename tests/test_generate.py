@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests import finished_run
 from tests.common import ROOT
-from tools import caption, cycle, drawing, generate, generation, inputs
+from tools import caption, cycle, generate
+from tools.generation import drawing, generation, inputs
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""tools.generation: the same files whatever was killed, whoever shared the work, however it was cut."""
+"""tools.generation.generation: the same files whatever was killed, whoever shared the work, however it was cut."""
 
 import dataclasses
 import json
@@ -18,8 +18,8 @@ from itit.pretrained import ITIT
 from tests import finished_run, processes
 from tests.common import ROOT
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools import generation, inputs
-from tools.generation import Drawing, Loading, Sharing, Telling
+from tools.generation import generation, inputs
+from tools.generation.generation import Drawing, Loading, Sharing, Telling
 
 
 @pytest.fixture(scope="module", autouse=True)

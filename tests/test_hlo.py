@@ -1,4 +1,4 @@
-"""tools.hlo on text in the compiler's form, counted by hand, and on what the compiler makes of a loop."""
+"""tools.tpu.hlo on text in the compiler's form, counted by hand, and on what the compiler makes of a loop."""
 
 import random
 import re
@@ -7,8 +7,8 @@ import pytest
 
 from itit.sharding import axes
 from tests.compiler import needs_compiler, program
-from tools import hlo, tpu_compiler
-from tools.chips import Topology
+from tools.tpu import hlo, tpu_compiler
+from tools.tpu.chips import Topology
 
 TEXT = """\
 HloModule step, is_scheduled=true, entry_computation_layout={(f32[4,8]{1,0:T(8,128)})->f32[4,8]{1,0}}, num_partitions=4

@@ -1,6 +1,7 @@
 """The house rules, checked on the syntax trees of all files: what may import what, no pickle, nothing too long."""
 
 import ast
+import collections
 import os
 import pathlib
 import subprocess
@@ -83,8 +84,8 @@ ONLY = {
     "tensorflow_text": {"itit.data.preprocess"},
     "fsspec": {"itit.storage"},
     "gcsfs": {"itit.storage"},
-    "jax": {"tools.compile_worker"},
-    "jaxlib": {"tools.compile_worker"},
+    "jax": {"tools.tpu.compile_worker"},
+    "jaxlib": {"tools.tpu.compile_worker"},
     "libtpu": set(),
 }
 # Imports inside a function that save a library where it is not needed: (importing module, imported module).
@@ -92,14 +93,18 @@ LAZY = {
     ("tools.tokenize", "itit.data.preprocess"),
     ("itit.backend", "itit.mesh"),
     ("itit.storage", "aiohttp"),
-    ("tools.step_programs", "itit.tracing"),
+    ("tools.tpu.step_programs", "itit.tracing"),
     # `itit.ITIT`, `itit.models.load` and `itit.models.t5.load` are names for a user; importing `itit` or the networks
     # loads no more than before.
     ("itit", "itit.pretrained"),
     ("itit.models", "itit.weights"),
     ("itit.models.t5", "itit.weights"),
 }
-# Pickles are made, and read as torch would, by the tests of `tools.pickled` alone, which reads them without torch.
+# Processes that a library of a room starts; no commands.
+WORKERS = {"tools.tpu.compile_worker"}
+# Folder -> modules that it may have, where those are more than 16.
+MODULES = {"itit": 49, "tools": 33, "tests": 160}
+# Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.foreign_weights": ("torch.load", "torch.save")}
 
 
@@ -210,6 +215,21 @@ def test_rule_5_nothing_imports_a_main_and_the_package_no_tool():
         found = {module_of(full) for full in imports(TREES[name])}
         assert not found & mains, f"{name} imports a main: {found & mains}"
         assert name.startswith("tools") or not any(full.split(".")[0] in ("tools", "tests") for full in found), name
+
+
+def test_rule_5_commands_alone_on_top_of_the_tools():
+    """Their libraries lie in rooms, which import no command: no main, and nothing else on top."""
+    for name in (name for name in CODE if name.startswith("tools.")):
+        on_top, room = name.count(".") == 1, f"{name}." in {f"{other.rpartition('.')[0]}." for other in TREES}
+        assert room or name in WORKERS or on_top == is_main(TREES[name]), (
+            f"{name}: a command on top, or a library below"
+        )
+
+
+def test_rule_5_no_folder_is_a_heap():
+    folders = collections.Counter(path.parent for path in tracked_files() if path.suffix == ".py")
+    for folder, count in folders.items():
+        assert count <= MODULES.get(str(folder), 16), f"{folder}: {count} modules"
 
 
 def test_rule_5_no_import_inside_a_function():

@@ -1,9 +1,9 @@
-"""tools.ici against examples counted by hand: v4 links carry 45e9 bytes/s one way, an axis of 4 or 8 is a ring."""
+"""tools.tpu.ici against examples counted by hand: v4 links carry 45e9 bytes/s one way, an axis of 4 or 8 is a ring."""
 
 import pytest
 
-from tools import ici
-from tools.chips import Topology
+from tools.tpu import ici
+from tools.tpu.chips import Topology
 
 POD, TRAY = Topology.parse("v4:8x8x4"), Topology.parse("v4:2x2x1")
 ALONG_X, ALONG_YZ = tuple(range(8)), tuple(range(0, 256, 8))

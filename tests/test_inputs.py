@@ -1,4 +1,4 @@
-"""tools.inputs: prompts and pictures out of files, folders, shards and COCO's json, each named and numbered."""
+"""inputs: prompts and pictures out of files, folders, shards and COCO's json, each named and numbered."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from PIL import Image
 
 from itit.data import records
 from tests.common import shared_data
-from tools import inputs
+from tools.generation import inputs
 
 SIDE = 16
 

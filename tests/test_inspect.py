@@ -11,8 +11,9 @@ from PIL import Image
 
 from itit.data import records, shard_index
 from tests.common import ROOT, shared_data
-from tools import inspect, inspection, preparing
-from tools.sources.folder import Folder
+from tools import inspect
+from tools.data import inspection, preparing
+from tools.data.sources.folder import Folder
 
 
 def picture(width, height, colour=None):

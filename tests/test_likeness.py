@@ -7,7 +7,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from tools.likeness import MAX_PSNR, psnr, ssim
+from tools.scoring.likeness import MAX_PSNR, psnr, ssim
 
 
 def pairs():

@@ -13,7 +13,7 @@ import pytest
 from itit import locks, storage
 from itit.hosts import Hosts
 from tests import processes
-from tools import splits
+from tools.data import splits
 
 FORK = multiprocessing.get_context("fork")
 

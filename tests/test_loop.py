@@ -10,7 +10,7 @@ import torch
 from itit import checkpoint, metrics
 from itit.backend import Local
 from itit.config import TrainConfig
-from tools import loop
+from tools.training import loop
 
 pytestmark = pytest.mark.usefixtures("kept_signals")
 BACKEND = Local("cpu")

@@ -1,4 +1,4 @@
-"""tools.make_scenes and tools.splits: shards read back, splits apart from each other, folders that appear whole."""
+"""tools.make_scenes and splits: shards read back, splits apart from each other, folders that appear whole."""
 
 import io
 import subprocess
@@ -31,7 +31,7 @@ def contents(folder, split):
 
 
 def test_splits(tmp_path, monkeypatch):
-    monkeypatch.setattr("tools.splits.RECORDS_A_SHARD", 25)  # several shards, the last one not full
+    monkeypatch.setattr("tools.data.splits.RECORDS_A_SHARD", 25)  # several shards, the last one not full
     folder = tmp_path / "scenes"
     seed = int(np.random.default_rng().integers(1000))
     make_scenes.write(str(folder), COUNTS, seed)

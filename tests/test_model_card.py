@@ -6,7 +6,7 @@ import torch
 
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools import model_card
+from tools.convert import model_card
 
 RECORD = {"itit_version": "0.9", "step": 123, "averaged": True, "parts": {
     "t5": {"path": "t5", "sha256": "aa11"}, "vqgan": {"path": "vqgan", "sha256": "bb22"}, "vocabulary": None,

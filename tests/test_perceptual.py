@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from itit.data import images
 from tests.common import shared_data
 from tests.tiny import seeds
-from tools import perceptual
+from tools.training import perceptual
 
 PIZZA, BROCCOLI = 963, 937  # classes of ImageNet
 

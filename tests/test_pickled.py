@@ -11,7 +11,7 @@ import torch
 
 from tests import foreign_weights
 from tests.common import ROOT
-from tools import pickled
+from tools.convert import pickled
 
 
 class Runs:
@@ -132,7 +132,7 @@ def test_torch_is_not_asked_to_open_it(tmp_path):
     foreign_weights.write(tmp_path, tensors(), "bin")
     code = f"""
 import torch
-from tools import pickled
+from tools.convert import pickled
 torch.load = torch.serialization._load = torch.serialization._legacy_load = torch._C.PyTorchFileReader = None
 print(len(pickled.read({str(tmp_path / "pytorch_model.bin")!r})))
 """

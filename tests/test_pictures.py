@@ -5,8 +5,8 @@ import pytest
 
 from itit.data import records
 from tests.pictures import write_shards
-from tools import pictures as pictures_lib
-from tools.pictures import Pictures
+from tools.training import pictures as pictures_lib
+from tools.training.pictures import Pictures
 
 
 def batches(source, count):

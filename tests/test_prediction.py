@@ -1,11 +1,11 @@
-"""tools.prediction: sums over programs, counted by hand."""
+"""tools.tpu.prediction: sums over programs, counted by hand."""
 
 import pytest
 
-from tools import ici, prediction
-from tools.chips import Topology
-from tools.hlo import Module
-from tools.tpu_compiler import Compiled
+from tools.tpu import ici, prediction
+from tools.tpu.chips import Topology
+from tools.tpu.hlo import Module
+from tools.tpu.tpu_compiler import Compiled
 
 TRAY = Topology.parse("v4:2x2x1")
 GROUP = "channel_id=1, replica_groups=[1,4]<=[4]"

@@ -13,7 +13,7 @@ from tests.common import ROOT
 from tests.compiler import needs_compiler
 from tests.tiny import make_config
 from tools import preflight
-from tools.chips import CHIPS, Topology
+from tools.tpu.chips import CHIPS, Topology
 
 TRAY = Topology.parse("v4:2x2x1")
 QUIET = dict(say=lambda text: None)

@@ -13,7 +13,8 @@ from PIL import Image
 from itit import flags as flags_lib
 from itit.data import records
 from tests.common import ROOT, shared_data
-from tools import prepare, preparing
+from tools import prepare
+from tools.data import preparing
 
 
 def command(*arguments):

@@ -17,11 +17,11 @@ from itit.data import records, shard_index
 from tests.common import ROOT
 from tests.test_storage import root  # noqa: F401 (a fixture)
 from tests.weather import gcs  # noqa: F401 (a fixture)
-from tools import preparing, splitting
-from tools.preparing import Settings
-from tools.sources.folder import Folder
-from tools.sources.table import Jsonl
-from tools.sources.text import Text
+from tools.data import preparing, splitting
+from tools.data.preparing import Settings
+from tools.data.sources.folder import Folder
+from tools.data.sources.table import Jsonl
+from tools.data.sources.text import Text
 
 
 def write_folder(place, count, texts=True):

@@ -1,4 +1,4 @@
-"""tools.processes: locks that outlive a killed owner, processes that end with it, and what a log says last."""
+"""tools.studies.processes: locks that outlive a killed owner, processes that end with it, and what a log says last."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ import time
 import pytest
 
 from tests.common import ROOT
-from tools import processes
+from tools.studies import processes
 
 # Starts a process that sleeps, says its number, and waits.
 OWNER = """
 import sys, time
-from tools import processes
+from tools.studies import processes
 processes.PYTHON = (sys.executable, "-c", "import time; time.sleep(600)")
 with processes.locked(sys.argv[1]) as lock:
     print(processes.start("x", [], sys.argv[1] + ".log", 1, lock).pid, flush=True)

@@ -9,8 +9,8 @@ from itit.sharding import axes
 from tests import traced
 from tests.compiler import needs_compiler
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools import tpu_compiler
-from tools.chips import Topology
+from tools.tpu import tpu_compiler
+from tools.tpu.chips import Topology
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5)])

@@ -16,7 +16,8 @@ from itit.config import VqganConfig
 from itit.models import VQGAN
 from tests.common import ROOT
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools import likeness, reconstruct
+from tools import reconstruct
+from tools.scoring import likeness
 
 SIDE = 16
 CONFIG = VqganConfig(image_size=SIDE, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,

@@ -12,7 +12,7 @@ from itit import samples
 from tests import finished_run
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 from tools import report_emoji
-from tools.emoji import TONES
+from tools.data.emoji import TONES
 
 ROLES = ("waving hand", "cook", "man, bald")
 

@@ -8,7 +8,7 @@ from absl import flags as absl_flags
 
 from itit import flags
 from itit.config import TrainConfig, VqganConfig
-from tools import run_flags, vqgan_step
+from tools.training import run_flags, vqgan_step
 
 
 def parsed(monkeypatch, settings, *arguments):

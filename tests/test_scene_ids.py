@@ -1,4 +1,4 @@
-"""tools.scene_ids and tools.scene_splits: the ids that make_scenes and tokenize would make, once, split by split."""
+"""tools.scene_ids and scene_splits: the ids that make_scenes and tokenize would make, once, split by split."""
 
 import io
 import subprocess
@@ -16,7 +16,8 @@ from itit.models import VQGAN
 from itit.weights import load_vqgan
 from tests.common import ROOT
 from tests.finished_run import VQGAN_SIZES
-from tools import make_scenes, scene_ids, scene_splits, train_sentencepiece
+from tools import make_scenes, scene_ids, train_sentencepiece
+from tools.data import scene_splits
 
 COUNTS = {"paired": 70, "texts": 65, "images": 3, "extra": 5, "never": 2}
 

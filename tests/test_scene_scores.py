@@ -1,9 +1,9 @@
-"""tools.scene_scores: shares by hand, CIDEr of captions of the right and of other scenes."""
+"""tools.scoring.scene_scores: shares by hand, CIDEr of captions of the right and of other scenes."""
 
 import numpy as np
 
 from itit.data import scenes
-from tools import scene_scores
+from tools.scoring import scene_scores
 
 
 def test_shares():

@@ -8,7 +8,8 @@ import pytest
 
 from itit.scores import captions
 from tests.common import ROOT
-from tools import coco_json, score_captions
+from tools import score_captions
+from tools.data import coco_json
 
 REFERENCES = {7: ["A dog runs.", "The dog is running"], 9: ["A red ball"], 11: ["A cat sleeps", "A cat on a mat"]}
 

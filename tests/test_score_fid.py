@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tests.common import ROOT, squeezenet
-from tools import frechet
+from tools.scoring import frechet
 
 
 def test_refuses_marks_and_saves(tmp_path):

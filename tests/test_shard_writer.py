@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from itit.data import records, shard_index
-from tools.shard_writer import ShardWriter, fingerprint
+from tools.data.shard_writer import ShardWriter, fingerprint
 
 
 def items(count):

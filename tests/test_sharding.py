@@ -10,7 +10,7 @@ from itit import config as settings
 from itit import sharding
 from itit.models import ITIT, VQGAN, T5Encoder
 from tests.tiny import make_config, make_state
-from tools import sharding_text
+from tools.tpu import sharding_text
 
 
 def shapes_of(module):

@@ -1,4 +1,4 @@
-"""tools.sharding_text against a count by hand of which device holds which tile."""
+"""tools.tpu.sharding_text against a count by hand of which device holds which tile."""
 
 import itertools
 import random
@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from tools import sharding_text
+from tools.tpu import sharding_text
 
 SPECS = [("fsdp", None), (None, "fsdp"), ("data", None), ("data", "fsdp"), ("fsdp", "data"), (("data", "fsdp"), None),
          (("fsdp", "data"), None), (None, ("data", "fsdp"), None), (None,), (), ("fsdp",), (("fsdp", "part"), None),

@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from tools.sources import folder, lines, names, table, text
-from tools.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
+from tools.data.sources import folder, lines, names, table, text
+from tools.data.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
 
 
 def split(items):

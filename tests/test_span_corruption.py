@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.tiny import seeds
-from tools import span_corruption
-from tools.span_corruption import Corrupted, corrupt, num_hidden, target_length
+from tools.training import span_corruption
+from tools.training.span_corruption import Corrupted, corrupt, num_hidden, target_length
 
 FIRST = 32099  # <extra_id_0>
 

@@ -1,4 +1,4 @@
-"""tools.splits: folders that appear whole, splits cut into shards, and the contact sheet."""
+"""tools.data.splits: folders that appear whole, splits cut into shards, and the contact sheet."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 
 from itit import storage
 from itit.data import records, shard_index
-from tools import splits
+from tools.data import splits
 
 
 def read_shards(folder, name):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tools import splitting
-from tools.sources.item import Blob, Item
+from tools.data import splitting
+from tools.data.sources.item import Blob, Item
 
 
 def pairs(count):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.stored_pictures import PictureSettings, store
+from tools.data.stored_pictures import PictureSettings, store
 
 
 def encoded(width, height, form="PNG", **options):

@@ -8,7 +8,8 @@ import pytest
 
 from tests import small, studies
 from tests.common import ROOT
-from tools import study, study_file, study_results
+from tools import study
+from tools.studies import study_file, study_results
 
 SIZES = small.SIZES | dict(
     t2i_batch=2, i2t_batch=2, t2i2t_batch=2, i2t2i_batch=2, t2i2t_warmup_steps=10, i2t2i_warmup_steps=10,

@@ -1,4 +1,4 @@
-"""tools.study_data: what a run reads, what is made for it and in which order, and prefixes of a draw."""
+"""tools.studies.study_data: what a run reads, what is made for it and in which order, and prefixes of a draw."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from itit.data import records, shard_index
 from tests import studies
 from tests.common import ROOT
-from tools import study_data
-from tools.study_data import Data
+from tools.studies import study_data
+from tools.studies.study_data import Data
 
 MORE = "\n[row 13]\nimages = pairs\ntexts = pairs\nextra = 7\nwrong_captions = 0.5\nseeds = 2\nflags =\n"\
        "    --t2i_batch=25% --i2t_batch=25% --t2i2t_batch=25% --i2t2i_batch=25%\n"  # fmt: skip

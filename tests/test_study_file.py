@@ -1,4 +1,4 @@
-"""tools.study_file and tools.experiments: what a study says, which runs are the same, and mistakes in one line."""
+"""study_file and experiments: what a study says, which runs are the same, and mistakes in one line."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from itit import flags
 from itit.train_step import tasks
 from tests import studies
 from tests.common import ROOT
-from tools import experiments, study_file
+from tools.studies import experiments, study_file
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""tools.study_report and tools.study_plots: what the report says is what the lines hold, and it needs nothing else."""
+"""study_report and study_plots: what the report says is what the lines hold, and it needs nothing else."""
 
 import re
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests import studies
 from tests.common import ROOT
-from tools import study_plots, study_report, study_results
+from tools.studies import study_plots, study_report, study_results
 
 LINES = """
 [study]

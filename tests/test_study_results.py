@@ -1,4 +1,4 @@
-"""tools.study_results: lines that survive a kill and several writers, and what they say of the time."""
+"""tools.studies.study_results: lines that survive a kill and several writers, and what they say of the time."""
 
 import concurrent.futures
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests import studies
 from tests.common import ROOT
-from tools import study_results
+from tools.studies import study_results
 
 
 def test_lines_come_back_and_half_a_line_goes(tmp_path):

@@ -1,4 +1,4 @@
-"""tools.study_rows: means and spreads, the paper's order against ours, and how many times fewer pairs, by hand."""
+"""study_rows: means and spreads, the paper's order against ours, and how many times fewer pairs, by hand."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests import studies
 from tests.common import ROOT
-from tools import study_rows
+from tools.studies import study_rows
 
 
 @pytest.fixture

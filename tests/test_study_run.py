@@ -1,4 +1,4 @@
-"""tools.study_run: runs side by side, failures beside others, what is done already, and data that come first."""
+"""study_run: runs side by side, failures beside others, what is done already, and data that come first."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import pytest
 
 from tests import studies
 from tests.common import ROOT
-from tools import processes, study_results, study_run
-from tools.study_data import Command, Data
+from tools.studies import processes, study_results, study_run
+from tools.studies.study_data import Command, Data
 
 FAILING = "\n[fails]\nseeds = 4\nflags =\n    --t2i_batch=25% --i2t_batch=25% --t2i2t_batch=25% --i2t2i_batch=25%\n"\
           "    --dropout=0.3\n"  # fmt: skip

@@ -11,7 +11,9 @@ from itit.backend import Local
 from itit.data import scenes
 from tests import finished_run
 from tests.common import squeezenet
-from tools import fid, generation, picture_features, sweep
+from tools import sweep
+from tools.generation import generation
+from tools.scoring import fid, picture_features
 
 
 def test_a_grid_that_is_killed_carries_on(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from itit.noise import Noise
 from itit.tasks import CYCLES, LOSSES, MASKED, SAMPLES, STREAMS, TASKS, WHOLE_BATCH, WORDS, Loss
 from itit.train_step import train_step
 from tests.tiny import make_config, make_state, random_batch
-from tools.parts import PARTS
+from tools.timing.parts import PARTS
 
 
 @pytest.mark.parametrize("name", TASKS)

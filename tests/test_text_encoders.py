@@ -14,7 +14,8 @@ from itit.train_step import tasks, train_step
 from tests import finished_run
 from tests.small import random_texts, small
 from tests.tiny import make_config, make_state, random_batch
-from tools import export, model_card
+from tools import export
+from tools.convert import model_card
 
 
 class Bag(nn.Module):

@@ -14,7 +14,8 @@ from itit.weights import load_vqgan
 from tests.common import shared_data
 from tests.test_streams import make_config
 from tests.test_train_vqgan import CONFIG, read_shard, save_random_vqgan, write_shards
-from tools import tokenize, views
+from tools import tokenize
+from tools.data import views
 
 
 def test_raw_and_ready_records_give_a_run_the_same_ids(tmp_path):

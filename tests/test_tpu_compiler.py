@@ -1,4 +1,4 @@
-"""tools.tpu_compiler: a torch_xla program compiles for other meshes, and what does not compile is said, not died of."""
+"""tpu_compiler: a torch_xla program compiles for other meshes, and what does not compile is said, not died of."""
 
 import signal
 import sys
@@ -8,9 +8,9 @@ import pytest
 from itit.sharding import Program, axes
 from tests import traced
 from tests.compiler import needs_compiler, program
-from tools import tpu_compiler
-from tools.chips import Topology
-from tools.hlo import array_bytes
+from tools.tpu import tpu_compiler
+from tools.tpu.chips import Topology
+from tools.tpu.hlo import array_bytes
 
 TRAY, MESH = Topology.parse("v4:2x2x1"), axes(1, 4)
 SQUARE = (65536, 65536)  # 16 GiB of float32

@@ -16,7 +16,8 @@ from itit.data import records
 from itit.models.vqgan import VQGAN
 from tests.common import ROOT, shared_data
 from tests.pictures import write_shards
-from tools import tokenize, train_vqgan, vqgan_step
+from tools import tokenize, train_vqgan
+from tools.training import vqgan_step
 
 pytestmark = pytest.mark.usefixtures("kept_signals")
 

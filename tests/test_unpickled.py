@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from tools import unpickled
-from tools.unpickled import Storage, View
+from tools.convert import unpickled
+from tools.convert.unpickled import Storage, View
 
 
 def text(value):

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from itit.data import images
-from tools import views
+from tools.data import views
 
 
 def test_each_view_is_the_crop_that_it_says(monkeypatch):

@@ -7,7 +7,7 @@ from diffusers import VQModel
 from itit.models.vqgan import VQGAN
 from tests.public_vqgans import Reference, maskgit, spread_codes, taming
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
-from tools.vqgan_layouts import LAYOUTS, Misfit, find, translate
+from tools.convert.vqgan_layouts import LAYOUTS, Misfit, find, translate
 
 SIDE, GRID = 48, 3
 STATES = {

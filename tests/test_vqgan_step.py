@@ -12,8 +12,8 @@ from itit.backend import Local
 from itit.config import VqganConfig
 from itit.data import scenes
 from tests.tiny import randomize, seeds
-from tools import perceptual, vqgan_step
-from tools.vqgan_step import Phase, Recipe
+from tools.training import perceptual, vqgan_step
+from tools.training.vqgan_step import Phase, Recipe
 
 CONFIG = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=6,
                      codebook_size=24, pixel_low=-1.0, pixel_high=2.0)  # fmt: skip

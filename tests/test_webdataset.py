@@ -10,9 +10,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from tools.sources import tar
-from tools.sources.item import MAX_TEXT, BadItem, Item, Passed
-from tools.sources.webdataset import Webdataset
+from tools.data.sources import tar
+from tools.data.sources.item import MAX_TEXT, BadItem, Item, Passed
+from tools.data.sources.webdataset import Webdataset
 
 
 def write_tar(path, members, mode="w", **options):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.common import ROOT
-from tools import workers
+from tools.data import workers
 
 
 def square(number):
@@ -43,7 +43,7 @@ def test_errors_come_at_their_turn_and_a_killed_process_is_one_line():
 
 SCRIPT = """
 import os, time
-from tools import workers
+from tools.data import workers
 from tests.test_workers import square
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from tools import zipped
+from tools.convert import zipped
 
 
 def write(path, files, compression=zipfile.ZIP_STORED):

@@ -25,7 +25,7 @@ from itit.backend import connect
 from itit.presets import MODEL_PRESETS
 from itit.state import make_state
 from itit.train_step import tasks, train_step
-from tools.batches import random_batch
+from tools.timing.batches import random_batch
 
 NARROW = {name: value for name, value in MODEL_PRESETS["nano"].items() if "depth" not in name}
 VIRTUAL = {"PJRT_DEVICE": "CPU", "XLA_FLAGS": "--xla_backend_optimization_level=0 "

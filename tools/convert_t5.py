@@ -21,8 +21,8 @@ from itit.models.layers import NORM_EPS
 from itit.models.t5 import T5Encoder
 from itit.presets import T5_PRESETS
 from itit.weights import blank
-from tools.foreign import Checkpoint
-from tools.splits import new_folder
+from tools.convert.foreign import Checkpoint
+from tools.data.splits import new_folder
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 CONFIG, VOCABULARY = "config.json", "spiece.model"

@@ -21,8 +21,8 @@ from itit import config as config_lib
 from itit import flags as flags_lib
 from itit import runs, storage, tensorfile, weights, weightsdir
 from itit.state import check_frozen, fingerprint, text_encoder
-from tools import model_card
-from tools.splits import new_folder
+from tools.convert import model_card
+from tools.data.splits import new_folder
 
 VOCABULARY, SETTINGS, CARD = "vocabulary.model", "training.cfg", "README.md"
 

@@ -17,10 +17,10 @@ from itit import config as config_lib
 from itit import flags, sharding
 from itit.tasks import TASKS
 from itit.train_step import tasks
-from tools import prediction, tpu_compiler
-from tools.chips import CHIPS, Topology
-from tools.flops import step_flops
-from tools.step_programs import mesh_of, programs
+from tools.timing.flops import step_flops
+from tools.tpu import prediction, tpu_compiler
+from tools.tpu.chips import CHIPS, Topology
+from tools.tpu.step_programs import mesh_of, programs
 
 # Before torch_xla is imported: 8 virtual devices, and the names of the parts in what is traced.
 TRACING = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "8", "XLA_HLO_DEBUG": "1"}

@@ -33,8 +33,8 @@ from itit.optim import Adafactor, learning_rate
 from itit.presets import T5_PRESETS
 from itit.sharding import check_batches
 from itit.tasks import only
-from tools import loop, run_flags
-from tools.span_corruption import Corrupted, num_hidden, target_length
+from tools.training import loop, run_flags
+from tools.training.span_corruption import Corrupted, num_hidden, target_length
 
 TASK = "t2t"  # the stream of texts alone
 RUN = run_flags.section(without=("sample_every", "num_samples"), checkpoint_every=200, keep_last=2)

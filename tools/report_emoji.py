@@ -20,8 +20,8 @@ from itit.backend import connect
 from itit.data import images
 from itit.data.streams import Streams
 from itit.state import image_ids_of, load_state, make_state
-from tools.drawing import draw_curves, stack, write_png
-from tools.emoji import TONES, read_emoji, role_and_tone
+from tools.data.emoji import TONES, read_emoji, role_and_tone
+from tools.generation.drawing import draw_curves, stack, write_png
 
 NUM_SHOWN, NUM_CYCLES, NUM_TURNS = 12, 4, 6
 

@@ -22,8 +22,8 @@ from itit.data import scenes
 from itit.data.streams import Streams
 from itit.scores.scenes import exact, exact_by_objects
 from itit.state import image_ids_of, load_state, make_state
-from tools import claim
-from tools.drawing import draw_curves, stack, write_png
+from tools.generation.drawing import draw_curves, stack, write_png
+from tools.scoring import claim
 
 SHOWN_BY = {
     "seen": "objects that all training data show",

@@ -21,7 +21,7 @@ from itit.data import records, shard_index
 from itit.data.text import Tokenizer
 from itit.flags import run_main
 from itit.weights import load_vqgan
-from tools.scene_splits import SPLITS, draw
+from tools.data.scene_splits import SPLITS, draw
 
 BATCH_SIZE = 64
 

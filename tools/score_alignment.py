@@ -17,7 +17,7 @@ from itit import flags as flags_lib
 from itit.config import DataConfig, TrainConfig
 from itit.data import images, scenes
 from itit.scores.scenes import exact, exact_by_objects
-from tools import alignment
+from tools.scoring import alignment
 
 
 def pixels(path, image_size):

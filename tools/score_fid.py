@@ -14,8 +14,8 @@ from absl import flags
 from itit import backend, storage
 from itit import flags as flags_lib
 from itit.config import TrainConfig
-from tools import fid, frechet, picture_features
-from tools.damaged import Damage
+from tools.data.damaged import Damage
+from tools.scoring import fid, frechet, picture_features
 
 
 def main(_):

@@ -19,7 +19,7 @@ from itit.backend import connect
 from itit.data import scenes
 from itit.data.streams import Streams
 from itit.state import image_ids_of, load_state, make_state
-from tools import scene_scores
+from tools.scoring import scene_scores
 
 CHUNK = 100
 CURVES = ("eval/captions_exact", "eval/pictures_exact")  # of itit/evaluation.py

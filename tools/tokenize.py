@@ -25,8 +25,8 @@ from itit.backend import connect
 from itit.data import made_with, records, shard_index
 from itit.flags import run_main
 from itit.weights import load_vqgan
-from tools.splits import settle
-from tools.views import views
+from tools.data.splits import settle
+from tools.data.views import views
 
 BATCH_SIZE = 64
 

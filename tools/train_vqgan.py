@@ -22,8 +22,8 @@ from itit import backend as backends
 from itit import checkpoint, storage, weightsdir
 from itit import flags as flags_lib
 from itit.config import VqganConfig, knob
-from tools import loop, run_flags, vqgan_step
-from tools.pictures import Pictures
+from tools.training import loop, run_flags, vqgan_step
+from tools.training.pictures import Pictures
 
 MAX_EVAL_PICTURES = 1024
 TOKENS_A_CODE = 32  # that the use of the codes is counted over

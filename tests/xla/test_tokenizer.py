@@ -11,8 +11,9 @@ from itit.config import TrainConfig, VqganConfig
 from itit.sharding import slices
 from tests.tiny import randomize
 from tests.xla.small import MESHES, connect
-from tools import pretrain_t5, vqgan_step
-from tools.vqgan_step import Recipe
+from tools import pretrain_t5
+from tools.training import vqgan_step
+from tools.training.vqgan_step import Recipe
 
 CONFIG = VqganConfig(image_size=8, channels=8, channel_multipliers=(1, 2), num_res_blocks=1, latent_dim=6,
                      codebook_size=12)  # fmt: skip

@@ -12,7 +12,7 @@ from itit.train_step import tasks
 from tests.tiny import make_state
 from tests.twins import config_of
 from tests.xla.small import NUM_DEVICES
-from tools import step_programs
+from tools.tpu import step_programs
 
 VQGAN = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=4,
                     codebook_size=32)  # fmt: skip
