@@ -4,8 +4,7 @@
 # itit_B that of row 14. Needs no TPU; two hours and up to 16 GiB. RUN: where (runs/table4); what is there is skipped.
 # Arguments: names, such as itit_L table2/row05; without any, all.
 set -euo pipefail
-export itit_extra="preflight" # read by environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+itit_extra="preflight" source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 run="${RUN:-runs/table4}"
 mkdir -p "$run"

@@ -35,7 +35,7 @@ train() {
     python -m itit.train --flagfile=launch/flagfiles/quickstart.cfg --vqgan="$run/vqgan" \
         --vocabulary="$run/vocabulary.model" --paired_data="$run/ids/paired-*.tfrecord" \
         --image_data="$run/ids/images-*.tfrecord" --text_data="$run/ids/texts-*.tfrecord" \
-        --eval_data="$run/ids/unpaired-*.tfrecord" "$@"
+        --eval_data="$run/ids/unpaired-*.tfrecord" --eval_scenes "$@"
 }
 echo "5/7 ITIT, on pairs first, then with both cycles"
 train "$@" --workdir="$run/itit"

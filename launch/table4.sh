@@ -2,8 +2,7 @@
 # The paper's table 4, predicted: compiles its seven rows for 256 TPU v4 chips that need not be there, and writes the
 # table into launch/PREDICTIONS.md. Needs no TPU. RUN: where (runs/table4); rows that are there are skipped.
 set -euo pipefail
-export itit_extra="preflight" # read by environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+itit_extra="preflight" source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 run="${RUN:-runs/table4}"
 mkdir -p "$run"

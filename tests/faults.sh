@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # The tests of faults in their long form: a line a fault, then how many passed and failed. Exits with 1 if any failed.
 set -uo pipefail
-export itit_extra="test" # read by environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
+itit_extra="test" source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
 cd "$root" || exit 1
 ITIT_FAULT_REPORT=$(mktemp)
 export ITIT_FAULT_REPORT

@@ -2,8 +2,7 @@
 # Sets up .venv (PYTHON chooses the interpreter), then lint, format and the whole suite, two files of tests at a time.
 # Arguments go to pytest.
 set -euo pipefail
-export itit_extra="test" # read by environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
+itit_extra="test" source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
 cd "$root"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .

@@ -37,7 +37,8 @@ flags =
 """
 
 # In the place of `python -m`: training that prints steps, scoring that writes scores. An experiment with --dropout=0.3
-# fails. $COUNT holds one file for each that is at work, so that a test can tell how many there were at once.
+# fails. $COUNT holds one file for each that is at work, so that a test can tell how many there were at once; where
+# $TOGETHER is set, the first waits for a second one, which a busy machine may start late.
 STUB = """
 import json, os, sys, time
 module, arguments = sys.argv[1], dict(part.lstrip("-").partition("=")[::2] for part in sys.argv[2:])
@@ -46,6 +47,11 @@ open(mark, "w").close()
 with open(os.path.join(os.environ["COUNT"], "most"), "a") as file:
     at_work = [name for name in os.listdir(os.environ["COUNT"]) if name.isdigit()]
     print(len(at_work), module, os.environ["OMP_NUM_THREADS"], file=file)
+most, deadline = os.path.join(os.environ["COUNT"], "most"), time.monotonic() + 60
+while os.environ.get("TOGETHER") and max(int(line.split()[0]) for line in open(most)) < 2:
+    if time.monotonic() > deadline:
+        break
+    time.sleep(0.05)
 if module == "itit.train":
     for step in (100, 200, 300, 400):
         print(f"step {step}/400 | 9 steps/s", flush=True)

@@ -157,7 +157,7 @@ def test_another_order_reads_numbers_of_pythons_at_every_step(monkeypatch):
     for number in (int, torch.tensor):
         run = Eager()
         run.number = number
-        decoding.parallel_decode([lambda ids, step: torch.randn(2, tokens, 5)] * 4, ids, small.Recorded(),
+        decoding.parallel_decode([lambda ids, step, noise: torch.randn(2, tokens, 5)] * 4, ids, small.Recorded(),
                                  DecodeConfig(), 9, run, watch=left.append)  # fmt: skip
     assert [table[0].item() for table in seen] == [0, 10, 20, 30] * 2
     for canvas in left:

@@ -53,6 +53,7 @@ def run(runs, folder, jobs):
 
 def test_all_but_those_that_fail(tmp_path, stand_in, monkeypatch, capfd):
     monkeypatch.setattr(study_run, "cores", lambda: 7)
+    monkeypatch.setenv("TOGETHER", "1")
     study = studies.read(tmp_path, studies.TEXT + FAILING)
     failed, lines = run(make_runs(study, tmp_path), tmp_path, 2)
     assert [r.name for r in failed] == ["fails, seed 4"]
