@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from itit.sharding import Program
+from itit.xla.sharding import Program
 from tools.tpu.tpu_compiler import check_installed
 
 _TO_PROTO = """

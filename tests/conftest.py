@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # run.sh runs two files at a time
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 os.environ.setdefault("PJRT_DEVICE", "CPU")  # TPU chips are left alone
 with contextlib.suppress(ImportError):  # models of transformers import torch_xla: after TensorFlow the process aborts
-    import itit.xla  # noqa: F401
+    import itit.xla.api  # noqa: F401
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the suite itself runs under nohup, too
 pytest.register_assert_rewrite("tests.cloud")
 

@@ -196,7 +196,7 @@ def train(arguments):
     if kind == "fails" and worker == "1":
         sys.exit("error: loss is nan")
     if kind == "freezes" and worker == "1":
-        faulthandler.dump_traceback_later(0.1, exit=True)  # what itit.watchdog calls
+        faulthandler.dump_traceback_later(0.1, exit=True)  # what itit.training.watchdog calls
         time.sleep(60)
     if kind == "lingers":
         while not os.path.exists(path("asked")):

@@ -10,14 +10,15 @@ import sentencepiece
 import torch
 from PIL import Image
 
-from itit import checkpoint, flags, samples, weightsdir
-from itit.backend import Local
+from itit import flags, samples
+from itit.backends.local import Local
+from itit.checkpoint import store, weightsdir
 from itit.config import VqganConfig
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
-from itit.metrics import Metrics
 from itit.models import VQGAN
-from itit.state import frozen, make_state
+from itit.training.metrics import Metrics
+from itit.training.state import frozen, make_state
 from tests import small
 from tools import train_sentencepiece
 
@@ -84,7 +85,7 @@ def finish(folder, pairs, vocab_size):
     small.stir(state.model)
     tensors = state.tensors()
     tensors = {name: torch.randn_like(t) * 0.1 if name.startswith("ema/") else t for name, t in tensors.items()}
-    checkpoint.save(config.train.workdir, STEP, checkpoint.whole(tensors), {"frozen": frozen(state)}, 1)
+    store.save(config.train.workdir, STEP, store.whole(tensors), {"frozen": frozen(state)}, 1)
     with Metrics(config.train.workdir, 10) as metrics:
         metrics.scalars(1, {"loss/t2i": 2.0})
     return config, tensors

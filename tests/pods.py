@@ -2,15 +2,15 @@
 
 torch_xla's runtime for processors knows one process. Here each host is a process that computes the whole step in plain
 torch; all else is as on a pod: it feeds its own rows alone, and the global batch is put together from all hosts'; its
-devices hold pieces of the state by the table of sharding.py, and it saves and reads those alone.
+devices hold pieces of the state by the table of xla/sharding.py, and it saves and reads those alone.
 """
 
 import numpy as np
 import torch
 
-from itit import sharding
-from itit.backend import Local
-from itit.sharding import Piece, slices
+from itit.backends.local import Local
+from itit.checkpoint.pieces import Piece, slices, whole_index
+from itit.xla import sharding
 
 
 class Host(Local):
@@ -36,12 +36,12 @@ class Host(Local):
     def held(self, tensor):
         spec, shape = self.specs[id(tensor)], tuple(tensor.shape)
         if not any(spec):
-            return [sharding.whole_index(shape)]
+            return [whole_index(shape)]
         (dim,) = (dim for dim, axes in enumerate(spec) if axes)
         a_host = self.num_devices // self.hosts.count
         size = shape[dim] // self.num_devices
         places = range(self.hosts.index * a_host, (self.hosts.index + 1) * a_host)
-        whole = sharding.whole_index(shape)
+        whole = whole_index(shape)
         return [(*whole[:dim], (i * size, (i + 1) * size), *whole[dim + 1 :]) for i in places]
 
     def owned(self, tensors):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit.backend import Local
+from itit.backends.local import Local
 from itit.data import scenes
 from tools import score_alignment
 from tools.scoring import alignment

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from itit import backend as backends
-from itit.backend import Local, connect
+from itit.backends import connect as backends
+from itit.backends.connect import connect
+from itit.backends.local import Local
 from itit.config import TrainConfig
 from itit.eager import Eager
 from itit.noise import Noise
@@ -33,7 +34,7 @@ def test_without_tpus_a_gpu_is_taken_where_there_is_one(monkeypatch, gpu):
 
 @pytest.mark.parametrize("sign", ["chips", "variable", "explicit"])
 def test_tpus_go_first_and_what_is_missing_is_named(monkeypatch, sign):
-    monkeypatch.setitem(sys.modules, "itit.mesh", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "itit.xla.mesh", None)  # importing it fails
     if sign == "chips":
         monkeypatch.setattr(backends.glob, "glob", lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
     if sign == "variable":

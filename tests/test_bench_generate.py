@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from itit import config as config_lib
-from itit.backend import Local
+from itit.backends.local import Local
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 
 pytest.importorskip("muse_maskgit_pytorch", reason="the peers of the extra `bench` are not installed")

@@ -12,8 +12,9 @@ import time
 import pytest
 import torch
 
-from itit import checkpoint, storage
-from itit.checkpoint import whole
+from itit import storage
+from itit.checkpoint import store
+from itit.checkpoint.store import whole
 from tests.faults import report
 from tests.weather import BUCKET, gcs  # noqa: F401 (a fixture)
 
@@ -57,23 +58,23 @@ def workdir(tmp_path):
 
 
 def save(workdir, step, keep_last=3):
-    return checkpoint.save(str(workdir), step, whole(random_tensors(step)), {"step": step}, keep_last)
+    return store.save(str(workdir), step, whole(random_tensors(step)), {"step": step}, keep_last)
 
 
 def restored_step(workdir):
     """The step that is restored, after checking that its content is that step's."""
-    step, tensors, meta = checkpoint.restore(str(workdir))
+    step, tensors, meta = store.restore(str(workdir))
     assert meta == {"step": step} and same(tensors, random_tensors(step))
     return step
 
 
 def test_numbers_come_back_bit_for_bit(workdir):
-    assert checkpoint.restore(str(workdir)) is None and checkpoint.latest_step(str(workdir)) is None
+    assert store.restore(str(workdir)) is None and store.latest_step(str(workdir)) is None
     seed, meta = random.randrange(10**9), {"epoch": 1.1, "names": ["ä"], "nothing": None}
-    checkpoint.save(str(workdir), 12, whole(random_tensors(seed)), meta, 1)
-    step, tensors, back = checkpoint.restore(str(workdir))
+    store.save(str(workdir), 12, whole(random_tensors(seed)), meta, 1)
+    step, tensors, back = store.restore(str(workdir))
     assert (step, back) == (12, meta) and same(tensors, random_tensors(seed))
-    assert checkpoint.latest_step(str(workdir)) == 12
+    assert store.latest_step(str(workdir)) == 12
     tensors["table"].add_(1)
     assert not tensors["tied"].equal(tensors["table"])
 
@@ -85,7 +86,7 @@ def test_the_newest_stay_and_leftovers_go(workdir):
         (left / "state-00000-of-00001-0123abcd.safetensors").write_bytes(b"a killed save")
         save(workdir, step, keep_last=2)
     assert names(workdir) == ["step_00000100", "step_20000000000"]
-    assert restored_step(workdir) == checkpoint.latest_step(str(workdir)) == 20_000_000_000
+    assert restored_step(workdir) == store.latest_step(str(workdir)) == 20_000_000_000
 
 
 def test_a_number_that_is_not_finite_pushes_out_no_checkpoint(workdir, capsys, monkeypatch):
@@ -93,11 +94,11 @@ def test_a_number_that_is_not_finite_pushes_out_no_checkpoint(workdir, capsys, m
     tensors = random_tensors(20)
     tensors["table"][random.randrange(50), random.randrange(7)] = random.choice([torch.nan, torch.inf])
     with pytest.raises(ValueError, match="step_00000020.*not written: t.* holds NaN or infinity"):
-        checkpoint.save(str(workdir), 20, whole(tensors), {"step": 20}, 1)
+        store.save(str(workdir), 20, whole(tensors), {"step": 20}, 1)
     assert names(workdir) == ["step_00000010"] and restored_step(workdir) == 10
     # One that an earlier version has saved is passed over.
-    monkeypatch.setattr("itit.shards.finite", lambda tensor: True)
-    checkpoint.save(str(workdir), 20, whole(tensors), {"step": 20}, 2)
+    monkeypatch.setattr("itit.checkpoint.shards.finite", lambda tensor: True)
+    store.save(str(workdir), 20, whole(tensors), {"step": 20}, 2)
     monkeypatch.undo()
     assert restored_step(workdir) == 10
     assert "step_00000020: passed over" in capsys.readouterr().err
@@ -162,16 +163,16 @@ def test_nothing_whole_is_an_error_and_nothing_complete_is_a_fresh_start(workdir
     path = save(workdir, 10)
     os.truncate(shard(path), 100)
     with pytest.raises(ValueError, match="step_00000010: damaged"):
-        checkpoint.restore(str(workdir))
+        store.restore(str(workdir))
     os.remove(os.path.join(path, "commit.json"))
-    assert checkpoint.restore(str(workdir)) is None
+    assert store.restore(str(workdir)) is None
 
 
 def keep_saving(workdir, step):
     torch.set_num_threads(1)
     while True:
         step += 1
-        checkpoint.save(str(workdir), step, whole(random_tensors(step, size=20_000)), {"step": step}, 2)
+        store.save(str(workdir), step, whole(random_tensors(step, size=20_000)), {"step": step}, 2)
 
 
 def test_sigkill_in_the_middle_of_saves(workdir):
@@ -182,16 +183,16 @@ def test_sigkill_in_the_middle_of_saves(workdir):
         assert rounds < 100
         process = multiprocessing.get_context("fork").Process(target=keep_saving, args=(workdir, step))
         process.start()
-        while checkpoint.latest_step(str(workdir)) in (None, step):
+        while store.latest_step(str(workdir)) in (None, step):
             time.sleep(0.002)
         time.sleep(random.uniform(0, 0.05))
         process.kill()
         process.join()
-        newest = checkpoint.latest_step(str(workdir))
+        newest = store.latest_step(str(workdir))
         in_save += names(workdir)[-1] != f"step_{newest:08d}"
-        last, step = step, checkpoint.restore(str(workdir))[0]
+        last, step = step, store.restore(str(workdir))[0]
         assert step == newest > last
-        assert same(checkpoint.restore(str(workdir))[1], random_tensors(step, size=20_000))
+        assert same(store.restore(str(workdir))[1], random_tensors(step, size=20_000))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
@@ -225,7 +226,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         save(disk, 10)
         large = {"large": torch.zeros(2**20)}
         with pytest.raises(ValueError, match=f"{disk}/checkpoints/step_00000020: disk full; .* {4 * 2**20} bytes"):
-            checkpoint.save(str(disk), 20, whole(large), {}, 1)
+            store.save(str(disk), 20, whole(large), {}, 1)
         assert names(disk) == ["step_00000010"]
         assert restored_step(disk) == 10
         report("a full disk", 1, 0, began, "path and bytes named")
@@ -252,7 +253,7 @@ def test_without_renames_the_commit_object_is_last(gcs, monkeypatch):  # noqa: F
     with pytest.raises(KeyboardInterrupt):
         save(workdir, 40)
     assert len(written) == 1 and storage.list_dir(folder)[-1] == "step_00000040"
-    assert restored_step(workdir) == checkpoint.latest_step(workdir) == 30
+    assert restored_step(workdir) == store.latest_step(workdir) == 30
     monkeypatch.setattr(storage, "write_bytes", write_bytes)
     save(workdir, 40)
     assert restored_step(workdir) == 40
@@ -260,39 +261,39 @@ def test_without_renames_the_commit_object_is_last(gcs, monkeypatch):  # noqa: F
 
 def test_two_runs_in_one_bucket_do_not_overwrite_each_other(gcs, monkeypatch):  # noqa: F811
     """The other one saves the same step while this one writes its numbers."""
-    workdir, write = f"gs://{BUCKET}/run", checkpoint.shards.write
+    workdir, write = f"gs://{BUCKET}/run", store.shards.write
 
     def overtaken(path, pieces):
-        monkeypatch.setattr(checkpoint.shards, "write", write)
+        monkeypatch.setattr(store.shards, "write", write)
         save(workdir, 10)
         return write(path, pieces)
 
-    monkeypatch.setattr(checkpoint.shards, "write", overtaken)
+    monkeypatch.setattr(store.shards, "write", overtaken)
     with pytest.raises(ValueError, match="step_00000010/commit.json: written by another process"):
-        checkpoint.save(workdir, 10, whole(random_tensors(99)), {"step": 99}, 3)
+        store.save(workdir, 10, whole(random_tensors(99)), {"step": 99}, 3)
     assert restored_step(workdir) == 10
     assert len(storage.list_dir(f"{workdir}/checkpoints/step_00000010")) == 2
 
 
 def test_every_so_many_steps_one_is_kept_for_ever(workdir):
     for step in range(10, 100, 10):
-        checkpoint.save(str(workdir), step, whole(random_tensors(step)), {"step": step}, 2, keep_every=30)
+        store.save(str(workdir), step, whole(random_tensors(step)), {"step": step}, 2, keep_every=30)
     assert names(workdir) == [f"step_000000{step}" for step in (30, 60, 80, 90)]
-    checkpoint.save(str(workdir), 50, whole(random_tensors(50)), {"step": 50}, 1, keep_every=30)
+    store.save(str(workdir), 50, whole(random_tensors(50)), {"step": 50}, 1, keep_every=30)
     assert names(workdir) == ["step_00000030", "step_00000050"]  # 60 and later were passed over
 
 
 def test_one_step_is_restored_by_its_number(workdir):
     for step in (5, 10, 20):
         save(workdir, step)
-    step, tensors, _ = checkpoint.restore(str(workdir), step=10)
+    step, tensors, _ = store.restore(str(workdir), step=10)
     assert step == 10 and same(tensors, random_tensors(10))
     with pytest.raises(ValueError, match=r"no whole checkpoint of step 7; there are folders of \[5, 10, 20\]"):
-        checkpoint.restore(str(workdir), step=7)
+        store.restore(str(workdir), step=7)
     (state,) = (workdir / "checkpoints" / "step_00000010").glob("state-*")
     os.truncate(state, 100)
     with pytest.raises(ValueError, match="no whole checkpoint of step 10"):
-        checkpoint.restore(str(workdir), step=10)
+        store.restore(str(workdir), step=10)
 
 
 def test_an_older_format_is_named(workdir):
@@ -302,5 +303,5 @@ def test_an_older_format_is_named(workdir):
     files = {"state.safetensors": {"bytes": 3, "crc32c": 1}, "meta.json": {"bytes": 3, "crc32c": 1}}
     (old / "commit.json").write_text(json.dumps({"step": 10, "num_tensors": 1, "files": files, "versions": {}}))
     with pytest.raises(ValueError, match=r"step_00000010: .* older format.*state-\*-of-\*\.safetensors"):
-        checkpoint.restore(str(workdir))
+        store.restore(str(workdir))
     assert names(workdir) == ["step_00000010"]

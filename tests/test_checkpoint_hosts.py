@@ -9,8 +9,9 @@ import time
 import pytest
 import torch
 
-from itit import checkpoint, storage
-from itit.sharding import Piece
+from itit import storage
+from itit.checkpoint import store
+from itit.checkpoint.pieces import Piece
 from tests import processes
 from tests.faults import report, rounds
 
@@ -31,7 +32,7 @@ def rows_of(hosts, step):
 
 
 def save(hosts, workdir, step, keep_last=2):
-    checkpoint.save(str(workdir), step, rows_of(hosts, step), {"step": step}, keep_last, hosts)
+    store.save(str(workdir), step, rows_of(hosts, step), {"step": step}, keep_last, hosts)
 
 
 def save_steps(hosts, workdir, steps):
@@ -49,7 +50,7 @@ def read_rows(hosts, workdir):
 
     storage.read_range = noted
     index = ((hosts.index * size, (hosts.index + 1) * size), (0, 5000))
-    step, rows, meta = checkpoint.restore(workdir, lambda _, reader, meta: reader.read("table", index), hosts)
+    step, rows, meta = store.restore(workdir, lambda _, reader, meta: reader.read("table", index), hosts)
     assert meta == {"step": step}
     return step, rows.tolist(), total[0]
 
@@ -68,7 +69,7 @@ def test_what_some_hosts_write_others_read_by_shard(tmp_path, writers, readers):
     sizes = assert_restored(tmp_path, 5, readers)
     pieces = 160_000 / writers if readers > writers else 160_000 / readers  # no piece is read in part
     assert all(pieces <= size < pieces + 3000 * writers for size in sizes)
-    tensors = checkpoint.restore(str(tmp_path))[1]
+    tensors = store.restore(str(tmp_path))[1]
     assert all(torch.equal(tensors[name], tensor) for name, tensor in row_tensors(5).items())
 
 
@@ -121,12 +122,12 @@ def test_sigkill_of_any_host_at_any_moment(tmp_path):
     step, began, count = 0, time.monotonic(), rounds(4)
     for _ in range(count):
         running = processes.start(keep_saving, 2, tmp_path, step, timeout=2)
-        while checkpoint.latest_step(str(tmp_path)) in (None, step):
+        while store.latest_step(str(tmp_path)) in (None, step):
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.1))
         running[random.randrange(2)][0].kill()
         assert sorted(map(str, map(type, processes.results(running)))) == sorted(map(str, [RuntimeError, type(None)]))
-        last, (step, tensors, meta) = step, checkpoint.restore(str(tmp_path))
+        last, (step, tensors, meta) = step, store.restore(str(tmp_path))
         assert meta == {"step": step} and step > last
         assert all(torch.equal(tensors[name], tensor) for name, tensor in row_tensors(step).items())
     report("SIGKILL of one host of two", count, 0, began)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from itit.sharding import BATCH, axes
+from itit.xla.sharding import BATCH, axes
 from tests.common import ROOT
 from tests.compiler import needs_compiler, program
 from tools.tpu import tpu_compiler

@@ -11,9 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from itit import weightsdir
+from itit.checkpoint import weightsdir
+from itit.checkpoint.weights import load_vqgan
 from itit.config import VqganConfig
-from itit.weights import load_vqgan
 from tests import foreign_weights
 from tests.common import ROOT
 from tests.public_vqgans import Reference, maskgit, spread_codes, taming

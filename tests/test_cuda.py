@@ -13,14 +13,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from itit import inference
-from itit.backend import Local
+from itit.backends.local import Local
 from itit.config import VqganConfig
 from itit.models import ITIT, VQGAN, encode_text, layers
 from itit.noise import Noise
 from itit.samples import Translator
-from itit.state import make_state
 from itit.tasks import LOSSES, TASKS
 from itit.train_step import tasks, train_step
+from itit.training.state import make_state
 from tests import small
 from tests.tiny import draw_flags, seeds
 

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from itit.metrics import Metrics
+from itit.training.metrics import Metrics
 from tools.generation import drawing
 
 

@@ -8,16 +8,18 @@ import pytest
 import sentencepiece
 import torch
 
-from itit import checkpoint, evaluation, metrics, runs, samples, train_step
-from itit.backend import Local
+from itit import samples, train_step
+from itit.backends.local import Local
+from itit.checkpoint import store
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
 from itit.data.streams import Streams
 from itit.data.text import Detokenizer
-from itit.evaluation import Evaluation
 from itit.scores import captions
-from itit.state import make_state
 from itit.tasks import only
+from itit.training import evaluation, metrics, runs
+from itit.training.evaluation import Evaluation
+from itit.training.state import make_state
 from tests import finished_run, tiny
 from tests.test_train import data, run_here, settings  # noqa: F401
 
@@ -25,7 +27,7 @@ ALONE = only("t2i", "i2t")
 
 
 def tensors(folder):
-    return checkpoint.restore(str(folder))[1]
+    return store.restore(str(folder))[1]
 
 
 def test_evaluation_changes_nothing(data, tmp_path):  # noqa: F811
@@ -115,9 +117,9 @@ def test_the_best_checkpoint_is_kept(data, tmp_path, monkeypatch, name, scores, 
                       vocabulary=str(data / "words.model"), workdir=str(tmp_path))  # fmt: skip
     assert run_here(values | {"stop_after_steps": 2}) == 0
     assert run_here(values) == 0  # knows the best of the call before
-    step, kept, meta = checkpoint.restore(str(tmp_path / "best"))
+    step, kept, meta = store.restore(str(tmp_path / "best"))
     assert step == best and meta["best"] == (scores[best] if name == "CIDEr" else -scores[best])
-    assert checkpoint.latest_step(str(tmp_path)) == 3
+    assert store.latest_step(str(tmp_path)) == 3
     assert runs.read_config(str(tmp_path / "best"), {}).train.keep_best == name
     changed = [n for n, t in tensors(tmp_path).items() if not torch.equal(t, kept[n])]
     assert bool(changed) == (best != 3)
@@ -126,7 +128,7 @@ def test_the_best_checkpoint_is_kept(data, tmp_path, monkeypatch, name, scores, 
 def test_a_best_checkpoint_is_never_without_its_settings(data, tmp_path, monkeypatch):  # noqa: F811
     """Killed in the middle of saving the best one, at any place."""
     values = settings(data, **ALONE, num_steps=2, eval_every=1, keep_best="t2i", workdir=str(tmp_path))
-    save = checkpoint.save
+    save = store.save
 
     def killed(workdir, *arguments, **options):
         save(workdir, *arguments, **options)
@@ -134,7 +136,7 @@ def test_a_best_checkpoint_is_never_without_its_settings(data, tmp_path, monkeyp
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "save", killed)
+        patched.setattr(store, "save", killed)
         run_here(values)
     best = str(tmp_path / "best")
     assert runs.restore(best)[0] == 0 and runs.read_config(best, {}).model.depth == values["depth"]

@@ -9,7 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from itit import checkpoint, flags, models, storage, weightsdir
+from itit import flags, models, storage
+from itit.checkpoint import store, weightsdir
 from itit.config import replace
 from itit.data import scenes
 from itit.models import t5 as t5_lib
@@ -74,7 +75,7 @@ def test_a_large_text_encoder_is_named_and_not_copied(run, tmp_path):
     t5.init_weights(config.t5.seed)
     weightsdir.save(str(tmp_path / "t5"), t5.state_dict(), config.t5)
     config = replace(config, t5_weights=str(tmp_path / "t5"))
-    found = checkpoint.restore(config.train.workdir)
+    found = store.restore(config.train.workdir)
     num_bytes = sum(p.numel() * 4 for p in t5.parameters())
     small = export.export(config, found, str(tmp_path / "small"), None, num_bytes, None)
     large = export.export(config, found, str(tmp_path / "large"), None, num_bytes - 1, None)
@@ -90,13 +91,13 @@ def test_a_large_text_encoder_is_named_and_not_copied(run, tmp_path):
 
 def test_another_step_and_moved_parts(run, monkeypatch, tmp_path):
     folder, config, tensors = run
-    meta = checkpoint.restore(config.train.workdir)[2]
+    meta = store.restore(config.train.workdir)[2]
     moved = tmp_path / "moved"
     (folder / "vqgan").rename(moved)
     try:
         earlier = {name: t * 2 if t.is_floating_point() else t for name, t in tensors.items()}
-        checkpoint.save(config.train.workdir, STEP - 2, checkpoint.whole(earlier), meta, 1)
-        checkpoint.save(config.train.workdir, STEP, checkpoint.whole(tensors), meta, 2)
+        store.save(config.train.workdir, STEP - 2, store.whole(earlier), meta, 1)
+        store.save(config.train.workdir, STEP, store.whole(tensors), meta, 2)
         call(monkeypatch, run, tmp_path / "out", step=STEP - 2, ema=False, vqgan=str(moved))
         assert finished_run.same_weights(models.load(str(tmp_path / "out")), earlier, "model")
         with pytest.raises(ValueError, match="vqgan: no config.json in it"):
@@ -107,7 +108,7 @@ def test_another_step_and_moved_parts(run, monkeypatch, tmp_path):
 
 def test_what_cannot_be_exported_is_refused_in_one_line(run, monkeypatch, tmp_path):
     folder, config, tensors = run
-    found = checkpoint.restore(config.train.workdir)
+    found = store.restore(config.train.workdir)
     own = {name: t for name, t in tensors.items() if not name.startswith("ema/")}
     wider = replace(config, text_decoder_depth=3).resolve()
     cases = [

@@ -19,7 +19,8 @@ import pytest
 import sentencepiece
 import torch
 
-from itit import checkpoint, storage, train
+from itit import storage, train
+from itit.checkpoint import store
 from itit.config import Config, VqganConfig, replace
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
@@ -88,16 +89,16 @@ def start(values, said, environment=None):
 
 def train_to(end, values, said, environment=None):
     """Goes on to step `end`, and expects that this works."""
-    done = checkpoint.latest_step(values["workdir"]) or 0
+    done = store.latest_step(values["workdir"]) or 0
     process = start(values | {"stop_after_steps": end - done}, said, environment)
     process.join(600)
     assert process.exitcode == 0, said.read_text()[-2000:]
-    assert checkpoint.latest_step(values["workdir"]) == end
+    assert store.latest_step(values["workdir"]) == end
 
 
 def digest(workdir):
     """SHA-256 over all that the newest checkpoint holds."""
-    step, tensors, _ = checkpoint.restore(str(workdir))
+    step, tensors, _ = store.restore(str(workdir))
     found = hashlib.sha256(str(step).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -129,7 +130,7 @@ def test_sigkill_of_real_training_at_random_moments(data, tmp_path):
         assert lives < 20 * count, f"{in_save} of {lives} kills met a save"
         before, born, process = unfinished(workdir), time.monotonic(), start(values, said)
         if lives % 4 == 0:  # in the middle of a save, as soon as there is one after the first step
-            wait_for(lambda step=step: (checkpoint.latest_step(workdir) or 0) > step, process)
+            wait_for(lambda step=step: (store.latest_step(workdir) or 0) > step, process)
             length = time.monotonic() - born
             wait_for(lambda: unfinished(workdir), process)
             time.sleep(random.uniform(0, 0.003))
@@ -140,7 +141,7 @@ def test_sigkill_of_real_training_at_random_moments(data, tmp_path):
         lives += 1
         in_save += unfinished(workdir) not in (None, before)
         try:
-            found = checkpoint.restore(workdir)
+            found = store.restore(workdir)
             lost += (found[0] if found else 0) < step
             step = found[0] if found else 0
         except ValueError as error:
@@ -215,12 +216,12 @@ def _in_halves(file, data, failing):
 
 
 def save(workdir, step):
-    checkpoint.save(str(workdir), step, checkpoint.whole(random_tensors(step)), {"step": step}, 1)
+    store.save(str(workdir), step, store.whole(random_tensors(step)), {"step": step}, 1)
 
 
 def assert_one_of(workdir, steps):
     """The newest checkpoint is whole, of one of these steps, and right. Returns its step."""
-    step, tensors, meta = checkpoint.restore(str(workdir))
+    step, tensors, meta = store.restore(str(workdir))
     assert step in steps and meta == {"step": step} and same(tensors, random_tensors(step))
     return step
 
@@ -317,7 +318,7 @@ def test_sigterm_loses_no_step(data, tmp_path):
         process.terminate()
         process.join(300)
         assert process.exitcode == 128 + signal.SIGTERM
-        step = checkpoint.latest_step(values["workdir"])
+        step = store.latest_step(values["workdir"])
         assert f"interrupted: saved step {step} in" in said.read_text().splitlines()[-1]
     whole = values_of(data, tmp_path / "whole", checkpoint_every=100_000)
     train_to(step, whole, said)
@@ -333,7 +334,7 @@ def catches(pid, number):
 
 
 def never_saved(values, said):
-    checkpoint.save = lambda *args, **kwargs: time.sleep(600)
+    store.save = lambda *args, **kwargs: time.sleep(600)
     life(values, {}, said)
 
 
@@ -361,7 +362,7 @@ def test_a_stopped_host_is_left_by_the_others_with_their_stacks(data, tmp_path, 
                        t2i2t_batch=4, i2t2i_batch=4)  # fmt: skip
     running = processes.start(host, 2, values, timeout=600)
     (first, _), (second, _) = running
-    wait_for(lambda: (checkpoint.latest_step(str(tmp_path)) or 0) > 16, first)  # past the first steps of every kind
+    wait_for(lambda: (store.latest_step(str(tmp_path)) or 0) > 16, first)  # past the first steps of every kind
     os.kill(second.pid, signal.SIGSTOP)
     stopped = time.monotonic()
     try:
@@ -371,5 +372,5 @@ def test_a_stopped_host_is_left_by_the_others_with_their_stacks(data, tmp_path, 
     assert first.exitcode == 1
     said = capfd.readouterr().err
     assert "Timeout (" in said and "in gather" in said and "most recent call first" in said
-    assert checkpoint.restore(str(tmp_path))[0] > 16
+    assert store.restore(str(tmp_path))[0] > 16
     report("a host stopped by SIGSTOP", 1, 0, began, f"out after {time.monotonic() - stopped:.0f} s, with stacks")

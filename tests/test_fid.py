@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit.backend import Local
+from itit.backends.local import Local
 from tests import foreign_weights
 from tests.common import squeezenet
 from tools.data.damaged import Damage

@@ -6,13 +6,14 @@ test_cuda.py checks, without one, on which device every tensor lies.
 import pytest
 import torch
 
-from itit.backend import Local, connect
+from itit.backends.connect import connect
+from itit.backends.local import Local
 from itit.config import TrainConfig, VqganConfig
 from itit.models import VQGAN, encode_text
 from itit.models.layers import set_compute_dtype
 from itit.samples import Translator
-from itit.state import DTYPES
 from itit.train_step import tasks, train_step
+from itit.training.state import DTYPES
 from tests.test_train import run_here, same, settings, write_ids
 from tests.tiny import random_batch, randomize, seeds
 from tests.twins import CPU, Counted, check_bfloat16, check_losses_and_gradients, config_of, differs, states

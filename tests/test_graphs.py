@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from itit import graphs
-from itit.backend import Local
-from itit.graphs import MAX_MOVES
+from itit.backends import cuda_graphs
+from itit.backends.cuda_graphs import MAX_MOVES
+from itit.backends.local import Local
 from itit.noise import RepeatedNoise
 from itit.samples import Translator
 from itit.train_step import tasks, train_step
@@ -58,7 +58,7 @@ class FakeGraph:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    recorder, real = Recorder(), graphs._Recording.record
+    recorder, real = Recorder(), cuda_graphs._Recording.record
 
     def record(recording):
         recorder.recording = recording
@@ -66,7 +66,7 @@ def recorder(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(recorder))
     monkeypatch.setattr(torch.cuda, "graph", recorder.record)
-    monkeypatch.setattr(graphs._Recording, "record", record)
+    monkeypatch.setattr(cuda_graphs._Recording, "record", record)
     return recorder
 
 
@@ -141,7 +141,7 @@ def test_every_draw_is_registered_and_none_other_allowed(recorder):
 
 
 def test_the_oldest_recordings_go_first(recorder, monkeypatch):
-    monkeypatch.setattr(graphs, "MAX_KEPT", 2)
+    monkeypatch.setattr(cuda_graphs, "MAX_KEPT", 2)
     backend, recorder.state = Local("cpu", graphs=True), types.SimpleNamespace(tensors=dict)
     seen = []
 

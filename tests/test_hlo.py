@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from itit.sharding import axes
+from itit.xla.sharding import axes
 from tests.compiler import needs_compiler, program
 from tools.tpu import hlo, tpu_compiler
 from tools.tpu.chips import Topology

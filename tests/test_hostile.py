@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import checkpoint, weights, weightsdir
+from itit.checkpoint import store, weights, weightsdir
 from itit.config import VqganConfig
 from itit.data import images, records, shard_index
 from itit.data.records import RecordWriter
@@ -42,13 +42,13 @@ def test_a_pickle_in_the_place_of_tensors_is_refused_and_does_not_run(tmp_path):
     weightsdir.load(str(tmp_path / "weights"), VqganConfig)
     for name in ("state", "commit.json"):
         workdir = str(tmp_path / name)
-        folder = checkpoint.save(workdir, 5, checkpoint.whole(random_tensors(1)), {}, 1)
+        folder = store.save(workdir, 5, store.whole(random_tensors(1)), {}, 1)
         (file,) = [entry for entry in os.listdir(folder) if entry.startswith(name)]
         size = os.path.getsize(f"{folder}/{file}")
         with open(f"{folder}/{file}", "wb") as out:
             out.write(runs(made).ljust(size))
         with pytest.raises(ValueError, match="step_00000005: damaged"):
-            checkpoint.restore(workdir)
+            store.restore(workdir)
     assert not made.exists()
     report("pickles in the place of tensors and JSON", 5, 0, began, "refused, none ran")
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from itit import checkpoint
-from itit.initial import initialise
+from itit.checkpoint import store
+from itit.training.initial import initialise
 from tests.test_train import data, run_here, settings  # noqa: F401
 from tools import export
 
@@ -12,7 +12,7 @@ from tools import export
 def finished(folder, data, **changes):  # noqa: F811
     values = settings(data, workdir=str(folder), num_steps=2, t2i2t_warmup_steps=9, i2t2i_warmup_steps=9, **changes)
     assert run_here(values) == 0
-    return values, checkpoint.restore(str(folder))
+    return values, store.restore(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def trained(data, tmp_path_factory):  # noqa: F811
 
 def began(folder):
     """The weights that a run of one step without a learning rate ends with are those that it began with."""
-    step, tensors, _ = checkpoint.restore(str(folder))
+    step, tensors, _ = store.restore(str(folder))
     assert step == 1
     return tensors
 

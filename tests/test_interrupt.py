@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from itit.backend import Local
+from itit.backends.local import Local
 from itit.eager import Eager
-from itit.interrupt import Interrupt, Interrupted
+from itit.training.interrupt import Interrupt, Interrupted
 
 pytestmark = pytest.mark.usefixtures("kept_signals")
 ALONE = SimpleNamespace(hosts=SimpleNamespace(count=1, any=lambda value: value))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from itit import checkpoint, metrics
-from itit.backend import Local
+from itit.backends.local import Local
+from itit.checkpoint import store
 from itit.config import TrainConfig
+from itit.training import metrics
 from tools.training import loop
 
 pytestmark = pytest.mark.usefixtures("kept_signals")
@@ -57,7 +58,7 @@ def test_it_runs_to_the_end_and_carries_on(tmp_path, capsys):
     assert run(tmp_path, again) == (0, [8, 10])
     assert again.total == sum(range(10))
     assert "carrying on from step 5" in capsys.readouterr().out
-    assert checkpoint.latest_step(str(tmp_path)) == 10
+    assert store.latest_step(str(tmp_path)) == 10
     steps, values = metrics.curves(str(tmp_path))["loss"]
     assert steps == [2, 4, 5, 6, 8, 10] and values[-1] == 45
     assert run(tmp_path, Counter()) == (0, [])
@@ -66,7 +67,7 @@ def test_it_runs_to_the_end_and_carries_on(tmp_path, capsys):
 def test_a_signal_saves_and_leaves(tmp_path, capsys):
     state = Counter()
     code, _ = run(tmp_path, state, at_step=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None)
-    assert code == 143 and checkpoint.latest_step(str(tmp_path)) == 5
+    assert code == 143 and store.latest_step(str(tmp_path)) == 5
     assert "interrupted: saved step 5" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 import torch
 
-from itit import weightsdir
+from itit.checkpoint import weightsdir
 from itit.config import VqganConfig
 from itit.data import made_with
 from itit.data.streams import Streams

@@ -13,9 +13,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing import event_accumulator
 
-from itit import metrics as metrics_lib
 from itit import storage
-from itit.metrics import Metrics
+from itit.training import metrics as metrics_lib
+from itit.training.metrics import Metrics
 from tests.common import ROOT
 
 
@@ -173,7 +173,7 @@ def test_host_memory_counts_what_is_held():
 def test_tensorflow_is_not_loaded(tmp_path):
     code = f"""
 import sys
-from itit.metrics import Metrics
+from itit.training.metrics import Metrics
 with Metrics({str(tmp_path)!r}, 10) as metrics:
     metrics.progress(1, {{"loss": 1.0}}, 1, 0)
     metrics.text(1, "a", "b")

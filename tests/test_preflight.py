@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from itit import config as config_lib
-from itit.sharding import Program
 from itit.tasks import TASKS
+from itit.xla.sharding import Program
 from tests.common import ROOT
 from tests.compiler import needs_compiler
 from tests.tiny import make_config

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from itit import checkpoint, weightsdir
 from itit import config as config_lib
-from itit.backend import Local
+from itit.backends.local import Local
+from itit.checkpoint import store, weightsdir
 from itit.config import Config, T5Config, TrainConfig
 from itit.data import records
 from itit.models import T5Encoder
-from itit.state import make_text_encoder, settle
+from itit.training.state import make_text_encoder, settle
 from tests.common import shared_data
 from tools import pretrain_t5
 from tools.pretrain_t5 import Pretraining
@@ -89,7 +89,7 @@ def test_killed_run_ends_with_the_same_weights_and_itit_takes_them(tmp_path):
     settings, values = dataclasses.replace(SETTINGS, data=str(tmp_path / "texts.tfrecord")), {"seed": 5}
     assert pretrain_t5.train(settings, run_config(tmp_path / "whole"), values) == 0
     assert pretrain_t5.train(settings, run_config(tmp_path / "killed", stop_after_steps=5), values) == 0
-    assert checkpoint.latest_step(str(tmp_path / "killed")) == 5
+    assert store.latest_step(str(tmp_path / "killed")) == 5
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     assert pretrain_t5.train(settings, run_config(tmp_path / "killed"), values) == 0
     ends = [weightsdir.load(str(tmp_path / name), T5Config) for name in ("whole", "killed")]

@@ -13,13 +13,15 @@ import torch
 from PIL import Image
 
 import itit
-from itit import checkpoint, runs, samples, tensorfile, weights, weightsdir
-from itit.backend import Local
+from itit import samples
+from itit.backends.local import Local
+from itit.checkpoint import store, tensorfile, weights, weightsdir
 from itit.config import replace
 from itit.data.text import Tokenizer
 from itit.models.layers import set_compute_dtype
 from itit.pretrained import ITIT
-from itit.state import load_state, make_state
+from itit.training import runs
+from itit.training.state import load_state, make_state
 from tests import finished_run
 from tests.common import ROOT
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
@@ -35,7 +37,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config, pairs = finished_run.of_scenes(folder)
     config = runs.read_config(config.train.workdir, {})
-    found = checkpoint.restore(config.train.workdir)
+    found = store.restore(config.train.workdir)
     export.export(config, found, str(folder / "exported"), None, 2**30, None)
     return config, str(folder / "exported"), np.stack([picture for picture, _ in pairs[:5]])
 
@@ -44,7 +46,7 @@ def live(config, seed):
     """The translator that the run's reports use, and its state with averaged weights."""
     backend = Local("cpu")
     state = make_state(config, backend)
-    checkpoint.restore(config.train.workdir, lambda _, reader, meta: load_state(state, reader, meta, "run", backend))
+    store.restore(config.train.workdir, lambda _, reader, meta: load_state(state, reader, meta, "run", backend))
     return state, samples.Translator(state, replace(config, seed=seed), backend, step=0)
 
 
@@ -295,7 +297,7 @@ def test_a_file_does_not_say_what_is_opened_outside_of_its_folder(run, tmp_path,
 def test_a_run_without_image_tokenizer_and_vocabulary_can_be_exported(run, tmp_path):
     config, folder, pictures = run
     bare = replace(config, vqgan="", vocabulary="")
-    step, tensors, meta = checkpoint.restore(config.train.workdir)
+    step, tensors, meta = store.restore(config.train.workdir)
     meta = {"frozen": {"t5_weights": meta["frozen"]["t5_weights"]}}
     export.export(bare, (step, tensors, meta), str(tmp_path / "bare"), True, 2**30, None)
     model = ITIT.from_pretrained(str(tmp_path / "bare"), device="cpu")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from itit import processor
+from itit.backends import processor
 from tests.common import ROOT
 
 NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")

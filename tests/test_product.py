@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from itit.models import product
-from itit.sharding import axes
+from itit.xla.sharding import axes
 from tests import traced
 from tests.compiler import needs_compiler
 from tests.small import fresh_seed  # noqa: F401 (a fixture)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import weightsdir
+from itit.checkpoint import weightsdir
 from itit.config import VqganConfig
 from itit.models import VQGAN
 from tests.common import ROOT

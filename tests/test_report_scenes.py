@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import metrics, samples
+from itit import samples
 from itit.data import scenes
+from itit.training import metrics
 from tests import finished_run
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 from tools import report_scenes

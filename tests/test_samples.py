@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from itit import inference, samples
-from itit.backend import Local
+from itit.backends.local import Local
 from itit.config import VqganConfig, replace
 from itit.models import VQGAN, encode_text
 from itit.noise import Noise

@@ -7,10 +7,11 @@ import time
 import pytest
 import torch
 
-from itit import checkpoint, storage
-from itit.backend import Local
+from itit import storage
+from itit.backends.local import Local
+from itit.checkpoint import store
 from itit.hosts import Hosts
-from itit.saver import Saver
+from itit.training.saver import Saver
 from tests import processes
 from tests.test_checkpoint_hosts import row_tensors, rows_of
 
@@ -38,15 +39,15 @@ def test_a_save_holds_the_values_of_its_step_whatever_happens_after(tmp_path, he
             tensor.fill_(9)
             parameter.zero_()
         background.check()
-        assert checkpoint.latest_step(str(tmp_path)) is None
+        assert store.latest_step(str(tmp_path)) is None
         held.set()
-    step, found, _ = checkpoint.restore(str(tmp_path))
+    step, found, _ = store.restore(str(tmp_path))
     assert step == 7 and all(torch.equal(found[name], before[name]) for name in before)
 
 
 def test_one_save_at_a_time_and_the_end_waits_for_it(tmp_path, monkeypatch):
     running, most = [0], [0]
-    save = checkpoint.save
+    save = store.save
 
     def slow(*args, **kwargs):
         running[0] += 1
@@ -55,12 +56,12 @@ def test_one_save_at_a_time_and_the_end_waits_for_it(tmp_path, monkeypatch):
         save(*args, **kwargs)
         running[0] -= 1
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(store, "save", slow)
     with saver(tmp_path) as background:
         for step in range(1, 6):
-            background.save(step, checkpoint.whole({"x": torch.tensor(step)}))
+            background.save(step, store.whole({"x": torch.tensor(step)}))
     assert most[0] == 1 and running[0] == 0
-    assert [checkpoint.restore(str(tmp_path), step=step)[1]["x"].item() for step in range(1, 6)] == list(range(1, 6))
+    assert [store.restore(str(tmp_path), step=step)[1]["x"].item() for step in range(1, 6)] == list(range(1, 6))
 
 
 @pytest.mark.parametrize("found_by", ["check", "save", "end", "another failure"])
@@ -68,7 +69,7 @@ def test_a_failure_is_raised(tmp_path, monkeypatch, found_by):
     def full(path, data, former=None):
         raise OSError(28, "No space left on device", path)
 
-    pieces = checkpoint.whole({"x": torch.zeros(1000)})
+    pieces = store.whole({"x": torch.zeros(1000)})
     background = saver(tmp_path)
     background.save(1, pieces)
     background.wait()
@@ -84,7 +85,7 @@ def test_a_failure_is_raised(tmp_path, monkeypatch, found_by):
                 background.save(3, pieces)
             if found_by == "another failure":
                 raise RuntimeError("another host is gone")
-    assert checkpoint.restore(str(tmp_path))[0] == 1
+    assert store.restore(str(tmp_path))[0] == 1
 
 
 def steps_of(hosts, workdir):
@@ -96,13 +97,13 @@ def steps_of(hosts, workdir):
             if step % 2 == 0:
                 background.save(step, rows_of(hosts, step))
             background.check()
-    return checkpoint.latest_step(workdir)
+    return store.latest_step(workdir)
 
 
 def test_hosts_save_while_they_speak_of_something_else(tmp_path):
     assert processes.run(steps_of, 2, str(tmp_path)) == [12] * 2
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000010", "step_00000012"]
-    tensors = checkpoint.restore(str(tmp_path))[1]
+    tensors = store.restore(str(tmp_path))[1]
     assert all(torch.equal(tensors[name], tensor) for name, tensor in row_tensors(12).items())
 
 
@@ -121,4 +122,4 @@ def fail_on(hosts, workdir, failing):
 def test_a_failure_of_one_host_is_raised_by_all(tmp_path, failing):
     for host, said in enumerate(processes.run(fail_on, 2, str(tmp_path), failing)):
         assert said.startswith("" if host == failing else f"host {failing}: ") and "step_00000005: disk full" in said
-    assert checkpoint.restore(str(tmp_path)) is None
+    assert store.restore(str(tmp_path)) is None

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import weightsdir
+from itit.checkpoint import weightsdir
+from itit.checkpoint.weights import load_vqgan
 from itit.data import records, shard_index
 from itit.data.text import Tokenizer
 from itit.models import VQGAN
-from itit.weights import load_vqgan
 from tests.common import ROOT
 from tests.finished_run import VQGAN_SIZES
 from tools import make_scenes, scene_ids, train_sentencepiece

@@ -10,7 +10,7 @@ from PIL import Image
 
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
-from itit.metrics import Metrics
+from itit.training.metrics import Metrics
 from tests import finished_run
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 from tests.test_report_scenes import Answers

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from itit import config as settings
-from itit import sharding
+from itit.checkpoint.pieces import overlap, slices, whole_index
+from itit.checks import check_batches
 from itit.models import ITIT, VQGAN, T5Encoder
+from itit.xla import sharding
 from tests.tiny import make_config, make_state
 from tools.tpu import sharding_text
 
@@ -135,11 +137,11 @@ def test_a_mesh_that_does_not_match_is_named(asked, devices):
 
 
 def test_a_batch_that_does_not_divide_is_named():
-    sharding.check_batches({"t2i": 32, "i2t": 16}, 8, 2)
+    check_batches({"t2i": 32, "i2t": 16}, 8, 2)
     with pytest.raises(ValueError, match="--i2t_batch=12: must be a multiple of 8 devices$"):
-        sharding.check_batches({"t2i": 32, "i2t": 12}, 8)
+        check_batches({"t2i": 32, "i2t": 12}, 8)
     with pytest.raises(ValueError, match="--i2t_batch=24: must be a multiple of 8 devices in 2 microbatches"):
-        sharding.check_batches({"t2i": 32, "i2t": 24}, 8, 2)
+        check_batches({"t2i": 32, "i2t": 24}, 8, 2)
 
 
 def test_every_block_is_marked_to_stay_split_by_rows():
@@ -163,11 +165,11 @@ def test_parts_of_a_tensor(shape, counts):
     parts = [tuple((i * size, (i + 1) * size) for i, size in zip(place, sizes, strict=True)) for place in grid]
     tensor, times = torch.randn(shape), torch.zeros(shape)
     for part in parts:
-        assert [sharding.overlap(part, other) for other in parts if other != part] == [None] * (len(parts) - 1)
-        assert sharding.overlap(sharding.whole_index(shape), part) == part == sharding.overlap(part, part)
-        times[sharding.slices(part)] += 1
-        assert torch.equal(tensor[sharding.slices(part)][sharding.slices(part, part)], tensor[sharding.slices(part)])
+        assert [overlap(part, other) for other in parts if other != part] == [None] * (len(parts) - 1)
+        assert overlap(whole_index(shape), part) == part == overlap(part, part)
+        times[slices(part)] += 1
+        assert torch.equal(tensor[slices(part)][slices(part, part)], tensor[slices(part)])
     assert bool((times == 1).all())
     if shape == (6, 8):
-        assert sharding.overlap(((1, 5), (0, 4)), ((4, 6), (2, 8))) == ((4, 5), (2, 4))
-        assert sharding.slices(((4, 5), (2, 4)), ((4, 6), (2, 8))) == (slice(0, 1), slice(0, 2))
+        assert overlap(((1, 5), (0, 4)), ((4, 6), (2, 8))) == ((4, 5), (2, 4))
+        assert slices(((4, 5), (2, 4)), ((4, 6), (2, 8))) == (slice(0, 1), slice(0, 2))

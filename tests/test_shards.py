@@ -7,9 +7,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from itit import shards, storage
-from itit.sharding import Piece
-from itit.shards import Damaged, Reader
+from itit import storage
+from itit.checkpoint import shards
+from itit.checkpoint.pieces import Piece
+from itit.checkpoint.shards import Damaged, Reader
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.float64, torch.uint8)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from itit.skips import Skips
+from itit.training.skips import Skips
 
 ROWS = {"t2i": np.array([3, 5]), "t2t": np.array([8])}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from itit import checkpoint, shards, weightsdir
-from itit.backend import Local
+from itit.backends.local import Local
+from itit.checkpoint import shards, store, weightsdir
 from itit.config import T5Config, VqganConfig
 from itit.models import VQGAN, T5Encoder
-from itit.state import frozen, image_ids_of, load_state, make_state, make_text_encoder, make_vqgan, settle
+from itit.training.state import frozen, image_ids_of, load_state, make_state, make_text_encoder, make_vqgan, settle
 from tests import small
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 
@@ -65,7 +65,7 @@ def test_a_fresh_state_is_of_the_seed_alone():
 def saved_as(tmp_path, tensors):
     """A reader of these tensors."""
     path = str(tmp_path / "state.safetensors")
-    return shards.Reader({path: shards.write(path, checkpoint.whole(tensors))})
+    return shards.Reader({path: shards.write(path, store.whole(tensors))})
 
 
 def test_saved_tensors_come_back_into_a_state(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itit.backend import Local
+from itit.backends.local import Local
 from itit.data import scenes
 from tests import finished_run
 from tests.common import squeezenet

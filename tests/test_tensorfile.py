@@ -9,7 +9,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from itit import storage, tensorfile
+from itit import storage
+from itit.checkpoint import tensorfile
 from tests.small import fresh_seed  # noqa: F401 (a fixture)
 from tests.test_checkpoint import random_tensors, same
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from itit import ITIT, text_encoders, weights, weightsdir
+from itit import ITIT, text_encoders
+from itit.checkpoint import weights, weightsdir
 from itit.noise import Noise
 from itit.text_encoders import FAMILIES, Family
 from itit.train_step import tasks, train_step

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from itit import storage
-from itit.backend import Local
+from itit.backends.local import Local
+from itit.checkpoint.weights import load_vqgan
 from itit.data import records, shard_index
 from itit.data.streams import Streams
-from itit.weights import load_vqgan
 from tests.common import shared_data
 from tests.test_streams import make_config
 from tests.test_train_vqgan import CONFIG, read_shard, save_random_vqgan, write_shards

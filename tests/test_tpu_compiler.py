@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from itit.sharding import Program, axes
+from itit.xla.sharding import Program, axes
 from tests import traced
 from tests.compiler import needs_compiler, program
 from tools.tpu import tpu_compiler

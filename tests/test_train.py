@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from itit import checkpoint, flags, train, weightsdir
+from itit import flags, train
+from itit.checkpoint import store, weightsdir
 from itit.config import Config, T5Config, VqganConfig, replace
 from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
@@ -137,7 +138,7 @@ def curves(workdir):
 
 def same(a, b):
     """Bit for bit the same tensors in the newest checkpoints of two runs."""
-    (step_a, tensors_a, _), (step_b, tensors_b, _) = checkpoint.restore(str(a)), checkpoint.restore(str(b))
+    (step_a, tensors_a, _), (step_b, tensors_b, _) = store.restore(str(a)), store.restore(str(b))
     different = [name for name in tensors_a if not torch.equal(tensors_a[name], tensors_b[name])]
     return step_a == step_b and tensors_a.keys() == tensors_b.keys() and not different
 
@@ -167,7 +168,7 @@ def test_a_run_on_pictures_and_texts(data, tmp_path):
     assert set(tags["images"]) == {f"samples/{name}" for name in names}
     assert [picture.step for picture in events.Images("samples/prompt_to_picture")] == [3, 4]
     assert flags.from_flagfile(f"{tmp_path}/run/resolved.cfg") == replace(Config(), **values).resolve()
-    step, tensors, _ = checkpoint.restore(str(tmp_path / "run"))
+    step, tensors, _ = store.restore(str(tmp_path / "run"))
     assert step == 4 and {name.split("/")[0] for name in tensors} == {"model", "optimizer", "ema"}
 
 
@@ -182,14 +183,14 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path):
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == code and "Traceback" not in err
-        step = checkpoint.latest_step(parts["workdir"])
+        step = store.latest_step(parts["workdir"])
         assert 3 <= step < 300 and f"interrupted: saved step {step}" in err.splitlines()[-1]
     assert run_here(parts | {"stop_after_steps": 5}) == 0
-    assert checkpoint.latest_step(parts["workdir"]) == step + 5
+    assert store.latest_step(parts["workdir"]) == step + 5
     end = step + 8
     assert run_here(parts | {"stop_after_steps": 3}) == 0
     assert run_here(whole | {"stop_after_steps": end}) == 0
-    assert checkpoint.latest_step(parts["workdir"]) == end
+    assert store.latest_step(parts["workdir"]) == end
     assert same(whole["workdir"], parts["workdir"])
     points = [[(p.step, p.value) for p in curves(x["workdir"]).Scalars("loss")] for x in (whole, parts)]
     assert points[0] == points[1] and len(points[0]) == end
@@ -355,7 +356,7 @@ def test_updates_that_are_not_finite_are_skipped_and_their_rows_written_down(dat
     assert record["rows"] == {task: places.tolist() for task, places in rows.items()} and record["grad_norm"] == "nan"
     points = [(point.step, point.value) for point in curves(tmp_path / "run").Scalars("skipped")]
     assert points == [(3, 1), (6, 1), (9, 1)]
-    states = [checkpoint.restore(values["workdir"], step=step)[1] for step in range(1, 10)]
+    states = [store.restore(values["workdir"], step=step)[1] for step in range(1, 10)]
     for step, (before, after) in enumerate(zip(states, states[1:], strict=False), 1):
         unchanged = all(torch.equal(before[name], after[name]) for name in before)
         assert unchanged == (step in (2, 3, 6)) and all(tensor.isfinite().all() for tensor in after.values())
@@ -367,4 +368,4 @@ def test_too_many_skipped_in_a_row_end_the_run_and_what_was_saved_stays(data, tm
     with_hook(monkeypatch, lambda grad: calls.append(1) or (grad * torch.inf if len(calls) > 6 else grad))
     with pytest.raises(ValueError, match=r"^4 updates in a row were skipped, the last of step 9 \(from 0\): loss "):
         run_here(values)
-    assert checkpoint.latest_step(str(tmp_path)) == 5
+    assert store.latest_step(str(tmp_path)) == 5

@@ -12,7 +12,8 @@ import pytest
 import safetensors
 import torch
 
-from itit import checkpoint, train
+from itit import train
+from itit.checkpoint import store
 from itit.config import Config, replace
 from itit.tasks import TASKS
 from tests import processes
@@ -34,7 +35,7 @@ def data(tmp_path_factory):
 def host(hosts, values, changes=()):
     """`itit.train` on one host. Returns its exit code, how many numbers it read, and the rows of its first batch."""
     backend = Host(hosts, DEVICES)
-    train.backends.connect = lambda config: backend
+    train.connect = lambda config: backend
     values = values | dict(changes).get(hosts.index, {})
     config = replace(Config(), **values).resolve()
     rows = train.Streams(config, hosts.index, hosts.count).rows(0)
@@ -109,7 +110,7 @@ def test_what_some_hosts_saved_others_continue(data, tmp_path, alone):
             if count == 4:
                 _, whole = pieces_of(tmp_path / "checkpoints" / "step_00000002")
                 assert 0.2 < num_read / sum(whole.values()) < 0.3  # a quarter, and what is whole everywhere
-    assert checkpoint.latest_step(str(tmp_path)) == 6
+    assert store.latest_step(str(tmp_path)) == 6
     time.sleep(1)  # TensorBoard's files are named, and read in order, by the second
     assert run_here(values) == 0
     assert same(alone, tmp_path)
@@ -127,10 +128,10 @@ def test_a_signal_to_one_host_stops_all_after_the_same_step(data, tmp_path, told
     time.sleep(1)
     os.kill(running[told][0].pid, signal.SIGTERM)
     assert [code for code, *_ in processes.results(running)] == [143, 143]
-    step = checkpoint.latest_step(str(tmp_path))
+    step = store.latest_step(str(tmp_path))
     assert step < 5000 and step % 2 == 0
     files, whole = pieces_of(tmp_path / "checkpoints" / f"step_{step:08d}")
-    assert len(files) == 2 and checkpoint.restore(str(tmp_path))[1].keys() == whole.keys()
+    assert len(files) == 2 and store.restore(str(tmp_path))[1].keys() == whole.keys()
 
 
 def test_hosts_that_do_not_belong_together_are_refused_at_the_start(data, tmp_path, monkeypatch):

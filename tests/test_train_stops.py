@@ -7,9 +7,11 @@ import signal
 import pytest
 import torch
 
-from itit import checkpoint, locks, metrics, optim, samples, train
-from itit.evaluation import Evaluation
+from itit import locks, optim, samples, train
+from itit.checkpoint import store
 from itit.tasks import only
+from itit.training import metrics
+from itit.training.evaluation import Evaluation
 from tests.test_train import data, run_here, same, settings, start, steps_saved  # noqa: F401
 
 PAIRS = only("t2i", "i2t")
@@ -40,7 +42,7 @@ def test_weights_that_are_no_numbers_end_the_run_and_the_last_good_ones_stay(dat
     values = settings(data, **PAIRS, workdir=str(tmp_path), num_steps=6, checkpoint_every=1, keep_last=1)
     with pytest.raises(ValueError, match="step_00000004.*not written: model/.* holds NaN or infinity"):
         run_here(values)
-    assert checkpoint.restore(str(tmp_path))[0] == 3 and steps_saved(tmp_path) == ["step_00000003"]
+    assert store.restore(str(tmp_path))[0] == 3 and steps_saved(tmp_path) == ["step_00000003"]
 
 
 def test_a_step_without_a_task_is_refused(data, tmp_path):  # noqa: F811
@@ -110,7 +112,7 @@ def test_a_signal_in_a_step_leaves_samples_for_later(data, tmp_path, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(train, "train_step", told)
         assert run_here(values) == 129
-    assert scored == [0] and checkpoint.latest_step(str(tmp_path)) == 2
+    assert scored == [0] and store.latest_step(str(tmp_path)) == 2
     assert run_here(values) == 0
     assert scored == [0, 2, 4]
 
@@ -125,10 +127,10 @@ def test_a_lost_connection_saves_and_a_lost_reader_goes_on(data, tmp_path, lost)
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGHUP)
         _, err = process.communicate(timeout=100)
-        step = checkpoint.latest_step(str(tmp_path))
+        step = store.latest_step(str(tmp_path))
         assert process.returncode == 129 and f"interrupted: saved step {step}" in err.splitlines()[-1]
     else:
         process.stdout.close()
         err = process.stderr.read()
         assert process.wait(100) == 0 and "warning: stdout: Broken pipe" in err and "Traceback" not in err
-        assert checkpoint.latest_step(str(tmp_path)) == steps
+        assert store.latest_step(str(tmp_path)) == steps

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import checkpoint, metrics, weightsdir
+from itit.checkpoint import store, weightsdir
 from itit.config import TrainConfig, VqganConfig
 from itit.data import records
 from itit.models.vqgan import VQGAN
+from itit.training import metrics
 from tests.common import ROOT, shared_data
 from tests.pictures import write_shards
 from tools import tokenize, train_vqgan
@@ -57,9 +58,9 @@ def test_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, recipe):
             patch.setattr(vqgan_step, "step", lambda state, pixels, number, *rest, at=at: exit_now()
                           if number == at else step(state, pixels, number, *rest))  # fmt: skip
             train_here(data, tmp_path / "killed", recipe)
-        assert checkpoint.latest_step(str(tmp_path / "killed")) == (at // 10 * 10 or None)
+        assert store.latest_step(str(tmp_path / "killed")) == (at // 10 * 10 or None)
     assert train_here(data, tmp_path / "killed", recipe) == 0
-    ends = [checkpoint.restore(str(tmp_path / name))[1] for name in ("whole", "killed")]
+    ends = [store.restore(str(tmp_path / name))[1] for name in ("whole", "killed")]
     assert ends[0].keys() == ends[1].keys()
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from itit.backend import Local
+from itit.backends.local import Local
 from itit.config import VqganConfig
 from itit.data import scenes
 from tests.tiny import randomize, seeds

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from itit.watchdog import Watchdog
+from itit.training.watchdog import Watchdog
 from tests.common import ROOT
 
 HANG = """
 import ctypes, sys, threading, time
-from itit.watchdog import Watchdog
+from itit.training.watchdog import Watchdog
 
 watchdog = Watchdog(20, 1.5, 2)
 for step in range(2 + 3 * 2):
@@ -49,7 +49,7 @@ def test_first_steps_of_a_kind_and_what_is_between_steps_are_not_watched():
 
 STOPPED = """
 import subprocess, sys
-from itit.watchdog import Watchdog
+from itit.training.watchdog import Watchdog
 
 worker = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print(worker.pid, flush=True)

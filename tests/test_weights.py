@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from itit import models, tensorfile, weights, weightsdir
+from itit import models
+from itit.checkpoint import tensorfile, weights, weightsdir
 from itit.config import T5Config, VqganConfig, to_json
 from itit.models import VQGAN, t5
 from tests import small

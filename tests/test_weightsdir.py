@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from itit import storage, weightsdir
+from itit import storage
+from itit.checkpoint import weightsdir
 from itit.config import T5Config, VqganConfig
 from tests.test_checkpoint import random_tensors, same
 

@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 
-from itit.sharding import Program
+from itit.xla.sharding import Program
 from tests.common import ROOT
 
 B, D, H = 64, 128, 256
@@ -42,8 +42,8 @@ def main(folder):
     import torch
 
     from itit.models.product import linear
-    from itit.sharding import TRAINED
-    from itit.tracing import TracedMesh, end_backward, leave, scope
+    from itit.xla.sharding import TRAINED
+    from itit.xla.tracing import TracedMesh, end_backward, leave, scope
 
     def update(weights, rows):
         with scope("t2i"):

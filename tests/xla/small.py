@@ -2,8 +2,8 @@
 
 import os
 
-from itit import mesh
 from itit.config import TrainConfig
+from itit.xla import mesh
 
 NUM_DEVICES = int(os.environ["CPU_NUM_DEVICES"])
 MESHES = {1: [(1, 1)], 8: [(8, 1), (4, 2), (1, 8)]}[NUM_DEVICES]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from itit import xla
-from itit.capture import Captured, Lazy
+from itit.xla import api
+from itit.xla.capture import Captured, Lazy
 from tests.xla.small import MESHES, connect
 
 
@@ -27,9 +27,9 @@ def test_replays_use_new_arguments_and_compile_nothing(mesh):
     run = Captured(mesh)
     for turn in range(4):
         (x, host), number = rows(mesh, 3), run.number(0.5 + turn)
-        before = xla.num_compilations()
+        before = api.num_compilations()
         found = run(scaled, x, number)
-        assert xla.num_compilations() - before == (turn == 0)
+        assert api.num_compilations() - before == (turn == 0)
         assert torch.allclose(found.cpu(), host * (0.5 + turn) + 1)
     assert len(run.graphs) == 1
 
@@ -50,7 +50,7 @@ def grown(weight, x):
 def test_updated_tensors_are_donated_and_rebound(mesh):
     run, lazy = Captured(mesh), Lazy(mesh)
     weights = [mesh.mark(torch.zeros(16).to(mesh.device), (None,)) for _ in range(2)]
-    xla.sync(wait=True)
+    api.sync(wait=True)
     expected = torch.zeros(16)
     for _ in range(4):
         x, host = rows(mesh, 16)
@@ -93,7 +93,7 @@ def test_numbers_inside_are_not_taken_for_tensors_that_have_gone(mesh):
     """The handle of a buffer that is freed while a function is traced may be given to the next one."""
     x, host = rows(mesh, 3)
     gone = [torch.tensor(float(i), device=mesh.device) for i in range(50)]
-    xla.sync(wait=True)
+    api.sync(wait=True)
 
     def frees(x):
         gone.clear()
@@ -153,7 +153,7 @@ def test_modules_give_their_weights_and_take_new_ones(mesh):
         for p, q in zip(host.parameters(), layer.parameters(), strict=True):
             p.data = torch.randn_like(p)
             q.data = mesh.mark(p.data.to(mesh.device), (None,) * p.ndim)
-        xla.sync(wait=True)
+        api.sync(wait=True)
         x, plain = rows(mesh, 3)
         assert torch.allclose(run(applied, layer, x).cpu(), host(plain), atol=1e-5)
 

@@ -1,6 +1,8 @@
 """Evaluation on a mesh compiles programs of its own, once, and the training step keeps those it has."""
 
-from itit import metrics, train, xla
+from itit import train
+from itit.training import metrics
+from itit.xla import api
 from tests.test_train import run_here, settings
 from tests.xla.test_train import SIZES, data  # noqa: F401
 
@@ -10,13 +12,13 @@ def test_the_training_step_is_not_traced_again(data, tmp_path, monkeypatch):  # 
 
     def counted_step(*args):
         found = step(*args)
-        counts.append(("step", xla.num_compilations()))
+        counts.append(("step", api.num_compilations()))
         return found
 
     def counted_evaluation(*args):
-        before = xla.num_compilations()
+        before = api.num_compilations()
         evaluate(*args)
-        counts.append(("evaluation", xla.num_compilations() - before))
+        counts.append(("evaluation", api.num_compilations() - before))
 
     monkeypatch.setattr(train, "train_step", counted_step)
     monkeypatch.setattr(train.Evaluation, "run", counted_evaluation)

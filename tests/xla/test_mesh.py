@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from itit import checkpoint, sharding, xla
+from itit.checkpoint import store
+from itit.checkpoint.pieces import slices
+from itit.xla import api, sharding
 from tests.xla.small import MESHES, connect
 
 SPECS = [(("fsdp", None), (16, 6)), ((None, "fsdp"), (3, 16)), ((None, None), (4, 4)), ((), ()), (("fsdp",), (8,)),
@@ -18,7 +20,7 @@ def made(mesh):
     placed = {name: mesh.mark(value.to(mesh.device), spec)
               for (name, value), (spec, _) in zip(host.items(), SPECS, strict=True)}  # fmt: skip
     mesh._specs = {id(tensor): spec for tensor, (spec, _) in zip(placed.values(), SPECS, strict=True)}
-    xla.sync(wait=True)
+    api.sync(wait=True)
     return placed, host
 
 
@@ -32,7 +34,7 @@ def test_pieces_are_as_small_as_the_devices_parts(data, fsdp):
         found = torch.full(shape, torch.nan)
         for piece in pieces:
             assert piece.shape == shape and piece.value.numel() == math.prod(shape) // count
-            found[sharding.slices(piece.index)] = piece.value
+            found[slices(piece.index)] = piece.value
         assert torch.equal(found, host[name])
         assert sorted(mesh.held(placed[name])) == sorted(piece.index for piece in pieces)
 
@@ -40,10 +42,10 @@ def test_pieces_are_as_small_as_the_devices_parts(data, fsdp):
 @pytest.mark.parametrize("data, fsdp", MESHES)
 def test_a_mesh_is_filled_by_its_parts_and_keeps_its_shardings(tmp_path, data, fsdp):
     tensors = {f"t{i}": torch.randn(shape) for i, (_, shape) in enumerate(SPECS)}
-    checkpoint.save(str(tmp_path), 1, checkpoint.whole(tensors), {}, 1)
+    store.save(str(tmp_path), 1, store.whole(tensors), {}, 1)
     mesh = connect(data, fsdp)
     placed, _ = made(mesh)
-    before = [xla.sharding_text(tensor) for tensor in placed.values()]
+    before = [api.sharding_text(tensor) for tensor in placed.values()]
 
     def load(_, reader, meta):
         for name, tensor in placed.items():
@@ -52,20 +54,20 @@ def test_a_mesh_is_filled_by_its_parts_and_keeps_its_shardings(tmp_path, data, f
                 assert part.numel() == math.prod(tensor.shape) // len(parts)
             mesh.fill(tensor, parts)
 
-    checkpoint.restore(str(tmp_path), load)
-    assert before == [xla.sharding_text(tensor) for tensor in placed.values()]
+    store.restore(str(tmp_path), load)
+    assert before == [api.sharding_text(tensor) for tensor in placed.values()]
     for name, tensor in placed.items():
         assert torch.equal(tensor.cpu(), tensors[name]), name
-    checkpoint.save(str(tmp_path), 2, mesh.owned(placed), {}, 1)
-    back = checkpoint.restore(str(tmp_path))[1]
+    store.save(str(tmp_path), 2, mesh.owned(placed), {}, 1)
+    back = store.restore(str(tmp_path))[1]
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
 
 
 def host_of(mesh, monkeypatch, mine):
     """The mesh as a host sees it that has only some of the devices."""
-    shards, places = xla.local_shards, xla.local_places
-    monkeypatch.setattr(xla, "local_shards", lambda tensor: [shards(tensor)[i] for i in mine])
-    monkeypatch.setattr(xla, "local_places", lambda tensor: [places(tensor)[i] for i in mine])
+    shards, places = api.local_shards, api.local_places
+    monkeypatch.setattr(api, "local_shards", lambda tensor: [shards(tensor)[i] for i in mine])
+    monkeypatch.setattr(api, "local_places", lambda tensor: [places(tensor)[i] for i in mine])
     monkeypatch.setattr(mesh.hosts, "leads", 0 in mine)
 
 
@@ -84,7 +86,7 @@ def test_hosts_together_own_everything_once(data, fsdp, count):
         for name, pieces in owned.items():
             assert {piece.index for piece in pieces} <= set(held[name])
             for piece in pieces:
-                found[name][sharding.slices(piece.index)] = piece.value
-                times[name][sharding.slices(piece.index)] += 1
+                found[name][slices(piece.index)] = piece.value
+                times[name][slices(piece.index)] += 1
     for name, tensor in host.items():
         assert torch.equal(found[name], tensor) and bool((times[name] == 1).all()), name

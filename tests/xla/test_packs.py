@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from itit import sharding
+from itit.checkpoint.pieces import whole_index
 from itit.optim import Ema
-from itit.packs import lay
 from itit.train_step import State
+from itit.xla.packs import lay
 from tests.xla.small import MESHES, connect
 
 
@@ -105,7 +105,7 @@ def test_outside_programs_there_is_no_value():
     with pytest.raises(RuntimeError, match="HasValue"):
         weight.cpu()
     with pytest.raises(AssertionError, match="filled before it is packed"):
-        mesh.fill(weight, {sharding.whole_index((16, 16)): torch.zeros(16, 16)})
+        mesh.fill(weight, {whole_index((16, 16)): torch.zeros(16, 16)})
     check(mesh, state, plain)
 
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from itit import checkpoint, inference, sharding, xla
+from itit import inference
+from itit.checkpoint import store
 from itit.samples import Translator
-from itit.state import frozen, load_state
+from itit.training.state import frozen, load_state
+from itit.xla import api, sharding
 from tests import twins
 from tests.tiny import random_batch, seeds
 from tests.twins import CPU, PAIRS_ONLY, config_of, differs, run_step, states
@@ -38,13 +40,13 @@ def test_captured_equals_lazy_bit_for_bit_and_shardings_stay(dtype):
                 metrics = run_step(mesh, state, config, step, rate=1e-3 * (step + 1))
             found.append({name: value.item() for name, value in metrics.items()})
             if mode == "captured" and step:
-                assert (xla.num_compilations(), list(mesh.run.graphs)) == (compiled, graphs)
+                assert (api.num_compilations(), list(mesh.run.graphs)) == (compiled, graphs)
             if step == 1:
                 ids = mesh.to_device({"x": random_batch(config, 7)["i2t/image_ids"].numpy()})["x"]
                 with state.averaged():
                     empty = mesh.sampler(empty_text, state)
                     inference.caption_greedy(state.model, ids, empty, mesh.sampler).cpu()
-            compiled, graphs = xla.num_compilations(), list(getattr(mesh.run, "graphs", ()))
+            compiled, graphs = api.num_compilations(), list(getattr(mesh.run, "graphs", ()))
         assert specs(mesh, state) == before
         losses.append(found)
         ends.append(mesh.on_host(state.tensors()))
@@ -65,15 +67,15 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     name, weight = next(iter(state.t5.named_parameters()))
     kept, spec = weight.data, sharding.parameter_spec(name, tuple(weight.shape), fsdp)
     weight.data = mesh.mark(torch.full(weight.shape, torch.nan, dtype=weight.dtype).to(mesh.device), spec)
-    xla.sync(wait=True)
-    compiled = xla.num_compilations()  # reading a mesh's tensors may compile
+    api.sync(wait=True)
+    compiled = api.num_compilations()  # reading a mesh's tensors may compile
     metrics = run_step(mesh, state, config, 1)
     assert metrics["skipped"].item() == 1 and not torch.isfinite(metrics["loss"].cpu())
-    assert xla.num_compilations() == compiled
+    assert api.num_compilations() == compiled
     after = bits(mesh, state)
     assert all(torch.equal(after[name], before[name]) for name in before) and "optimizer/usual_norm" in before
-    weight.data, compiled = kept, xla.num_compilations()
-    assert run_step(mesh, state, config, 2)["skipped"].item() == 0 and xla.num_compilations() == compiled
+    weight.data, compiled = kept, api.num_compilations()
+    assert run_step(mesh, state, config, 2)["skipped"].item() == 0 and api.num_compilations() == compiled
     assert not torch.equal(bits(mesh, state)["model/text_decoder.head.bias"], before["model/text_decoder.head.bias"])
 
 
@@ -82,7 +84,7 @@ def bits(mesh, state):
 
 
 def specs(mesh, state):
-    return [xla.sharding_text(t) for t in mesh.packs.buffers(state.tensors().values())]
+    return [api.sharding_text(t) for t in mesh.packs.buffers(state.tensors().values())]
 
 
 def empty_text(state):
@@ -121,13 +123,13 @@ def test_a_checkpoint_goes_on_under_another_mesh_and_in_plain_torch(tmp_path):
     plain, state = states(meshes[0], config, 2)
     meshes[0].pack(state)
     run_step(meshes[0], state, config, 0)
-    checkpoint.save(str(tmp_path), 1, meshes[0].owned(state.tensors()), {"frozen": frozen(state)}, 1)
-    _, tensors, _ = checkpoint.restore(str(tmp_path))
+    store.save(str(tmp_path), 1, meshes[0].owned(state.tensors()), {"frozen": frozen(state)}, 1)
+    _, tensors, _ = store.restore(str(tmp_path))
     continued = [(state, meshes[0]), (states(meshes[1], config, 2)[1], meshes[1]), (plain, CPU)]
     for other, backend in continued[1:]:
         assert not torch.equal(other.optimizer.count.cpu(), tensors["optimizer/count"])
         before = specs(backend, other) if backend is meshes[1] else []
-        checkpoint.restore(str(tmp_path), lambda _, *saved: load_state(other, *saved, "run", backend))  # noqa: B023
+        store.restore(str(tmp_path), lambda _, *saved: load_state(other, *saved, "run", backend))  # noqa: B023
         assert before == (specs(backend, other) if before else [])
         for name, tensor in other.tensors().items():
             assert torch.equal(tensor.detach().cpu(), tensors[name]), name

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itit.backend import Local
+from itit.backends.local import Local
 from tests.test_train_vqgan import save_random_vqgan
 from tests.xla.small import MESHES, connect
 from tools import tokenize

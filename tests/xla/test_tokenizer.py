@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from itit.backend import Local
+from itit.backends.local import Local
+from itit.checkpoint.pieces import slices
 from itit.config import TrainConfig, VqganConfig
-from itit.sharding import slices
 from tests.tiny import randomize
 from tests.xla.small import MESHES, connect
 from tools import pretrain_t5

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from itit.config import VqganConfig
-from itit.sharding import BATCH
-from itit.tracing import TracedMesh
 from itit.train_step import tasks
+from itit.xla.sharding import BATCH
+from itit.xla.tracing import TracedMesh
 from tests.tiny import make_state
 from tests.twins import config_of
 from tests.xla.small import NUM_DEVICES

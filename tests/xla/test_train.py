@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from itit import checkpoint, train, xla
+from itit import train
+from itit.checkpoint import store
+from itit.xla import api
 from tests.test_train import run_here, settings, write_ids
 from tests.xla.small import MESHES
 
@@ -30,7 +32,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path):
         values = settings(data, **SIZES, workdir=str(tmp_path / name))
         for piece in pieces:
             assert run_here(values | {"stop_after_steps": piece}) == 0
-        ends.append(checkpoint.restore(str(tmp_path / name)))
+        ends.append(store.restore(str(tmp_path / name)))
     (step, whole, _), (other_step, parts, _) = ends
     assert step == other_step == 4 and whole.keys() == parts.keys()
     for name, tensor in whole.items():
@@ -71,7 +73,7 @@ def test_input_is_awaited_while_the_devices_compute(data, tmp_path, monkeypatch)
 
         class Counting(type(batches)):
             def __next__(self):
-                reads.append((xla.counters.metric_data("InboundData") or [0])[0])
+                reads.append((api.counters.metric_data("InboundData") or [0])[0])
                 return super().__next__()
 
         batches.__class__ = Counting

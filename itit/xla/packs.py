@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from itit import xla
+from itit.xla import api
 
 
 class _Row(NamedTuple):
@@ -40,9 +40,9 @@ class Packs:
     def add(self, buffer, tensors):
         """The tensors become the rows of the buffer, which has their values or none."""
         for index, tensor in enumerate(tensors):
-            tensor.data = xla.placeholder(tensor.shape, tensor.dtype)
+            tensor.data = api.placeholder(tensor.shape, tensor.dtype)
             row = _Row(buffer, index, tensor, tensor.data)
-            self._tensors[id(tensor)] = self._stand_ins[xla.handle(tensor)] = row
+            self._tensors[id(tensor)] = self._stand_ins[api.handle(tensor)] = row
         self._firsts.clear()
 
     def find(self, tensor):
@@ -55,7 +55,7 @@ class Packs:
         if not self._tensors:
             return ()
         owners = (leaf for leaf in leaves if isinstance(leaf, torch.nn.Module) or hasattr(leaf, "state"))
-        return tuple(xla.handles([tensor for owner in owners for tensor in self._of(owner)]))
+        return tuple(api.handles([tensor for owner in owners for tensor in self._of(owner)]))
 
     def _of(self, owner):
         if owner not in self._firsts:
@@ -81,7 +81,7 @@ class Packs:
             yield
             changed = {}  # id of a buffer -> (the buffer, index -> new row)
             for tensor, row, before in opened:
-                if xla.value_id(tensor) != xla.value_id(before):
+                if api.value_id(tensor) != api.value_id(before):
                     new = changed.setdefault(id(row.buffer), (row.buffer, {}))[1]
                     new[row.index] = tensor.detach()
             for buffer, new in changed.values():
@@ -94,5 +94,5 @@ class Packs:
     def _rows(self, tensors):
         """(tensor, its _Row or None) of each."""
         tensors = list(tensors)
-        handles = xla.handles(tensors) if self._stand_ins else [None] * len(tensors)
+        handles = api.handles(tensors) if self._stand_ins else [None] * len(tensors)
         return [(tensor, self._stand_ins.get(handle)) for tensor, handle in zip(tensors, handles, strict=True)]

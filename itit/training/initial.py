@@ -2,9 +2,11 @@
 
 from absl import logging
 
-from itit import checkpoint, runs, storage, weights
-from itit.state import check_frozen, fingerprint, frozen
-from itit.tensorfile import TensorFile
+from itit import storage
+from itit.checkpoint import store, weights
+from itit.checkpoint.tensorfile import TensorFile
+from itit.training import runs
+from itit.training.state import check_frozen, fingerprint, frozen
 
 
 def initialise(path, state, backend):
@@ -37,7 +39,7 @@ def _shape(tensor):
 
 def _read(path, state):
     """(name -> tensor on the CPU, what they are of)."""
-    if storage.exists(storage.join(path, checkpoint.FOLDER)):
+    if storage.exists(storage.join(path, store.FOLDER)):
         step, tensors, meta = runs.restore(path)
         place = f"{path}, checkpoint of step {step}"
         check_frozen(frozen(state), meta, place)

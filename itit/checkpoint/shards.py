@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 from itit import storage
-from itit.sharding import overlap, slices, whole_index
-from itit.tensorfile import finite
+from itit.checkpoint.pieces import overlap, slices, whole_index
+from itit.checkpoint.tensorfile import finite
 
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON
 
@@ -24,7 +24,7 @@ class Damaged(ValueError):
 
 
 class Part(NamedTuple):
-    """Where a piece lies: its index (see `sharding.Piece`), and its bytes in a file."""
+    """Where a piece lies: its index (see `pieces.Piece`), and its bytes in a file."""
 
     index: tuple
     path: str
@@ -37,7 +37,7 @@ def write(path, pieces):
     """Writes one file.
 
     Args:
-      pieces: tensor's name -> list of `sharding.Piece`, numbers of any dtype and layout, kept bit for bit.
+      pieces: tensor's name -> list of `pieces.Piece`, numbers of any dtype and layout, kept bit for bit.
 
     Returns:
       What `Reader` asks for: {"bytes", "header_bytes", "header_crc32c"}.
@@ -110,7 +110,7 @@ class Reader:
             self._parts.setdefault(name, []).append(Part(index, path, start, stop - start, note["crc32c"]))
 
     def read(self, name, index=None):
-        """A tensor, or what lies at an index of it (see `sharding.Piece`), on the host. Reads no piece beside it."""
+        """A tensor, or what lies at an index of it (see `pieces.Piece`), on the host. Reads no piece beside it."""
         index = whole_index(self.shapes[name]) if index is None else index
         out = torch.empty([stop - start for start, stop in index], dtype=self._dtypes[name])
         for part in self._parts[name]:

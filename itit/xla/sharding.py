@@ -90,46 +90,6 @@ def mesh_shape(data, fsdp, num_devices):
     return data, fsdp
 
 
-def check_batches(sizes, num_devices, num_parts=1):
-    """Raises ValueError naming the first task whose rows a mesh cannot split evenly. `sizes`: task -> rows."""
-    for task, rows in sizes.items():
-        if rows % (num_devices * num_parts):
-            parts = f" in {num_parts} microbatches" if num_parts > 1 else ""
-            raise ValueError(f"--{task}_batch={rows}: must be a multiple of {num_devices} devices{parts}")
-
-
-class Piece(NamedTuple):
-    """A part of a tensor of the state. Plain data, like all here; `value` is a tensor on the host.
-
-    shape: of the whole tensor. index: (start, stop) of each dimension.
-    """
-
-    shape: tuple
-    index: tuple
-    value: object
-
-    def of_row(self, row, shape):
-        """Of a buffer [rows, ..., *shape], the piece of one row's last dimensions; those between have size 1."""
-        index = self.index[-len(shape) :]
-        return Piece(shape, index, self.value[row].reshape([stop - start for start, stop in index]))
-
-
-def whole_index(shape):
-    return tuple((0, size) for size in shape)
-
-
-def slices(index, origin=None):
-    """An index as slices, of the whole tensor or of the part that lies at the index `origin`."""
-    starts = [start for start, _ in origin] if origin else [0] * len(index)
-    return tuple(slice(start - first, stop - first) for (start, stop), first in zip(index, starts, strict=True))
-
-
-def overlap(a, b):
-    """The index of what two parts of a tensor share, or None."""
-    index = tuple((max(x[0], y[0]), min(x[1], y[1])) for x, y in zip(a, b, strict=True))
-    return index if all(start < stop for start, stop in index) else None
-
-
 class Program(NamedTuple):
     """One program of a step.
 

@@ -16,8 +16,8 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
-from itit import xla
 from itit.eager import owned_by
+from itit.xla import api
 
 _CONSTANTS = set()  # handles of the numbers inside all captured functions
 
@@ -33,9 +33,9 @@ class Lazy:
     def __call__(self, function, *args, updates=()):
         result, _ = traced(function, args, updates, self.mesh.packs)
         for tensor in tensors_of(result):
-            if all(xla.are_pending([tensor])):
+            if all(api.are_pending([tensor])):
                 self.mesh.place_result(tensor)
-        xla.sync(wait=True)  # the next call asks for handles
+        api.sync(wait=True)  # the next call asks for handles
         return result
 
     def own(self, module, weights):
@@ -78,7 +78,7 @@ class Captured(Lazy):
                 raise ValueError(_difference(function, args, self._kinds[kind], signature))
             start = time.perf_counter()
             # What is held shares its tensors with those that are now traced to be updated, and would stay pending.
-            xla.wait()
+            api.wait()
             for other in self.graphs.values():
                 other.release()
             graph = self.graphs[kind, signature] = _Graph(function, args, leaves, tensors, updates, self.mesh)
@@ -90,15 +90,15 @@ class Captured(Lazy):
         return graph.replay(tensors)
 
     def own(self, module, weights):
-        before = xla.num_compilations()
+        before = api.num_compilations()
         owned = super().own(module, weights)
-        self.num_compilations += xla.num_compilations() - before
+        self.num_compilations += api.num_compilations() - before
         return owned
 
     @staticmethod
     def _sign(tensors):
         """Shape, dtype, sharding of each, and which earlier one it is the same tensor as."""
-        specs = xla.sharding_texts(tensors)
+        specs = api.sharding_texts(tensors)
         first = {id(t): i for i, t in reversed(list(enumerate(tensors)))}
         return tuple((tuple(t.shape), t.dtype, spec, first[id(t)]) for t, spec in zip(tensors, specs, strict=True))
 
@@ -117,41 +117,41 @@ class _Graph:
     """One captured function."""
 
     def __init__(self, function, args, leaves, tensors, updates, mesh):
-        xla.sync()
-        xla.wait()
-        compilations = xla.num_compilations()
+        api.sync()
+        api.wait()
+        compilations = api.num_compilations()
         owned = mesh.packs.buffers(owned_by_all(leaves))
         known = {}  # handle -> index into the arguments, or the tensor itself where a module owns it
-        for handle, tensor in zip(xla.handles(owned), owned, strict=True):
+        for handle, tensor in zip(api.handles(owned), owned, strict=True):
             known[handle] = tensor
-        for i, handle in enumerate(xla.handles(tensors)):
+        for i, handle in enumerate(api.handles(tensors)):
             assert handle not in known or tensors[i] is tensors[known[handle]], (
                 f"{function.__name__}: two of its arguments share a buffer"
             )
             known.setdefault(handle, i)
         # Held until the end: the handle of one that is freed meanwhile may be given to a number inside.
         others = {handle: x for handle, x in _live().items() if handle not in known and handle not in _CONSTANTS}
-        seed = xla.handle(xla.base_seed(mesh.device))
+        seed = api.handle(api.base_seed(mesh.device))
 
-        before = xla.fallbacks()
+        before = api.fallbacks()
         result, updated = traced(function, args, updates, mesh.packs)
-        fallen = sorted(xla.fallbacks().items() - before.items())
+        fallen = sorted(api.fallbacks().items() - before.items())
         # Their results would come back as they are now, for ever.
         assert not fallen, f"{function.__name__}: falls back to the host: {[name for name, _ in fallen]}"
         self._result, self._structure = pytree.tree_flatten(result)
         pending = [t for t in self._result if isinstance(t, torch.Tensor)]
-        roots, places = list(updated), {xla.value_id(t): i for i, t in enumerate(updated)}
-        for tensor, p in zip(pending, xla.are_pending(pending), strict=True):
-            key = xla.value_id(tensor)
+        roots, places = list(updated), {api.value_id(t): i for i, t in enumerate(updated)}
+        for tensor, p in zip(pending, api.are_pending(pending), strict=True):
+            key = api.value_id(tensor)
             if p and key not in places:
                 places[key] = len(roots)
                 roots.append(mesh.place_result(tensor))
-                places[xla.value_id(tensor)] = places[key]
+                places[api.value_id(tensor)] = places[key]
         # Each result: a root by number, one of the tensors that were there before, or a constant.
         self._result = [self._origin(leaf, places, known) for leaf in self._result]
 
-        values = xla.graph_inputs(roots)
-        handles = xla.handles(values)
+        values = api.graph_inputs(roots)
+        handles = api.handles(values)
         if seed in handles:
             raise AssertionError(f"{function.__name__} draws torch's own random numbers, which would repeat")
         read = [v for v, handle in zip(values, handles, strict=True) if handle in others]
@@ -161,9 +161,9 @@ class _Graph:
         ids = {id(t) for t in updated}
         for value, source in zip(values, self.sources, strict=True):
             if id(tensors[source] if isinstance(source, int) else source) in ids:
-                xla.donate(value)
-        self._hash = xla.compile_graph(roots) if roots else None
-        self.num_compilations = xla.num_compilations() - compilations
+                api.donate(value)
+        self._hash = api.compile_graph(roots) if roots else None
+        self.num_compilations = api.num_compilations() - compilations
         self.num_results = len(roots) - len(updated)
         # What is updated: an argument by number, or a tensor that a module owns.
         by_id = {id(t): i for i, t in enumerate(tensors)}
@@ -174,11 +174,11 @@ class _Graph:
     def _origin(self, leaf, places, known):
         if not isinstance(leaf, torch.Tensor):
             return lambda results, tensors: leaf
-        key = xla.value_id(leaf)
+        key = api.value_id(leaf)
         if key in places:
             number = places[key]
             return lambda results, tensors: results[number]
-        source = known.get(xla.handle(leaf), leaf)
+        source = known.get(api.handle(leaf), leaf)
         return (
             (lambda results, tensors: tensors[source]) if isinstance(source, int) else lambda results, tensors: source
         )
@@ -192,10 +192,10 @@ class _Graph:
         if self._first is not None:
             inputs, self._first = self._first, None
         else:
-            if any(xla.are_pending(tensors)):
+            if any(api.are_pending(tensors)):
                 raise AssertionError("work between two captured calls; do it inside one")
             inputs = [tensors[source] if isinstance(source, int) else source for source in self.sources]
-        results = xla.run_graph(self._hash, inputs) if self._hash else []
+        results = api.run_graph(self._hash, inputs) if self._hash else []
         # Hold one generation: destroying a donated buffer while its computation runs blocks the host.
         self._held, self._last = self._last, results
         for target, value in zip(self.updated, results, strict=False):
@@ -206,25 +206,25 @@ class _Graph:
 def traced(function, args, updates, packs):
     """Calls the function. Returns its result, and those of its updates that were made, each split as it was."""
     updates = packs.buffers(tensors_of(updates))
-    shardings = [xla.sharding_of(t) for t in updates]
+    shardings = [api.sharding_of(t) for t in updates]
     # Equal numbers inside share a buffer; outside they must not: one may be an argument.
-    xla.set_device_data_cache(True)
+    api.set_device_data_cache(True)
     try:
         with packs.opened(owned_by_all(pytree.tree_leaves(args))):
             result = function(*args)
     finally:
-        xla.set_device_data_cache(False)
-    made = [pair for pair, p in zip(zip(updates, shardings, strict=True), xla.are_pending(updates), strict=True) if p]
+        api.set_device_data_cache(False)
+    made = [pair for pair, p in zip(zip(updates, shardings, strict=True), api.are_pending(updates), strict=True) if p]
     for tensor, before in made:  # the compiler would choose for itself where what is whole on every chip comes out
         if before is not None:
             settle(tensor)
-            xla.mark_sharding(tensor, before)
+            api.mark_sharding(tensor, before)
     return result, [tensor for tensor, _ in made]
 
 
 def settle(tensor):
     """Before it is marked: what is computed last, too, is then computed where its parts are, not after the gather."""
-    xla.barrier(tensor)
+    api.barrier(tensor)
 
 
 def owned_by_all(leaves):
@@ -239,10 +239,10 @@ def _live():
     """Handle -> tensor, of the buffers of all XLA tensors that Python knows."""
     live = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and x.is_xla]
     handles = {}
-    for tensor, pending in zip(live, xla.are_pending(live), strict=True):
+    for tensor, pending in zip(live, api.are_pending(live), strict=True):
         if not pending:
             with contextlib.suppress(RuntimeError):  # donated, and gone
-                handles[xla.handle(tensor)] = tensor
+                handles[api.handle(tensor)] = tensor
     return handles
 
 

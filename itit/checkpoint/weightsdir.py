@@ -9,8 +9,9 @@ folder/
 import hashlib
 import json
 
-from itit import checks, storage, tensorfile
+from itit import checks, storage
 from itit import config as config_lib
+from itit.checkpoint import tensorfile
 
 CONFIG, WEIGHTS, HASHES = "config.json", "model.safetensors", "hashes.json"
 

@@ -1,9 +1,10 @@
 """What a run left behind, to use it: its settings, and ITIT's weights out of a checkpoint."""
 
-from itit import checkpoint, flags, storage, weights, weightsdir
+from itit import flags, storage
+from itit.checkpoint import store, weights, weightsdir
 from itit.config import replace
 from itit.models import ITIT
-from itit.state import settle
+from itit.training.state import settle
 
 MODEL, EMA = "model/", "ema/"
 SETTINGS = "resolved.cfg"
@@ -26,11 +27,11 @@ def read_config(workdir, moved):
 
 
 def restore(workdir, step=None):
-    """`checkpoint.restore` of the weights and their averages, on the CPU; what the optimizer keeps is not read.
+    """`store.restore` of the weights and their averages, on the CPU; what the optimizer keeps is not read.
 
     Raises ValueError where there is no checkpoint.
     """
-    found = checkpoint.restore(workdir, _weights, step=step)
+    found = store.restore(workdir, _weights, step=step)
     if found is None:
         raise ValueError(f"--workdir={workdir}: no checkpoint in it")
     return found

@@ -10,7 +10,8 @@ import os
 import torch
 from torch.overrides import TorchFunctionMode
 
-from itit import storage, tensorfile, text_encoders, weightsdir
+from itit import storage, text_encoders
+from itit.checkpoint import tensorfile, weightsdir
 from itit.checks import parse_json, shown
 from itit.config import Config, DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
 from itit.models import ITIT, VQGAN

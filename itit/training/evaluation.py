@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from absl import logging
 
-from itit import checkpoint, flags, samples, storage, text_encoders
+from itit import flags, samples, storage, text_encoders
+from itit.checkpoint import store
 from itit.config import Config, replace
 from itit.data import scenes
 from itit.scores import captions
 from itit.scores.scenes import exact
-from itit.state import image_ids_of
 from itit.train_step import compute_losses, prepare
+from itit.training.state import image_ids_of
 
 BEST = "best"
 CHUNK = 64  # pairs at once
@@ -54,7 +55,7 @@ class Evaluation:
                 settings = flags.to_flagfile(config).encode()
                 storage.make_dirs(self._folder)
                 storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
-            found = checkpoint.restore(self._folder, lambda *_: None, backend.hosts)
+            found = store.restore(self._folder, lambda *_: None, backend.hosts)
             self._best = found[2]["best"] if found else -math.inf
 
     def due(self, step):
@@ -138,7 +139,7 @@ class Evaluation:
             return
         self._best = score
         pieces = self._backend.owned(self._state.tensors())
-        checkpoint.save(self._folder, step, pieces, self._meta | {"best": score}, 1, self._backend.hosts)
+        store.save(self._folder, step, pieces, self._meta | {"best": score}, 1, self._backend.hosts)
 
 
 def _chunks(rows):

@@ -2,14 +2,14 @@
 
 import concurrent.futures
 
-from itit import checkpoint
+from itit.checkpoint import store
 
 
 class Saver:
     """Saves of a run, one at a time. A context manager: leaving it waits for the save under way.
 
     Args:
-      workdir, meta, keep_last, keep_every: as for `checkpoint.save`.
+      workdir, meta, keep_last, keep_every: as for `store.save`.
       hosts: those of the run; savers speak on a line of their own. All hosts save the same steps.
     """
 
@@ -21,7 +21,7 @@ class Saver:
         """Begins to save, once the save before is done.
 
         Args:
-          pieces: as for `checkpoint.save`, copies: what happens to the state from now on does not reach them.
+          pieces: as for `store.save`, copies: what happens to the state from now on does not reach them.
           notes: JSON values for the meta of this one.
 
         Raises what the save before failed with.
@@ -29,7 +29,7 @@ class Saver:
         self.wait()
         workdir, meta, keep_last, keep_every, hosts = self._where
         self._running = self._pool.submit(
-            checkpoint.save, workdir, step, pieces, meta | notes, keep_last, hosts, keep_every=keep_every
+            store.save, workdir, step, pieces, meta | notes, keep_last, hosts, keep_every=keep_every
         )
 
     def check(self):

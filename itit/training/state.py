@@ -1,6 +1,6 @@
 """What every main that runs ITIT begins with: the frozen parts, a fresh `State`, and saved weights in it.
 
-A `backend` is where it runs (see backend.py).
+A `backend` is where it runs (see backends/connect.py).
 
 Shapes: B batch, N image tokens, S side of a picture in pixels.
 """
@@ -12,7 +12,8 @@ import google_crc32c
 import torch
 from absl import logging
 
-from itit import storage, text_encoders, weights, weightsdir
+from itit import storage, text_encoders
+from itit.checkpoint import weights, weightsdir
 from itit.config import T5Config, from_json
 from itit.models import ITIT, encode_text
 from itit.models.layers import set_compute_dtype

@@ -1,6 +1,6 @@
 """The programs of a step without its memory: traced as capture.py does, from placeholders, for the pre-flight.
 
-A backend (see backend.py) on which a step can be called once. Its tensors hold nothing: any model is traced on
+A backend (see backends/connect.py) on which a step can be called once. Its tensors hold nothing: any model is traced on
 any machine, and what each program reads, and how that is split, is written down.
 """
 
@@ -9,10 +9,10 @@ import contextlib
 import torch
 from torch.utils import _pytree as pytree
 
-from itit import sharding, xla
-from itit.capture import Lazy, owned_by_all, settle, tensors_of, traced
-from itit.mesh import Mesh, prepare
 from itit.noise import CounterNoise
+from itit.xla import api, sharding
+from itit.xla.capture import Lazy, owned_by_all, settle, tensors_of, traced
+from itit.xla.mesh import Mesh, prepare
 
 SCOPE = "itit/"  # goes before the name of a part in the names of its operations
 
@@ -33,8 +33,8 @@ class TracedMesh(Mesh):
         self.run = self.sampler = Traced(self)
 
     def placeholder(self, shape, dtype, spec):
-        tensor = xla.placeholder(shape, dtype)
-        self.specs[xla.handle(tensor)] = spec
+        tensor = api.placeholder(shape, dtype)
+        self.specs[api.handle(tensor)] = spec
         return tensor
 
     def adopt(self, module):
@@ -96,39 +96,39 @@ class Traced(Lazy):
         specs, before = self.mesh.specs, {}
         packs, leaves = self.mesh.packs, pytree.tree_leaves(args)
         for tensor in [*tensors_of(leaves), *packs.buffers(owned_by_all(leaves))]:
-            before[id(tensor)] = xla.handle(tensor)
+            before[id(tensor)] = api.handle(tensor)
         result, updated = traced(function, args, updates, packs)
         leaves, structure = pytree.tree_flatten(result)
-        fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(xla.are_pending([x]))]
-        roots = list({xla.value_id(x): x for x in [*updated, *fresh]}.values())
+        fresh = [x for x in leaves if isinstance(x, torch.Tensor) and all(api.are_pending([x]))]
+        roots = list({api.value_id(x): x for x in [*updated, *fresh]}.values())
         for tensor in updated:
             settle(tensor)
             self.mesh.mark(tensor, specs[before[id(tensor)]])
         for root in roots[len(updated) :]:
             self.mesh.place_result(root)
-        values = xla.graph_inputs(roots)
-        handles = xla.handles(values)
+        values = api.graph_inputs(roots)
+        handles = api.handles(values)
         inputs = tuple((tuple(v.shape), specs.get(h, (None,) * v.ndim)) for v, h in zip(values, handles, strict=True))
         texts = {text: spec for spec, text in self.mesh.texts.items()}
         outputs = tuple((tuple(t.shape), self._spec(t, texts)) for t in roots)
         donated = tuple((handles.index(before[id(t)]), i) for i, t in enumerate(updated) if before[id(t)] in handles)
-        hlo = xla.hlo_proto(roots)
+        hlo = api.hlo_proto(roots)
         self.programs.append(sharding.Program(function.__name__, 0, hlo, inputs, outputs, donated, texts))
         # From here on placeholders stand for what was computed.
         replaced = {}
         for i, root in enumerate(roots):
             shape, spec = outputs[i]
             empty = self.mesh.placeholder(shape, root.dtype, spec)
-            replaced[xla.value_id(root)] = empty
-        leaves = [replaced.get(xla.value_id(x), x) if isinstance(x, torch.Tensor) else x for x in leaves]
+            replaced[api.value_id(root)] = empty
+        leaves = [replaced.get(api.value_id(x), x) if isinstance(x, torch.Tensor) else x for x in leaves]
         for tensor in updated:
-            tensor.data = replaced[xla.value_id(tensor)]
+            tensor.data = replaced[api.value_id(tensor)]
         return pytree.tree_unflatten(leaves, structure)
 
     @staticmethod
     def _spec(tensor, specs):
         """Of a marked tensor; `specs`: text -> spec."""
-        spec = specs[xla.sharding_text(tensor)]
+        spec = specs[api.sharding_text(tensor)]
         return spec if any(spec) else (None,) * tensor.ndim
 
 
@@ -138,7 +138,7 @@ class Traced(Lazy):
 @contextlib.contextmanager
 def scope(name):
     """Operations traced inside carry this name of a part, where XLA_HLO_DEBUG=1 is in the environment."""
-    pushed = xla.push_scope(SCOPE + name)
+    pushed = api.push_scope(SCOPE + name)
     yield
     del pushed
 
@@ -160,7 +160,7 @@ class _Leave(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         _Leave.open[:] = []
-        _Leave.open.append(xla.push_scope(SCOPE + ctx.name))
+        _Leave.open.append(api.push_scope(SCOPE + ctx.name))
         return grad, None
 
 

@@ -5,14 +5,14 @@ import contextlib
 import numpy as np
 import torch
 
-from itit import sharding, xla
-from itit.capture import Captured, Lazy
+from itit.checkpoint.pieces import Piece, slices, whole_index
 from itit.hosts import Hosts
 from itit.models import weights_to_cast
 from itit.models.product import COMPUTED_ONCE
 from itit.noise import CounterNoise, counter_key
-from itit.packs import Packs, lay
-from itit.sharding import Piece
+from itit.xla import api, sharding
+from itit.xla.capture import Captured, Lazy
+from itit.xla.packs import Packs, lay
 
 PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
 
@@ -20,7 +20,7 @@ PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own a
 @torch.library.impl(COMPUTED_ONCE, "XLA")
 def _computed_once(x):
     x = x.clone()
-    xla.barrier(x)
+    api.barrier(x)
     return x
 
 
@@ -33,12 +33,12 @@ def connect(config):
     Raises ValueError, one line: versions that do not belong together, a TPU in use by another process, a mesh that
     does not match the devices.
     """
-    xla.check_versions()
+    api.check_versions()
     if config.xla_cache:
-        xla.initialize_cache(config.xla_cache)
+        api.initialize_cache(config.xla_cache)
     try:
         prepare(config.matmul_precision)
-        num_devices = xla.device_count()
+        num_devices = api.device_count()
     except RuntimeError as error:
         if "libtpu" in str(error) or "in use" in str(error):
             raise ValueError("the TPU is in use by another process (sudo lsof -w /dev/accel* /dev/vfio/*): "
@@ -52,21 +52,21 @@ def connect(config):
 
 def prepare(matmul_precision):
     """Settings of the whole process."""
-    xla.use_spmd()
-    xla.set_device_data_cache(False)  # see `traced` in capture.py
-    xla.set_matmul_precision(matmul_precision)
+    api.use_spmd()
+    api.set_device_data_cache(False)  # see `traced` in capture.py
+    api.set_matmul_precision(matmul_precision)
 
 
 class Mesh:
-    """The devices as a grid of data x fsdp, and where tensors lie on it. A backend: see backend.py."""
+    """The devices as a grid of data x fsdp, and where tensors lie on it. A backend: see backends/connect.py."""
 
     def __init__(self, data, fsdp):
         self.data, self.fsdp, self.num_devices = data, fsdp, data * fsdp
-        self.device = xla.device()
-        address = xla.master_ip() if xla.process_count() > 1 else ""
-        self.hosts = Hosts(xla.process_index(), xla.process_count(), address, PORT)
+        self.device = api.device()
+        address = api.master_ip() if api.process_count() > 1 else ""
+        self.hosts = Hosts(api.process_index(), api.process_count(), address, PORT)
         axes = sharding.axes(data, fsdp)
-        self._mesh = xla.device_mesh(tuple(axes.values()), tuple(axes))
+        self._mesh = api.device_mesh(tuple(axes.values()), tuple(axes))
         self._shardings, self.texts = {}, {}  # spec -> as XLA has it, and as it writes it
         self.packs = Packs()
         self.run, self.sampler = Captured(self), Captured(self, strict=False)
@@ -76,17 +76,17 @@ class Mesh:
 
     def __str__(self):
         grid = f"data {self.data}, fsdp {self.fsdp}"
-        return f"{self.num_devices} x {xla.device_type()} ({grid}), {self.hosts.count} hosts"
+        return f"{self.num_devices} x {api.device_type()} ({grid}), {self.hosts.count} hosts"
 
     # ------------------------------------------------------------------------------------------ where tensors lie
 
     def mark(self, tensor, spec):
         """Declares in place how a tensor is split: an axis, a tuple of axes or None for each dimension."""
         if spec not in self._shardings:
-            self._shardings[spec] = xla.op_sharding(self._mesh, spec)
-        xla.mark_sharding(tensor, self._shardings[spec])
+            self._shardings[spec] = api.op_sharding(self._mesh, spec)
+        api.mark_sharding(tensor, self._shardings[spec])
         if spec not in self.texts:
-            self.texts[spec] = xla.sharding_text(tensor)
+            self.texts[spec] = api.sharding_text(tensor)
         return tensor
 
     def place(self, tensor):
@@ -95,7 +95,7 @@ class Mesh:
 
     def place_result(self, tensor):
         """The same for a result, unless it was given a place."""
-        return tensor if xla.sharding_text(tensor) else self.place(tensor)
+        return tensor if api.sharding_text(tensor) else self.place(tensor)
 
     def adopt(self, module):
         """Splits the weights of a module by the table of sharding.py, and holds what its blocks return by rows."""
@@ -103,7 +103,7 @@ class Mesh:
         for name, p in module.named_parameters():
             self.mark(p.data, sharding.parameter_spec(name, tuple(p.shape), self.fsdp))
         self.hold_rows(module)
-        xla.sync(wait=True)
+        api.sync(wait=True)
         return module
 
     def hold_rows(self, module):
@@ -132,7 +132,7 @@ class Mesh:
             self.mark(tensor.data, spec)
         for tensor in state.placed_rows():
             self.place(tensor)
-        xla.sync(wait=True)
+        api.sync(wait=True)
 
     def pack(self, state):
         """Few tensors on the devices in the place of a state's many (see packs.py), once it is filled."""
@@ -169,7 +169,7 @@ class Mesh:
         return self.mark(torch.zeros(shape, dtype=dtype, device=self.device), spec)
 
     def _compute(self):
-        xla.sync(wait=True)
+        api.sync(wait=True)
 
     def state_specs(self, state):
         """(tensor, spec) of each tensor of a state."""
@@ -179,7 +179,7 @@ class Mesh:
                 for name, tensor in state.tensors().items()]  # fmt: skip
 
     def owned(self, tensors):
-        """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.
+        """What this host saves of tensors of the state: name -> list of `pieces.Piece`; some host has each once.
 
         Those on its devices of which it has the first copy; copies on the host, which later steps do not reach. Pieces,
         since torch_xla's own copy of a whole tensor compiles a program and gathers.
@@ -202,16 +202,16 @@ class Mesh:
     def _owned(self, tensor):
         shape = tuple(tensor.shape)
         if not self._is_split(tensor):
-            return [Piece(shape, sharding.whole_index(shape), tensor.cpu())] if self.hosts.leads else []
-        mine = [(i, index) for i, (copy, index) in enumerate(xla.local_places(tensor)) if copy == 0]
-        values = xla.local_shards(tensor) if mine else []
+            return [Piece(shape, whole_index(shape), tensor.cpu())] if self.hosts.leads else []
+        mine = [(i, index) for i, (copy, index) in enumerate(api.local_places(tensor)) if copy == 0]
+        values = api.local_shards(tensor) if mine else []
         return [Piece(shape, index, values[i]) for i, index in mine]
 
     def held(self, tensor):
-        """The indices (see `sharding.Piece`) of a tensor of the state that lie on devices of this host."""
+        """The indices (see `pieces.Piece`) of a tensor of the state that lie on devices of this host."""
         if not self._is_split(tensor):
-            return [sharding.whole_index(tensor.shape)]
-        return list(dict.fromkeys(index for _, index in xla.local_places(tensor.detach())))
+            return [whole_index(tensor.shape)]
+        return list(dict.fromkeys(index for _, index in api.local_places(tensor.detach())))
 
     def fill(self, tensor, parts):
         """Sets a tensor of the state, in place. `parts`: each of `held` -> what belongs there, on the host."""
@@ -220,8 +220,8 @@ class Mesh:
             (value,) = parts.values()
             tensor.data = self.mark(value.to(self.device, tensor.dtype), self._specs[id(tensor)])
             return
-        values = [parts[index].to(tensor.dtype) for _, index in xla.local_places(tensor.detach())]
-        xla.load_local_shards(tensor.data, values)
+        values = [parts[index].to(tensor.dtype) for _, index in api.local_places(tensor.detach())]
+        api.load_local_shards(tensor.data, values)
 
     def on_host(self, tensors):
         """Tensors by name, whole, on the host; all hosts call it."""
@@ -236,11 +236,11 @@ class Mesh:
             return tensor.cpu()
         out = torch.empty(tensor.shape, dtype=tensor.dtype)
         for piece in self._owned(tensor):
-            out[sharding.slices(piece.index)] = piece.value[sharding.slices(piece.index, piece.index)]
+            out[slices(piece.index)] = piece.value[slices(piece.index, piece.index)]
         return out
 
     def _is_split(self, tensor):
-        return self.num_devices > 1 and "devices=" in xla.sharding_text(tensor)
+        return self.num_devices > 1 and "devices=" in api.sharding_text(tensor)
 
     # ------------------------------------------------------------------------------------------ input
 
@@ -255,7 +255,7 @@ class Mesh:
             shape = (len(value) * (1 if whole else self.hosts.count), *value.shape[1:])
             spec = sharding.batch_spec(shape, self.num_devices)
             minibatch = not whole and spec[0] is not None
-            out[name] = xla.to_devices(torch.as_tensor(value), self.device, self._mesh, spec, minibatch)
+            out[name] = api.to_devices(torch.as_tensor(value), self.device, self._mesh, spec, minibatch)
         return out
 
     def noise(self, seed, step, part=0, rows=None):
@@ -271,7 +271,7 @@ class Mesh:
 
     def wait(self):
         """Returns when the devices have done all that was started."""
-        xla.wait()
+        api.wait()
 
     # ------------------------------------------------------------------------------------------ what happened
 
@@ -283,22 +283,22 @@ class Mesh:
         """
         before = self._num_strays()
         if folder:
-            xla.start_trace(folder)
+            api.start_trace(folder)
         yield
         if folder:
             self.wait()
-            xla.stop_trace()
+            api.stop_trace()
         found = self._num_strays() - before
         if found and isinstance(self.run, Captured):
             raise RuntimeError(f"{found} programs were compiled in a step beside its captured functions: something "
                                "between them computes on the device")  # fmt: skip
 
     def _num_strays(self):
-        return xla.num_compilations() - getattr(self.run, "num_compilations", 0)
+        return api.num_compilations() - getattr(self.run, "num_compilations", 0)
 
     def measures(self):
         """Name -> number, for TensorBoard after the first step: its time is that of a warm start if all were cached."""
-        return {"programs/made": xla.num_compilations(), "programs/from_cache": xla.num_cache_hits()}
+        return {"programs/made": api.num_compilations(), "programs/from_cache": api.num_cache_hits()}
 
 
 class _Placed(torch.autograd.Function):

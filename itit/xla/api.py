@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 if "tensorflow" in sys.modules and "torch_xla" not in sys.modules:
-    raise ValueError("TensorFlow was imported before torch_xla, which aborts the process: import itit.xla first")
+    raise ValueError("TensorFlow was imported before torch_xla, which aborts the process: import itit.xla.api first")
 if "PJRT_DEVICE" not in os.environ:
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
         raise ValueError("PJRT_DEVICE is not set, and this machine has TPU chips: export PJRT_DEVICE=TPU")

@@ -1,20 +1,15 @@
-"""Where a run computes: one processor or GPU (`Local`), or all chips of all hosts by PyTorch/XLA (`mesh.Mesh`).
-
-Both have the same attributes and methods, which is all that the mains know of a device.
-"""
+"""One processor or one GPU, in plain torch: `Local`."""
 
 import contextlib
-import glob
-import os
 
 import torch
 
+from itit.backends.cuda_graphs import Graphs
+from itit.checkpoint.pieces import Piece, whole_index
 from itit.eager import Eager
-from itit.graphs import Graphs
 from itit.hosts import Hosts
-from itit.interrupt import Stoppable
 from itit.noise import Noise
-from itit.sharding import Piece, whole_index
+from itit.training.interrupt import Stoppable
 
 
 class Local:
@@ -24,7 +19,7 @@ class Local:
     eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
 
     Args:
-      graphs: on a GPU, functions of many parts run as CUDA graphs (see graphs.py).
+      graphs: on a GPU, functions of many parts run as CUDA graphs (see cuda_graphs.py).
     """
 
     num_devices = 1
@@ -55,7 +50,7 @@ class Local:
         """Readies a filled state for many steps; after it nothing but programs changes it."""
 
     def owned(self, tensors):
-        """What this host saves of tensors of the state: name -> list of `sharding.Piece`; some host has each once.
+        """What this host saves of tensors of the state: name -> list of `pieces.Piece`; some host has each once.
 
         Copies on the host, which later steps do not reach.
         """
@@ -63,7 +58,7 @@ class Local:
         return {name: [Piece(tuple(t.shape), whole_index(t.shape), t)] for name, t in copies.items()}
 
     def held(self, tensor):
-        """The indices (see `sharding.Piece`) of a tensor of the state that lie on devices of this host."""
+        """The indices (see `pieces.Piece`) of a tensor of the state that lie on devices of this host."""
         return [whole_index(tensor.shape)]
 
     def fill(self, tensor, parts):
@@ -105,29 +100,3 @@ class Local:
     def measures(self):
         """Name -> number, for TensorBoard after the first step: how the start went."""
         return {}
-
-
-def connect(config):
-    """The backend of a TrainConfig. Sets torch's precision of float32 products and convolutions, too.
-
-    Raises ValueError, one line, where it is not there.
-    """
-    torch.set_float32_matmul_precision(config.matmul_precision)
-    torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"  # by default it is, whatever the line above
-    backend = config.backend
-    if backend == "auto":
-        backend = "xla" if _has_tpu() else "cuda" if torch.cuda.is_available() else "cpu"
-    if backend == "xla":
-        try:
-            from itit import mesh  # takes seconds, and not every machine has it
-        except ImportError as error:
-            raise ValueError(f"--backend=xla: torch_xla cannot be imported: {error}") from None
-        return mesh.connect(config)
-    if backend == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
-    return Local(backend, graphs=backend == "cuda" and config.cuda_graphs)
-
-
-def _has_tpu():
-    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
-    return os.environ.get("PJRT_DEVICE", "TPU" if chips else "") == "TPU"

@@ -23,12 +23,13 @@ import safetensors.torch
 import torch
 
 import itit
-from itit import shards, storage
+from itit import storage
+from itit.checkpoint import shards
+from itit.checkpoint.pieces import Piece, whole_index
+from itit.checkpoint.shards import Damaged
 from itit.checks import parse_json
 from itit.console import say
 from itit.hosts import Hosts
-from itit.sharding import Piece, whole_index
-from itit.shards import Damaged
 
 FOLDER = "checkpoints"
 COMMIT = "commit.json"
@@ -46,7 +47,7 @@ def save(workdir, step, pieces, meta, keep_last, hosts=None, keep_every=0):
     ones go, since `restore` has passed over them as damaged.
 
     Args:
-      pieces: tensor's name -> list of `sharding.Piece`: what this host owns. Numbers are kept bit for bit; tensors
+      pieces: tensor's name -> list of `pieces.Piece`: what this host owns. Numbers are kept bit for bit; tensors
         that share memory are saved, and come back, as separate ones.
       meta: dict of JSON values, of host 0.
 
