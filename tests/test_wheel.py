@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.common import ROOT
+from tests.helpers.common import ROOT
 from tests.test_house import tracked_files
 
 FLAGFILE = ROOT / "launch" / "flagfiles" / "figure5" / "right_pairs_10.cfg"  # names one in another folder, and that one

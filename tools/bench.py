@@ -22,8 +22,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from itit import config as config_lib
 from itit import flagfiles, flags
 from itit import train_step as step_lib
-from itit.backend import connect
-from itit.state import make_state
+from itit.backends.connect import connect
+from itit.training.state import make_state
 from tools.timing.batches import random_batch
 from tools.timing.flops import step_flops
 from tools.timing.parts import PARTS as ALL_PARTS

@@ -15,12 +15,12 @@ from absl import flags
 
 from itit import config as config_lib
 from itit import inference
-from itit.backend import connect
+from itit.backends.connect import connect
 from itit.decoding import EOS, best
 from itit.flags import run_main
 from itit.models import ITIT, VQGAN, Text
 from itit.models.layers import set_compute_dtype
-from itit.state import DTYPES
+from itit.training.state import DTYPES
 from tools.timing import peers
 
 WARM_UP = 2  # the first loads what is needed; on a GPU the second records graphs

@@ -12,7 +12,9 @@ import torch
 import tqdm
 from absl import flags
 
-from itit import storage, weightsdir
+from itit import storage
+from itit.checkpoint import weightsdir
+from itit.checkpoint.weights import blank
 from itit.checks import parse_json
 from itit.config import T5Config, from_json
 from itit.data.text import Detokenizer
@@ -20,7 +22,6 @@ from itit.flags import run_main
 from itit.models.layers import NORM_EPS
 from itit.models.t5 import T5Encoder
 from itit.presets import T5_PRESETS
-from itit.weights import blank
 from tools.convert.foreign import Checkpoint
 from tools.data.splits import new_folder
 

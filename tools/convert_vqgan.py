@@ -16,10 +16,11 @@ import os
 import torch
 from absl import flags
 
-from itit import storage, weightsdir
+from itit import storage
+from itit.checkpoint import weightsdir
+from itit.checkpoint.tensorfile import TensorFile
 from itit.checks import parse_json
 from itit.flags import run_main
-from itit.tensorfile import TensorFile
 from tools.convert import pickled
 from tools.convert import vqgan_layouts as layouts
 from tools.data.splits import new_folder

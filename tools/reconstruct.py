@@ -16,8 +16,8 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from itit import storage
+from itit.checkpoint.weights import load_vqgan
 from itit.flags import run_main
-from itit.weights import load_vqgan
 from tools.generation import inputs
 from tools.generation.drawing import write_png
 from tools.scoring import likeness

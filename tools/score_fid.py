@@ -11,8 +11,9 @@ import json
 
 from absl import flags
 
-from itit import backend, storage
 from itit import flags as flags_lib
+from itit import storage
+from itit.backends.connect import connect
 from itit.config import TrainConfig
 from tools.data.damaged import Damage
 from tools.scoring import fid, frechet, picture_features
@@ -20,7 +21,7 @@ from tools.scoring import fid, frechet, picture_features
 
 def main(_):
     flag = flags.FLAGS
-    where = backend.connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
+    where = connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
     extractor = picture_features.of(flag.inception, flag.features, where, flag.force)
     keep = flag.kid or flag.precision_recall
     damage = Damage(flag.max_bad_records, "pictures")

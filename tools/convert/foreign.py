@@ -1,8 +1,8 @@
 """Checkpoints of others as Hugging Face has them: tensors by name, from one file or from shards with an index."""
 
 from itit import storage
+from itit.checkpoint.tensorfile import TensorFile
 from itit.checks import parse_json, shown
-from itit.tensorfile import TensorFile
 from tools.convert import pickled
 
 NAMES = ("model.safetensors", "pytorch_model.bin")

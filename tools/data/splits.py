@@ -10,7 +10,8 @@ import textwrap
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
-from itit import locks, storage, weightsdir
+from itit import locks, storage
+from itit.checkpoint import weightsdir
 from itit.data import records, shard_index
 
 RECORDS_A_SHARD = 5000

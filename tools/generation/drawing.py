@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from itit import metrics, samples, storage
+from itit import samples, storage
+from itit.training import metrics
 
 BOX, GAP, ARROW, TITLE = 176, 14, 34, 30  # of cycles: side of a stage, between rows, between stages, head; pixels
 

@@ -15,7 +15,8 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from itit import backend, locks, samples, storage
+from itit import locks, samples, storage
+from itit.backends.connect import connect
 from itit.config import DecodeConfig, TrainConfig, knob
 from itit.data import text
 from itit.pretrained import ITIT
@@ -90,7 +91,7 @@ def load(settings):
     """The ITIT that a `Loading` names. Raises ValueError, one line."""
     if bool(settings.model) == bool(settings.workdir):
         raise ValueError("give --model=DIR (what tools.export wrote) or --workdir=DIR (a run), one of the two")
-    where = backend.connect(dataclasses.replace(TrainConfig(), backend=settings.backend))
+    where = connect(dataclasses.replace(TrainConfig(), backend=settings.backend))
     common = {"dtype": settings.compute_dtype, "t5": settings.t5_weights or None, "vqgan": settings.vqgan or None,
               "vocabulary": settings.vocabulary or None, "backend": where}  # fmt: skip
     if settings.workdir:

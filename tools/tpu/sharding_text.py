@@ -1,6 +1,6 @@
 """Shardings as XLA writes them, such as {devices=[4,1,2]<=[2,4]T(1,0) last_tile_dim_replicate}. Pure Python.
 
-A spec names the mesh axis of each dimension of a tensor (see itit/sharding.py), several as a tuple, or None.
+A spec names the mesh axis of each dimension of a tensor (see itit/xla/sharding.py), several as a tuple, or None.
 """
 
 import math

@@ -4,27 +4,28 @@ import contextlib
 
 import torch
 
-from itit import sharding, text_encoders
+from itit import text_encoders
 from itit.models import ITIT, VQGAN, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
-from itit.state import DTYPES
 from itit.tasks import TASKS
 from itit.train_step import State, train_step
+from itit.training.state import DTYPES
+from itit.xla import sharding
 from tools.timing import parts
 
 TRACED = (2, 4)  # the mesh it is traced on: two sizes, so that an axis is told by how it splits
 
 
 def programs(config, active, vqgan=None, meant=None):
-    """The Programs of a step (see tracing.py), for a resolved Config.
+    """The Programs of a step (see itit/xla/tracing.py), for a resolved Config.
 
     Args:
       active: task -> samples (see `train_step.tasks`).
       vqgan: VqganConfig where pictures are tokenized in the step, None where codes are ready.
       meant: (data, fsdp) of the mesh that they are for.
     """
-    from itit import tracing  # after the environment is set, and not before it is known that it can be done
+    from itit.xla import tracing  # after the environment is set, and not before it is known that it can be done
 
     mesh = tracing.TracedMesh(*TRACED, config.train.matmul_precision, meant)
     state = empty_state(config, vqgan, mesh)

@@ -4,13 +4,14 @@ import math
 import sys
 import time
 
-from itit import checkpoint, locks, storage
+from itit import locks, storage
+from itit.checkpoint import store
 from itit.console import say
 from itit.data.prefetch import prefetch
-from itit.interrupt import Interrupt
-from itit.metrics import Metrics, Silent
-from itit.saver import Saver
-from itit.state import fill_state
+from itit.training.interrupt import Interrupt
+from itit.training.metrics import Metrics, Silent
+from itit.training.saver import Saver
+from itit.training.state import fill_state
 
 PREFETCH = 2
 
@@ -28,7 +29,7 @@ def resume(workdir, state, backend, flag_values):
                                  "name another --output or remove that one")  # fmt: skip
         fill_state(state, reader, f"{workdir}, checkpoint of step {step}", backend)
 
-    found = checkpoint.restore(workdir, load, backend.hosts)
+    found = store.restore(workdir, load, backend.hosts)
     if found is None:
         return 0
     if backend.hosts.leads:

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from itit import train_step
+from itit.checkpoint.pieces import whole_index
 from itit.config import knob
 from itit.models.vqgan import VQGAN
 from itit.optim import Ema
-from itit.sharding import whole_index
 from tools.training import codes as codes_lib
 from tools.training import discriminator as gan
 from tools.training import perceptual as perceptual_lib
