@@ -19,7 +19,7 @@ FAILING = "\n[fails]\nseeds = 4\nflags =\n    --t2i_batch=25% --i2t_batch=25% --
 
 HOLDER = """
 import sys, time
-from tools.processes import locked
+from tools.studies.processes import locked
 with locked(sys.argv[1]):
     print(1, flush=True)
     time.sleep(2)
