@@ -7,8 +7,8 @@ import setuptools
 
 ROOT = pathlib.Path(__file__).parent
 
-# Compiles for TPUs that are not there. One set of versions: tools/compile_worker.py calls what they do not promise to
-# keep. There are none for other systems, nor for Python 3.10.
+# Compiles for TPUs that are not there. One set of versions: tools/tpu/compile_worker.py calls what they do not promise
+# to keep. There are none for other systems, nor for Python 3.10.
 PREFLIGHT = [
     f'{package}; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.11"'
     for package in ("jax==0.7.1", "jaxlib==0.7.1", "libtpu==0.0.21")
@@ -26,7 +26,7 @@ setuptools.setup(
     description="Vision-language training on paired and unpaired data with cycle consistency (arXiv:2310.03734).",
     python_requires=">=3.10",
     packages=setuptools.find_namespace_packages(include=["itit*", "tools*"]),
-    package_data={"tools": ["*.html"]},
+    package_data={"tools.generation": ["*.html"]},
     install_requires=(ROOT / "requirements.txt").read_text().split("\n"),
     extras_require={
         "bench": BENCH,

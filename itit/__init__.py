@@ -1,6 +1,6 @@
 """ITIT: vision-language training on paired and unpaired data with cycle consistency (arXiv:2310.03734)."""
 
-from itit import processor  # noqa: F401 (before torch, whoever imports it)
+from itit.backends import processor  # noqa: F401 (before torch, whoever imports it)
 
 __version__ = "0.1.0"
 

@@ -144,3 +144,11 @@ def check(config):
     for good, name, value, allowed in rules:
         if not good:
             raise ValueError(f"--{name}={value}: must be {allowed}")
+
+
+def check_batches(sizes, num_devices, num_parts=1):
+    """Raises ValueError naming the first task whose rows a mesh cannot split evenly. `sizes`: task -> rows."""
+    for task, rows in sizes.items():
+        if rows % (num_devices * num_parts):
+            parts = f" in {num_parts} microbatches" if num_parts > 1 else ""
+            raise ValueError(f"--{task}_batch={rows}: must be a multiple of {num_devices} devices{parts}")

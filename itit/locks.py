@@ -1,4 +1,4 @@
-"""One process at a time at work in a local folder, or on one output. On gs:// nothing is locked (see checkpoint.py).
+"""One process at a time at work in a local folder, or on one output. On gs:// none is (see checkpoint/store.py).
 
 A lock is held by the system on a file: it ends with its process, however that ends, and a file that a killed one leaves
 locks nothing.

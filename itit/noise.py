@@ -67,7 +67,7 @@ class Noise:
 
     def start_dropout(self, model, is_first=True):
         """Dropout draws from torch's own generators. The first part of a step seeds them, and the others go on: none
-        can be seeded in the middle of a recording (see graphs.py), which must draw as the step that is run."""
+        can be seeded in the middle of a recording (see cuda_graphs.py), which must draw as the step that is run."""
         for _, dropout in _dropouts(model):
             dropout.noise = None
         if is_first:
@@ -79,7 +79,7 @@ class Noise:
 
 
 class RepeatedNoise(Noise):
-    """The draws of `Noise` for a function that is run once, then recorded and replayed (see graphs.py).
+    """The draws of `Noise` for a function that is run once, then recorded and replayed (see cuda_graphs.py).
 
     A recorded draw goes on with the generator that it was recorded with: `restart` seeds them all anew.
     """

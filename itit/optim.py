@@ -65,7 +65,7 @@ class Adafactor:
                 self.squares[name] = [torch.zeros_like(p)]
             groups.setdefault((p.shape, decays(name, p, config.decay_embeddings)), []).append(name)
         # (names, whether they decay) of tensors that are updated as one: on XLA all of a shape, as they lie together
-        # there (see packs.py), and a program of few operations is compiled and started sooner; elsewhere it would copy.
+        # there (see xla/packs.py), and a program of few operations is compiled and started sooner; elsewhere it copies.
         self._stacks = []
         for (_, decay), names in groups.items():
             size = len(names) if on_xla(self.parameters[names[0]]) else 1

@@ -21,8 +21,9 @@ import torch
 import tqdm
 from PIL import Image
 
-from itit import runs, storage, text_encoders, weights, weightsdir
-from itit.backend import Local
+from itit import storage, text_encoders
+from itit.backends.local import Local
+from itit.checkpoint import weights, weightsdir
 from itit.checks import shown
 from itit.config import Config, DataConfig, replace
 from itit.data import images as images_lib
@@ -31,8 +32,9 @@ from itit.models import encode_text
 from itit.models.layers import set_compute_dtype
 from itit.objectives import empty_ids
 from itit.samples import Translator
-from itit.state import DTYPES, check_frozen, fingerprint, image_ids_of, text_encoder
 from itit.train_step import State
+from itit.training import runs
+from itit.training.state import DTYPES, check_frozen, fingerprint, image_ids_of, text_encoder
 
 BATCH_SIZE = 16
 
@@ -62,7 +64,7 @@ class ITIT:
           device: torch device; by default the GPU, if there is one, else the processor.
           dtype: type of matrix products, "bf16" or "fp32"; by default that of training.
           t5, vqgan, vocabulary: where these are, if not in the folder.
-          backend: in the place of `device`: of `itit.backend.connect`, or XLA's.
+          backend: in the place of `device`: of `itit.backends.connect`, or XLA's.
 
         Raises ValueError, one line, where a file is absent, damaged, or not the one that the model was trained with.
         """

@@ -17,7 +17,7 @@ from itit.models import encode_text
 class Translator:
     """Text ids to picture ids and back, with the weights and the frozen parts of a `train_step.State`.
 
-    `backend`: where, and whose draws (see backend.py). `step`: of the run, whose draws it makes its own from.
+    `backend`: where, and whose draws (see backends/connect.py). `step`: of the run, whose draws it makes its own from.
     """
 
     def __init__(self, state, config, backend, step, batch_size=64):

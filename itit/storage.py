@@ -2,7 +2,7 @@
 
 Local files are written under a temporary name, flushed to disk and renamed, so that a visible file is whole. An object
 on `gs://` appears when its upload ends; nothing is renamed or copied there, so what belongs together is named by an
-object that is written last (see checkpoint.py).
+object that is written last (see checkpoint/store.py).
 
 Missing files raise OSError as usual; what a user typed wrongly raises ValueError with one line. A request to `gs://` is
 repeated by gcsfs, up to six times within about half a minute, with growing and jittered pauses, where the answer is

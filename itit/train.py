@@ -1,7 +1,7 @@
 """Trains ITIT: `python -m itit.train --flagfile=launch/flagfiles/NAME.cfg [--flag=value ...]`.
 
-Read from top to bottom: resume, data, the loop; what is trained comes from `itit/state.py`. A killed run is started
-again with the same command and goes on from its newest checkpoint, bit for bit as if nothing had happened.
+Read from top to bottom: resume, data, the loop; what is trained comes from `itit/training/state.py`. A killed run is
+started again with the same command and goes on from its newest checkpoint, bit for bit as if nothing had happened.
 """
 
 import dataclasses
@@ -10,24 +10,25 @@ import time
 
 from absl import logging
 
-from itit import backend as backends
-from itit import checkpoint, flags, locks, samples, storage, text_encoders
+from itit import flags, locks, samples, storage, text_encoders
+from itit.backends.connect import connect
+from itit.checkpoint import store
+from itit.checks import check_batches
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.console import say
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
-from itit.evaluation import Evaluation
-from itit.initial import initialise
-from itit.interrupt import Interrupt, Interrupted
-from itit.metrics import Metrics, Silent
 from itit.optim import learning_rate
-from itit.saver import Saver
-from itit.sharding import check_batches
-from itit.skips import Skips
-from itit.state import frozen, image_ids_of, load_state, make_state, settle
 from itit.tasks import CYCLES, STREAMS, of_stream
 from itit.train_step import tasks, train_step
-from itit.watchdog import Watchdog
+from itit.training.evaluation import Evaluation
+from itit.training.initial import initialise
+from itit.training.interrupt import Interrupt, Interrupted
+from itit.training.metrics import Metrics, Silent
+from itit.training.saver import Saver
+from itit.training.skips import Skips
+from itit.training.state import frozen, image_ids_of, load_state, make_state, settle
+from itit.training.watchdog import Watchdog
 
 # ---------------------------------------------------------------------------------------------- resume
 
@@ -49,7 +50,7 @@ def resume(workdir, state, config, backend, order):
                 raise ValueError(f"{place}: was trained with --{field.name}={old}, this run has {new}")
         load_state(state, reader, meta, place, backend)
 
-    found = checkpoint.restore(workdir, load, backend.hosts)
+    found = store.restore(workdir, load, backend.hosts)
     if found is None:
         return 0, False
     step, _, meta = found
@@ -145,7 +146,7 @@ def run(config):
         raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
     if storage.is_remote(workdir) and t.profile_step >= 0:
         raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
-    backend = backends.connect(t)
+    backend = connect(t)
     with locks.of_run(workdir, backend.hosts):
         return _run(config, backend, started)
 

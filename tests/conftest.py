@@ -13,11 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # run.sh runs two files at a time
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 os.environ.setdefault("PJRT_DEVICE", "CPU")  # TPU chips are left alone
 with contextlib.suppress(ImportError):  # models of transformers import torch_xla: after TensorFlow the process aborts
-    import itit.xla  # noqa: F401
+    import itit.xla.api  # noqa: F401
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the suite itself runs under nohup, too
-pytest.register_assert_rewrite("tests.cloud")
+pytest.register_assert_rewrite("tests.helpers.cloud")
 
-from tests.cloud import cloud, ready, repository  # noqa: E402, F401
+from tests.helpers.cloud import cloud, ready, repository  # noqa: E402, F401
 
 LONG = ("test_xla.py", "test_faults.py")  # begun first: the last file is one process's alone
 
@@ -37,7 +37,7 @@ def kept_signals():
 
 @pytest.fixture(scope="session")
 def traced_programs(tmp_path_factory):
-    """The programs of tests/traced.py, traced by torch_xla."""
-    from tests import traced
+    """The programs of tests/helpers/traced.py, traced by torch_xla."""
+    from tests.helpers import traced
 
     return traced.make(tmp_path_factory.mktemp("traced"))

@@ -26,19 +26,19 @@ long() {
   fi
 }
 
-long 200 tests/test_faults.py -k sigkill
-long 1 tests/test_faults.py -k in_turn
-long 20 tests/test_faults.py -k weather
-long 20 tests/test_faults.py -k "sigterm or second_signal"
-long 1 tests/test_faults.py -k stopped_host
-long 1 tests/test_watchdog.py
-long 1 tests/test_checkpoint.py -k full
-long 50 tests/test_checkpoint_hosts.py -k sigkill
-long 1000 tests/test_damage.py
-long 1 tests/test_streams_order.py
-long 1 tests/test_hostile.py
-long 1 tests/test_pickled.py
-long 1 tests/test_webdataset.py
+long 200 tests/training/test_faults.py -k sigkill
+long 1 tests/training/test_faults.py -k in_turn
+long 20 tests/training/test_faults.py -k weather
+long 20 tests/training/test_faults.py -k "sigterm or second_signal"
+long 1 tests/training/test_faults.py -k stopped_host
+long 1 tests/training/test_watchdog.py
+long 1 tests/checkpoint/test_checkpoint.py -k full
+long 50 tests/checkpoint/test_checkpoint_hosts.py -k sigkill
+long 1000 tests/data/test_damage.py
+long 1 tests/data/test_streams_order.py
+long 1 tests/checkpoint/test_hostile.py
+long 1 tests/tools/convert/test_pickled.py
+long 1 tests/tools/data/test_webdataset.py
 
 cat "$ITIT_FAULT_REPORT"
 echo "$passed passed, $failed failed"

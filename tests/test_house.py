@@ -1,6 +1,7 @@
 """The house rules, checked on the syntax trees of all files: what may import what, no pickle, nothing too long."""
 
 import ast
+import collections
 import os
 import pathlib
 import subprocess
@@ -8,40 +9,98 @@ import sys
 
 import pytest
 
-from tests.common import ROOT
+from tests.helpers.common import ROOT
 
 TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py", "README.md"}
 MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
 CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
-DATA = ("records", "shard_index", "order", "blocks", "source", "images", "preprocess", "text", "streams", "prefetch",
-        "scenes")  # fmt: skip
-OTHERS = ("config", "presets", "tasks", "text_encoders", "checks", "flags", "storage", "tensorfile", "checkpoint",
-          "weights", "weightsdir", "metrics", "backend", "state", "train", "pretrained", "interrupt", "saver", "skips",
-          "watchdog", "runs", "initial", "evaluation", "graphs", "processor")  # fmt: skip
-XLA = ("sharding", "xla", "mesh", "capture", "tracing")
-EXPECTED = [f"itit.models.{n}" for n in MODELS] + [f"itit.data.{n}" for n in DATA]
-EXPECTED += [f"itit.{n}" for n in CORE + OTHERS + XLA]
+# Folder of the package -> what must be there.
+EXPECTED = {
+    "": (
+        *CORE,
+        "config",
+        "presets",
+        "tasks",
+        "text_encoders",
+        "checks",
+        "flags",
+        "storage",
+        "train",
+        "inference",
+        "noise",
+        "samples",
+        "pretrained",
+        "hosts",
+    ),
+    "models": MODELS,
+    "data": (
+        "records",
+        "shard_index",
+        "order",
+        "blocks",
+        "source",
+        "images",
+        "preprocess",
+        "text",
+        "streams",
+        "prefetch",
+        "scenes",
+    ),
+    "scores": ("captions", "scenes"),
+    "training": ("state", "initial", "evaluation", "metrics", "skips", "watchdog", "interrupt", "saver", "runs"),
+    "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
+    "backends": ("connect", "local", "cuda_graphs", "processor"),
+    "xla": ("api", "mesh", "sharding", "capture", "tracing", "packs"),
+}
 
-# Module -> what it may import from the package; those not named here are only under the rules for all.
-LEAVES = (
-    "processor",
-    "presets",
-    "eager",
-    "masking",
-    "losses",
-    "noise",
-    "sharding",
-    "tasks",
-    "text_encoders",
-    "tokens",
-    "xla",
-    "data.order",
-)
-ALLOWED = {name: set() for name in LEAVES} | {
+# Room -> what its modules may import of the package: rooms and modules. A room knows itself.
+ROOMS = {
+    "data": {"checks", "storage", "tasks", "text_encoders"},
+    "scores": {"data.scenes"},
+    "models": {"text_encoders", "tokens"},
+    "checkpoint": {"checks", "config", "console", "hosts", "models", "storage", "text_encoders"},
+    "training": {
+        "checkpoint",
+        "config",
+        "console",
+        "data",
+        "flags",
+        "models",
+        "objectives",
+        "optim",
+        "samples",
+        "scores",
+        "storage",
+        "text_encoders",
+        "train_step",
+    },
+    "backends": {"checkpoint.pieces", "eager", "hosts", "noise", "training.interrupt"},
+    "xla": {"checkpoint.pieces", "eager", "hosts", "models", "noise"},
+}
+# Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.
+TOP = {
+    name: set()
+    for name in (
+        "eager",
+        "hosts",
+        "losses",
+        "masking",
+        "noise",
+        "presets",
+        "storage",
+        "tasks",
+        "text_encoders",
+        "tokens",
+        "console",
+    )
+} | {
     "checks": {"tasks"},
     "config": {"checks", "presets", "tasks", "text_encoders"},
+    "flagfiles": {"storage"},
+    "flags": {"checks", "config", "console", "flagfiles"},
+    "locks": {"storage"},
     "straight_through": {"tokens"},
-    "graphs": {"eager", "noise"},
+    "optim": {"tokens"},
     "decoding": {"eager", "masking", "noise", "text_encoders", "tokens"},
     "inference": {"decoding", "eager", "masking", "models"},
     "objectives": {
@@ -54,53 +113,69 @@ ALLOWED = {name: set() for name in LEAVES} | {
         "models",
         "tasks",
         "tokens",
-    },  # fmt: skip
+    },
     "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
-    "state": {
+    "samples": {"decoding", "inference", "models"},
+    "pretrained": {
+        "backends.local",
+        "checkpoint",
+        "checks",
         "config",
+        "data",
         "models",
         "objectives",
-        "optim",
+        "samples",
         "storage",
         "text_encoders",
         "train_step",
-        "weights",
-        "weightsdir",
+        "training",
     },
+}
+# Narrower than its room.
+NARROW = {
+    "data.order": set(),
+    "xla.api": set(),
+    "xla.sharding": set(),
+    "checkpoint.pieces": set(),
+    "checkpoint.tensorfile": {"checks", "storage"},
+    "backends.cuda_graphs": {"eager", "noise"},
+    "backends.processor": set(),
     **{f"scores.{name}": {"scores.ngrams"} for name in ("bleu", "cider")},
     **{f"scores.{name}": set() for name in ("ngrams", "ptb", "rouge")},
-    "scores.captions": {"scores"},
-    "tensorfile": {"checks", "storage"},
-    "weights": {"checks", "config", "models", "storage", "tensorfile", "text_encoders", "weightsdir"},
 }
 # These are given the networks: from `models` they take only the types and pure functions on what goes in and out.
 GIVEN = ("inference", "objectives", "train_step")
 NO_NETWORKS = {"Text", "Encoded", "encode_text", "cast_once", "casts_of", "weights_to_cast"}
 # Library -> the only modules that import it.
 ONLY = {
-    "torch_xla": {"itit.xla"},
+    "torch_xla": {"itit.xla.api"},
     "tensorflow": {"itit.data.preprocess"},
     "tensorflow_text": {"itit.data.preprocess"},
     "fsspec": {"itit.storage"},
     "gcsfs": {"itit.storage"},
-    "jax": {"tools.compile_worker"},
-    "jaxlib": {"tools.compile_worker"},
+    "jax": {"tools.tpu.compile_worker"},
+    "jaxlib": {"tools.tpu.compile_worker"},
     "libtpu": set(),
 }
+KNOW_XLA = {"itit.backends.connect", "tools.preflight", "tools.tpu.step_programs"}
 # Imports inside a function that save a library where it is not needed: (importing module, imported module).
 LAZY = {
     ("tools.tokenize", "itit.data.preprocess"),
-    ("itit.backend", "itit.mesh"),
+    ("itit.backends.connect", "itit.xla.mesh"),
     ("itit.storage", "aiohttp"),
-    ("tools.step_programs", "itit.tracing"),
+    ("tools.tpu.step_programs", "itit.xla.tracing"),
     # `itit.ITIT`, `itit.models.load` and `itit.models.t5.load` are names for a user; importing `itit` or the networks
     # loads no more than before.
     ("itit", "itit.pretrained"),
-    ("itit.models", "itit.weights"),
-    ("itit.models.t5", "itit.weights"),
+    ("itit.models", "itit.checkpoint.weights"),
+    ("itit.models.t5", "itit.checkpoint.weights"),
 }
-# Pickles are made, and read as torch would, by the tests of `tools.pickled` alone, which reads them without torch.
-GUARDED = {"tests.foreign_weights": ("torch.load", "torch.save")}
+# Processes that a library of a room starts; no commands.
+WORKERS = {"tools.tpu.compile_worker"}
+# Folder -> modules that it may have, where those are more than 16.
+MODULES = {"itit": 27, "tools": 33, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+# Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
+GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 
 
 def tracked_files():
@@ -155,15 +230,28 @@ def calls(tree):
 
 
 def test_the_house_is_complete():
-    assert set(EXPECTED) <= set(TREES), f"absent: {sorted(set(EXPECTED) - set(TREES))}"
+    expected = {".".join(filter(None, ("itit", room, name))) for room, names in EXPECTED.items() for name in names}
+    assert expected <= set(TREES), f"absent: {sorted(expected - set(TREES))}"
     top = {path.parts[0] for path in tracked_files() if not path.parts[0].startswith(".")}
     assert top == TOP_LEVEL
 
 
-@pytest.mark.parametrize("name", sorted(name for name in ALLOWED if f"itit.{name}" in TREES))
-def test_rule_1_to_3_named_modules(name):
-    found = siblings(f"itit.{name}")
-    assert {other for other in found if not {other, other.split(".")[0]} & ALLOWED[name]} == set()
+@pytest.mark.parametrize("name", [name.removeprefix("itit.") for name in PACKAGE if name != "itit"])
+def test_rule_1_what_each_file_may_import(name):
+    room = name.split(".")[0]
+    if room not in ROOMS and name not in TOP:
+        assert name == "train", f"{name}: say in TOP what it may import, or put it into a room"
+        return
+    lazy = {other.removeprefix("itit.") for importing, other in LAZY if importing == f"itit.{name}"}
+    allowed = NARROW.get(name, TOP[name] if name in TOP else ROOMS[room] | {room})
+    assert {other for other in siblings(f"itit.{name}") - lazy if not {other, other.split(".")[0]} & allowed} == set()
+
+
+def test_rule_1_pytorch_xla_is_known_to_its_room_alone():
+    """What chooses a backend imports it when it is asked for. Of the tools, those of pre-flight know it."""
+    for name in CODE:
+        found = {module_of(full) for full in imports(TREES[name]) if full.startswith("itit.xla")}
+        assert not found or name.startswith("itit.xla") or name in KNOW_XLA, f"{name} imports {found}"
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -172,19 +260,11 @@ def test_rule_2_these_are_given_the_networks(name):
     assert taken <= NO_NETWORKS
 
 
-def test_rule_2_models_import_config_tokens_and_models():
-    for name in (name for name in PACKAGE if name.startswith("itit.models")):
-        lazy = {other.removeprefix("itit.") for importing, other in LAZY if importing == name}
-        assert all(
-            other.split(".")[0] in ("config", "text_encoders", "tokens", "models") for other in siblings(name) - lazy
-        ), name
-
-
 def test_rule_3_data_never_sees_torch():
     for name in (name for name in PACKAGE if name.startswith("itit.data")):
         assert not {full.split(".")[0] for full in imports(TREES[name])} & {"torch", "torchvision"}, name
         assert not {other.split(".")[0] for other in siblings(name)} & {"models", *CORE}, name
-    assert "storage" in siblings("itit.checkpoint")
+    assert "storage" in siblings("itit.checkpoint.store")
 
 
 def test_rule_4_one_importer_each():
@@ -198,10 +278,10 @@ def test_rule_4_one_importer_each():
 def test_rule_4_torch_xla_is_asked_by_the_functions_of_one_file():
     """And each of them is wanted. Tests do not import it either."""
     importers = {name for name, tree in TREES.items() for full in imports(tree) if full.split(".")[0] == "torch_xla"}
-    assert importers == {"itit.xla"}
-    functions = {node.name for node in TREES["itit.xla"].body if isinstance(node, ast.FunctionDef)}
+    assert importers == {"itit.xla.api"}
+    functions = {node.name for node in TREES["itit.xla.api"].body if isinstance(node, ast.FunctionDef)}
     attributes = [node for name in CODE for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)]
-    assert {node.attr for node in attributes if ast.unparse(node.value) == "xla"} == functions
+    assert {node.attr for node in attributes if ast.unparse(node.value) == "api"} == functions
 
 
 def test_rule_5_nothing_imports_a_main_and_the_package_no_tool():
@@ -210,6 +290,21 @@ def test_rule_5_nothing_imports_a_main_and_the_package_no_tool():
         found = {module_of(full) for full in imports(TREES[name])}
         assert not found & mains, f"{name} imports a main: {found & mains}"
         assert name.startswith("tools") or not any(full.split(".")[0] in ("tools", "tests") for full in found), name
+
+
+def test_rule_5_commands_alone_on_top_of_the_tools():
+    """Their libraries lie in rooms, which import no command: no main, and nothing else on top."""
+    for name in (name for name in CODE if name.startswith("tools.")):
+        on_top, room = name.count(".") == 1, f"{name}." in {f"{other.rpartition('.')[0]}." for other in TREES}
+        assert room or name in WORKERS or on_top == is_main(TREES[name]), (
+            f"{name}: a command on top, or a library below"
+        )
+
+
+def test_rule_5_no_folder_is_a_heap():
+    folders = collections.Counter(path.parent for path in tracked_files() if path.suffix == ".py")
+    for folder, count in folders.items():
+        assert count <= MODULES.get(str(folder), 16), f"{folder}: {count} modules"
 
 
 def test_rule_5_no_import_inside_a_function():
@@ -266,11 +361,12 @@ def test_shell_scripts_are_clean():
 
 
 def test_every_module_is_tested():
-    tests = {name for name in TREES if name.startswith(("tests.test_", "tests.xla."))}
+    tests = {name for name in TREES if name.startswith("tests.") and name.rpartition(".")[2].startswith("test_")}
+    names = {name.rpartition(".")[2] for name in tests}
     reached = {module_of(full) for name in tests for full in imports(TREES[name])}
     packages = {name.rpartition(".")[0] for name in CODE}
     for name in set(CODE) - packages:
-        assert name in reached or f"tests.test_{name.split('.')[-1]}" in tests, f"no test of {name}"
+        assert name in reached or f"test_{name.split('.')[-1]}" in names, f"no test of {name}"
 
 
 def test_every_module_says_what_it_is():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.common import ROOT
+from tests.helpers.common import ROOT
 from tests.test_house import tracked_files
 
 FLAGFILE = ROOT / "launch" / "flagfiles" / "figure5" / "right_pairs_10.cfg"  # names one in another folder, and that one
@@ -15,7 +15,7 @@ USE = f"""
 import http.client, pathlib, threading
 import itit, tools
 from itit import flags
-from tools import demo_server
+from tools.generation import demo_server
 
 print(pathlib.Path(itit.__file__).parent.parent)
 config = flags.from_flagfile({str(FLAGFILE)!r})
@@ -60,4 +60,4 @@ def test_it_works_from_another_folder(installed, tmp_path):
     place, data, page = done.stdout.splitlines()
     assert place == str(installed)
     assert data == "gs://BUCKET/cc3m/*.tfrecord,gs://BUCKET/webli_pairs_10/*.tfrecord 1024 256"
-    assert page == f"200 {(ROOT / 'tools' / 'demo.html').stat().st_size}"
+    assert page == f"200 {(ROOT / 'tools' / 'generation' / 'demo.html').stat().st_size}"

@@ -22,12 +22,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from itit import config as config_lib
 from itit import flagfiles, flags
 from itit import train_step as step_lib
-from itit.backend import connect
-from itit.state import make_state
-from tools.batches import random_batch
-from tools.flops import step_flops
-from tools.parts import PARTS as ALL_PARTS
-from tools.parts import REST, VQGAN, labelled
+from itit.backends.connect import connect
+from itit.training.state import make_state
+from tools.timing.batches import random_batch
+from tools.timing.flops import step_flops
+from tools.timing.parts import PARTS as ALL_PARTS
+from tools.timing.parts import REST, VQGAN, labelled
 
 PARTS = tuple(part for part in ALL_PARTS if part != VQGAN)  # codes are ready
 _PREFIX = "itit/"  # of the profiler's ranges that are parts

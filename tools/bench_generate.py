@@ -2,7 +2,7 @@
 
 Random weights, in float32 or, with --compute_dtype=bf16, the peers under torch's autocast. All take turns, round by
 round, after two rounds to warm up; the median of the rounds counts. Texts never end, so that all make as many tokens.
-Text features are there already. The peers (`tools/peers.py`) need the extra `bench`.
+Text features are there already. The peers (`tools/timing/peers.py`) need the extra `bench`.
 """
 
 import functools
@@ -15,13 +15,13 @@ from absl import flags
 
 from itit import config as config_lib
 from itit import inference
-from itit.backend import connect
+from itit.backends.connect import connect
 from itit.decoding import EOS, best
 from itit.flags import run_main
 from itit.models import ITIT, VQGAN, Text
 from itit.models.layers import set_compute_dtype
-from itit.state import DTYPES
-from tools import peers
+from itit.training.state import DTYPES
+from tools.timing import peers
 
 WARM_UP = 2  # the first loads what is needed; on a GPU the second records graphs
 

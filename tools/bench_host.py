@@ -21,11 +21,11 @@ from absl import flags as absl_flags
 
 from itit import config as config_lib
 from itit import flags
-from itit.backend import connect
+from itit.backends.connect import connect
 from itit.presets import MODEL_PRESETS
-from itit.state import make_state
 from itit.train_step import tasks, train_step
-from tools.batches import random_batch
+from itit.training.state import make_state
+from tools.timing.batches import random_batch
 
 NARROW = {name: value for name, value in MODEL_PRESETS["nano"].items() if "depth" not in name}
 VIRTUAL = {"PJRT_DEVICE": "CPU", "XLA_FLAGS": "--xla_backend_optimization_level=0 "

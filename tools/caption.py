@@ -9,8 +9,8 @@ sheet.png. A killed export carries on with the same command, and so does one tha
 from absl import flags
 
 from itit import flags as flags_lib
-from tools import generation, inputs
-from tools.damaged import Damage
+from tools.data.damaged import Damage
+from tools.generation import generation, inputs
 
 
 def define_flags():

@@ -12,7 +12,9 @@ import torch
 import tqdm
 from absl import flags
 
-from itit import storage, weightsdir
+from itit import storage
+from itit.checkpoint import weightsdir
+from itit.checkpoint.weights import blank
 from itit.checks import parse_json
 from itit.config import T5Config, from_json
 from itit.data.text import Detokenizer
@@ -20,9 +22,8 @@ from itit.flags import run_main
 from itit.models.layers import NORM_EPS
 from itit.models.t5 import T5Encoder
 from itit.presets import T5_PRESETS
-from itit.weights import blank
-from tools.foreign import Checkpoint
-from tools.splits import new_folder
+from tools.convert.foreign import Checkpoint
+from tools.data.splits import new_folder
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 CONFIG, VOCABULARY = "config.json", "spiece.model"

@@ -16,13 +16,14 @@ import os
 import torch
 from absl import flags
 
-from itit import storage, weightsdir
+from itit import storage
+from itit.checkpoint import weightsdir
+from itit.checkpoint.tensorfile import TensorFile
 from itit.checks import parse_json
 from itit.flags import run_main
-from itit.tensorfile import TensorFile
-from tools import pickled
-from tools import vqgan_layouts as layouts
-from tools.splits import new_folder
+from tools.convert import pickled
+from tools.convert import vqgan_layouts as layouts
+from tools.data.splits import new_folder
 
 PIXEL_RANGES = {"0,1": layouts.ZERO_TO_ONE, "-1,1": layouts.MINUS_ONE_TO_ONE}
 SAFETENSORS = ".safetensors"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from itit import flags as flags_lib
 from itit import storage
-from tools import drawing, generation, inputs
+from tools.generation import drawing, generation, inputs
 
 
 def read_starts(flag, size):

@@ -7,7 +7,7 @@ found; press "cycle". Ctrl-C ends it.
 from absl import flags
 
 from itit import flags as flags_lib
-from tools import demo_server, generation
+from tools.generation import demo_server, generation
 
 
 def define_flags():

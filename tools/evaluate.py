@@ -15,7 +15,8 @@ from absl import flags
 
 from itit import config, storage
 from itit import flags as flags_lib
-from tools import generation, picture_features, protocols
+from tools.generation import generation
+from tools.scoring import picture_features, protocols
 
 
 def check(flag):

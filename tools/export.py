@@ -19,10 +19,12 @@ from absl import flags
 import itit
 from itit import config as config_lib
 from itit import flags as flags_lib
-from itit import runs, storage, tensorfile, weights, weightsdir
-from itit.state import check_frozen, fingerprint, text_encoder
-from tools import model_card
-from tools.splits import new_folder
+from itit import storage
+from itit.checkpoint import tensorfile, weights, weightsdir
+from itit.training import runs
+from itit.training.state import check_frozen, fingerprint, text_encoder
+from tools.convert import model_card
+from tools.data.splits import new_folder
 
 VOCABULARY, SETTINGS, CARD = "vocabulary.model", "training.cfg", "README.md"
 

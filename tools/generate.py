@@ -9,7 +9,7 @@ captions, or TFRecord shards with `text`. Written: pictures/NUMBER.png, index.js
 from absl import flags
 
 from itit import flags as flags_lib
-from tools import generation, inputs
+from tools.generation import generation, inputs
 
 
 def read_prompts(texts, source, limit):

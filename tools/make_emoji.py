@@ -16,8 +16,8 @@ from PIL import Image
 
 from itit import storage
 from itit.flags import run_main
-from tools import splits
-from tools.emoji import TONES, read_emoji, role_and_tone
+from tools.data import splits
+from tools.data.emoji import TONES, read_emoji, role_and_tone
 
 FEATURES = {"paired": ("image", "text"), "images": ("image",), "texts": ("text",), "test": ("image", "text"),
             "coco": ("text",)}  # fmt: skip

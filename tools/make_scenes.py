@@ -15,8 +15,8 @@ from PIL import Image
 from itit import storage
 from itit.data import scenes
 from itit.flags import run_main
-from tools import splits
-from tools.scene_splits import PAIR, SPLITS, draw
+from tools.data import splits
+from tools.data.scene_splits import PAIR, SPLITS, draw
 
 PREVIEWS = 12  # pairs of a split on the contact sheet
 

@@ -14,13 +14,15 @@ import time
 from absl import flags as absl_flags
 
 from itit import config as config_lib
-from itit import flags, sharding
+from itit import flags
+from itit.checks import check_batches
 from itit.tasks import TASKS
 from itit.train_step import tasks
-from tools import prediction, tpu_compiler
-from tools.chips import CHIPS, Topology
-from tools.flops import step_flops
-from tools.step_programs import mesh_of, programs
+from itit.xla import sharding
+from tools.timing.flops import step_flops
+from tools.tpu import prediction, tpu_compiler
+from tools.tpu.chips import CHIPS, Topology
+from tools.tpu.step_programs import mesh_of, programs
 
 # Before torch_xla is imported: 8 virtual devices, and the names of the parts in what is traced.
 TRACING = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "8", "XLA_HLO_DEBUG": "1"}
@@ -31,7 +33,7 @@ KEYS = ("compiles", "hbm_gib_per_chip", "predicted_step_ms", "predicted_ici_ms",
 def preflight(config, topology, keep=None, say=print):
     """The prediction (see `prediction.predict`) for a resolved Config. Raises ValueError for what cannot be."""
     active = tasks(config, sys.maxsize)
-    sharding.check_batches(active, topology.num_chips, config.optim.num_microbatches)
+    check_batches(active, topology.num_chips, config.optim.num_microbatches)
     data, fsdp = mesh_of(config, topology.num_chips)
     start, compiled = time.perf_counter(), []
     say(f"tracing the step; mesh: data {data} x fsdp {fsdp}")

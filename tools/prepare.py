@@ -11,8 +11,8 @@ import sys
 
 from itit import flags as flags_lib
 from itit.flags import run_main
-from tools import preparing
-from tools.sources import coco, folder, table, text, webdataset
+from tools.data import preparing
+from tools.data.sources import coco, folder, table, text, webdataset
 
 SOURCES = {"coco": coco.Coco, "folder": folder.Folder, "jsonl": table.Jsonl, "csv": table.Csv, "tsv": table.Tsv,
            "webdataset": webdataset.Webdataset, "text": text.Text}  # fmt: skip

@@ -18,10 +18,12 @@ import torch
 from absl import flags
 from torch import nn
 
-from itit import backend as backends
-from itit import checkpoint, train_step, weightsdir
 from itit import config as config_lib
 from itit import flags as flags_lib
+from itit import train_step
+from itit.backends.connect import connect
+from itit.checkpoint import store, weightsdir
+from itit.checks import check_batches
 from itit.config import Config, knob
 from itit.data.streams import Streams
 from itit.data.text import PAD, Detokenizer
@@ -31,10 +33,9 @@ from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
 from itit.optim import Adafactor, learning_rate
 from itit.presets import T5_PRESETS
-from itit.sharding import check_batches
 from itit.tasks import only
-from tools import loop, run_flags
-from tools.span_corruption import Corrupted, num_hidden, target_length
+from tools.training import loop, run_flags
+from tools.training.span_corruption import Corrupted, num_hidden, target_length
 
 TASK = "t2t"  # the stream of texts alone
 RUN = run_flags.section(without=("sample_every", "num_samples"), checkpoint_every=200, keep_last=2)
@@ -132,7 +133,7 @@ def check_sentinels(config):
 
 def train(settings, run, flag_values):
     """Trains and writes the encoder. Returns the exit code."""
-    backend = backends.connect(run)
+    backend = connect(run)
     config = dataclasses.replace(settings.config(run.seed), train=run)
     check_batches({TASK: settings.batch_size}, backend.num_devices)
     check_sentinels(config)
@@ -147,7 +148,7 @@ def train(settings, run, flag_values):
         return backend.run(update, state, *given, settings.bos_id, updates=changed) | {"learning_rate": rate}
 
     code = loop.train(run, settings.num_steps, state, backend, source, step, lambda *_: None, flag_values)
-    if code == 0 and checkpoint.latest_step(run.workdir) == settings.num_steps:
+    if code == 0 and store.latest_step(run.workdir) == settings.num_steps:
         weights = backend.on_host(state.model.encoder.state_dict())
         if backend.hosts.leads:
             weightsdir.save(run.workdir, weights, config.t5)

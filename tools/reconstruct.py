@@ -16,10 +16,11 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from itit import storage
+from itit.checkpoint.weights import load_vqgan
 from itit.flags import run_main
-from itit.weights import load_vqgan
-from tools import inputs, likeness
-from tools.drawing import write_png
+from tools.generation import inputs
+from tools.generation.drawing import write_png
+from tools.scoring import likeness
 
 COLUMNS, GAP, LINE, MIN_SIDE = 4, 8, 18, 128  # of the sheet: pairs a row, pixels
 

@@ -14,14 +14,16 @@ import json
 import numpy as np
 from absl import flags
 
-from itit import checkpoint, runs, samples, storage, text_encoders
 from itit import flags as flags_lib
-from itit.backend import connect
+from itit import samples, storage, text_encoders
+from itit.backends.connect import connect
+from itit.checkpoint import store
 from itit.data import images
 from itit.data.streams import Streams
-from itit.state import image_ids_of, load_state, make_state
-from tools.drawing import draw_curves, stack, write_png
-from tools.emoji import TONES, read_emoji, role_and_tone
+from itit.training import runs
+from itit.training.state import image_ids_of, load_state, make_state
+from tools.data.emoji import TONES, read_emoji, role_and_tone
+from tools.generation.drawing import draw_curves, stack, write_png
 
 NUM_SHOWN, NUM_CYCLES, NUM_TURNS = 12, 4, 6
 
@@ -80,11 +82,11 @@ def draw_samples(translator, batch, names, captions, made, words):
 def main(_):
     flag = flags.FLAGS
     config = runs.settings(flag.workdir)
-    if checkpoint.latest_step(flag.workdir) is None:
+    if store.latest_step(flag.workdir) is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
     backend = connect(dataclasses.replace(config.train, backend="auto"))
     state = make_state(config, backend)
-    step, *_ = checkpoint.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
+    step, *_ = store.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
     detokenizer = text_encoders.tokenizer(config)
 
     def words(ids):

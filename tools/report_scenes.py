@@ -15,15 +15,17 @@ import json
 import tqdm
 from absl import flags
 
-from itit import checkpoint, metrics, runs, samples, storage, text_encoders
 from itit import flags as flags_lib
-from itit.backend import connect
+from itit import samples, storage, text_encoders
+from itit.backends.connect import connect
+from itit.checkpoint import store
 from itit.data import scenes
 from itit.data.streams import Streams
 from itit.scores.scenes import exact, exact_by_objects
-from itit.state import image_ids_of, load_state, make_state
-from tools import claim
-from tools.drawing import draw_curves, stack, write_png
+from itit.training import metrics, runs
+from itit.training.state import image_ids_of, load_state, make_state
+from tools.generation.drawing import draw_curves, stack, write_png
+from tools.scoring import claim
 
 SHOWN_BY = {
     "seen": "objects that all training data show",
@@ -130,7 +132,7 @@ class Scored:
     def __init__(self, flag, workdir, backend_name):
         self.workdir = workdir
         self.config = runs.settings(workdir, flag)
-        if checkpoint.latest_step(workdir) is None:
+        if store.latest_step(workdir) is None:
             raise ValueError(f"--{flag}={workdir}: no checkpoint in it")
         self.backend = connect(dataclasses.replace(self.config.train, backend=backend_name))
         self.state = make_state(self.config, self.backend)
@@ -142,7 +144,7 @@ class Scored:
 
     def load(self):
         """Puts the newest checkpoint into the state. Returns its step."""
-        step, *_ = checkpoint.restore(
+        step, *_ = store.restore(
             self.workdir, lambda _, *saved: load_state(self.state, *saved, self.workdir, self.backend)
         )
         return step

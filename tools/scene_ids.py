@@ -15,13 +15,13 @@ import tqdm
 from absl import flags
 
 from itit import storage
-from itit.backend import connect
+from itit.backends.connect import connect
+from itit.checkpoint.weights import load_vqgan
 from itit.config import TrainConfig
 from itit.data import records, shard_index
 from itit.data.text import Tokenizer
 from itit.flags import run_main
-from itit.weights import load_vqgan
-from tools.scene_splits import SPLITS, draw
+from tools.data.scene_splits import SPLITS, draw
 
 BATCH_SIZE = 64
 

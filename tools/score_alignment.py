@@ -12,12 +12,13 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from itit import backend, storage
 from itit import flags as flags_lib
+from itit import storage
+from itit.backends.connect import connect
 from itit.config import DataConfig, TrainConfig
 from itit.data import images, scenes
 from itit.scores.scenes import exact, exact_by_objects
-from tools import alignment
+from tools.scoring import alignment
 
 
 def pixels(path, image_size):
@@ -52,7 +53,7 @@ def main(_):
     if flag.scenes:
         result = score_scenes(pairs)
     else:
-        where = backend.connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
+        where = connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
         result = score_clip(pairs, alignment.Clip(flag.clip, where), flag.batch_size)
     print(json.dumps(result))
     if flag.json:

@@ -12,7 +12,7 @@ from absl import flags
 from itit import flags as flags_lib
 from itit import storage
 from itit.scores import captions as captions_lib
-from tools.coco_json import read_references, read_results
+from tools.data.coco_json import read_references, read_results
 
 SMALL = ("warning: {} images: CIDEr weighs words by how many of the images have them; below {} compare it only with "
          "scores of these very images")  # fmt: skip

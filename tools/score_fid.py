@@ -11,16 +11,17 @@ import json
 
 from absl import flags
 
-from itit import backend, storage
 from itit import flags as flags_lib
+from itit import storage
+from itit.backends.connect import connect
 from itit.config import TrainConfig
-from tools import fid, frechet, picture_features
-from tools.damaged import Damage
+from tools.data.damaged import Damage
+from tools.scoring import fid, frechet, picture_features
 
 
 def main(_):
     flag = flags.FLAGS
-    where = backend.connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
+    where = connect(dataclasses.replace(TrainConfig(), backend=flag.backend))
     extractor = picture_features.of(flag.inception, flag.features, where, flag.force)
     keep = flag.kid or flag.precision_recall
     damage = Damage(flag.max_bad_records, "pictures")

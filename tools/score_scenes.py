@@ -13,16 +13,18 @@ import json
 import tqdm
 from absl import flags
 
-from itit import checkpoint, metrics, runs, samples, storage, text_encoders
 from itit import flags as flags_lib
-from itit.backend import connect
+from itit import samples, storage, text_encoders
+from itit.backends.connect import connect
+from itit.checkpoint import store
 from itit.data import scenes
 from itit.data.streams import Streams
-from itit.state import image_ids_of, load_state, make_state
-from tools import scene_scores
+from itit.training import metrics, runs
+from itit.training.state import image_ids_of, load_state, make_state
+from tools.scoring import scene_scores
 
 CHUNK = 100
-CURVES = ("eval/captions_exact", "eval/pictures_exact")  # of itit/evaluation.py
+CURVES = ("eval/captions_exact", "eval/pictures_exact")  # of itit/training/evaluation.py
 
 
 def read_scenes(translator, ids, kind, words):
@@ -70,11 +72,11 @@ def score(translator, batch, words, num_cycles, num_turns):
 def main(_):
     flag = flags.FLAGS
     config = runs.settings(flag.workdir)
-    if checkpoint.latest_step(flag.workdir) is None:
+    if store.latest_step(flag.workdir) is None:
         raise ValueError(f"--workdir={flag.workdir}: no checkpoint in it")
     backend = connect(dataclasses.replace(config.train, backend=flag.backend))
     state = make_state(config, backend)
-    step, *_ = checkpoint.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
+    step, *_ = store.restore(flag.workdir, lambda _, *saved: load_state(state, *saved, flag.workdir, backend))
     detokenizer = text_encoders.tokenizer(config)
     translator = samples.Translator(state, config, backend, step=0)
 

@@ -15,9 +15,9 @@ from absl import flags
 
 from itit import storage
 from itit.flags import run_main, take_word
-from tools import study_file, study_report, study_results, study_run
-from tools.processes import cores
-from tools.study_data import Data
+from tools.studies import study_file, study_report, study_results, study_run
+from tools.studies.processes import cores
+from tools.studies.study_data import Data
 
 
 def commit():

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from itit import flags as flags_lib
 from itit import storage
 from itit.config import replace
-from tools import fid, generation, inputs, picture_features
+from tools.generation import generation, inputs
+from tools.scoring import fid, picture_features
 
 
 def measure(model, prompts, reference, extractor, output, drawing, ramp, batch_size, force):

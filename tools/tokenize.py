@@ -21,12 +21,12 @@ from absl import flags
 
 from itit import config as config_lib
 from itit import locks, storage
-from itit.backend import connect
+from itit.backends.connect import connect
+from itit.checkpoint.weights import load_vqgan
 from itit.data import made_with, records, shard_index
 from itit.flags import run_main
-from itit.weights import load_vqgan
-from tools.splits import settle
-from tools.views import views
+from tools.data.splits import settle
+from tools.data.views import views
 
 BATCH_SIZE = 64
 

@@ -14,8 +14,8 @@ from absl import flags
 from itit import storage
 from itit.data import records
 from itit.flags import run_main
-from tools.sources import lines
-from tools.sources.item import BadItem, utf8
+from tools.data.sources import lines
+from tools.data.sources.item import BadItem, utf8
 
 MAX_BYTES = 4000  # of a text at once: SentencePiece passes longer ones over without a word
 RESERVED = "\u2585"  # a character that it marks what is unknown by; texts with it are passed over, too

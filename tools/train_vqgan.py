@@ -18,12 +18,13 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from itit import backend as backends
-from itit import checkpoint, storage, weightsdir
 from itit import flags as flags_lib
+from itit import storage
+from itit.backends.connect import connect
+from itit.checkpoint import store, weightsdir
 from itit.config import VqganConfig, knob
-from tools import loop, run_flags, vqgan_step
-from tools.pictures import Pictures
+from tools.training import loop, run_flags, vqgan_step
+from tools.training.pictures import Pictures
 
 MAX_EVAL_PICTURES = 1024
 TOKENS_A_CODE = 32  # that the use of the codes is counted over
@@ -91,7 +92,7 @@ def finish(state, config, pictures, held_out, run, backend, batch_size):
 def train(config, recipe, data, run, flag_values):
     """Trains and writes the tokenizer. Returns the exit code."""
     recipe.check(config.image_size)
-    backend = backends.connect(run)
+    backend = connect(run)
     sizes = dict(image_size=config.image_size, batch_size=recipe.batch_size, seed=run.seed)
     pictures = Pictures("data", data.data, **sizes, host_index=backend.hosts.index, num_hosts=backend.hosts.count,
                         crop_from=data.crop_from, random_flip=data.random_flip)  # fmt: skip
@@ -110,7 +111,7 @@ def train(config, recipe, data, run, flag_values):
         metrics.scalars(step, {"eval/psnr": psnr(held_out, drawn)})
 
     code = loop.train(run, recipe.num_steps, state, backend, pictures, train_step, show, flag_values)
-    if code == 0 and checkpoint.latest_step(run.workdir) == recipe.num_steps:
+    if code == 0 and store.latest_step(run.workdir) == recipe.num_steps:
         finish(state, config, pictures, held_out, run, backend, recipe.batch_size)
     return code
 

@@ -10,7 +10,7 @@ __all__ = ["ITIT", "VQGAN", "Encoded", "T5Encoder", "Text", "cast_once", "casts_
 
 
 def load(path):
-    """ITIT from what tools.export wrote, ready to use on the CPU. Raises ValueError, one line (see weights.py)."""
-    from itit.weights import load_itit  # reading needs more than torch; the networks do not
+    """ITIT from what tools.export wrote, ready to use on the CPU. ValueError, one line (see checkpoint/weights.py)."""
+    from itit.checkpoint.weights import load_itit  # reading needs more than torch; the networks do not
 
     return load_itit(path)

@@ -7,7 +7,7 @@ from itit.tokens import on_xla
 
 _ROWS = "abc"  # letters of the leading dimensions
 
-COMPUTED_ONCE = "itit::computed_once"  # an operation of torch, which itit/mesh.py gives to XLA
+COMPUTED_ONCE = "itit::computed_once"  # an operation of torch, which itit/xla/mesh.py gives to XLA
 torch.library.define(COMPUTED_ONCE, "(Tensor x) -> Tensor")
 
 

@@ -152,7 +152,7 @@ def distance_buckets(num_buckets, max_distance):
 
 
 def load(folder):
-    """T5Encoder from a folder that tools.convert_t5 wrote. Raises ValueError, one line (see weights.py)."""
-    from itit.weights import load_text_encoder  # reading needs more than torch; the networks do not
+    """T5Encoder from a folder that tools.convert_t5 wrote. Raises ValueError, one line (see checkpoint/weights.py)."""
+    from itit.checkpoint.weights import load_text_encoder  # reading needs more than torch; the networks do not
 
     return load_text_encoder(folder)

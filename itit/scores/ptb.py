@@ -1,6 +1,6 @@
 """Words of captions as the COCO caption evaluation counts them: what the Stanford PTB tokenizer 3.4.1 with lower case
 makes of a line, less its punctuation. Written from what that program does to 25,554 captions of COCO and to made-up
-lines; equal to it on those (tests/test_ptb.py).
+lines; equal to it on those (tests/scores/test_ptb.py).
 
 Like the original it takes the longest token that begins where the last one ended. Not followed: rare signs (`_KEPT`
 holds the blocks of those that stay), letters beyond Unicode's first plane, long rows of figures.

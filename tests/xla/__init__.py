@@ -1,1 +1,1 @@
-"""Tests on virtual XLA devices; `tests/test_xla.py` runs them, each number of devices in a process of its own."""
+"""Tests of PyTorch/XLA: those in `devices` run on virtual devices."""

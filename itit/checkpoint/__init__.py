@@ -1,0 +1,1 @@
+"""Tensors in files: checkpoints of a run, and folders of weights."""

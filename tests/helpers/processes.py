@@ -1,0 +1,56 @@
+"""What the tests of several hosts share: functions in real processes, one a host, that find each other over TCP."""
+
+import datetime
+import multiprocessing
+import traceback
+
+import torch
+
+from itit.hosts import Hosts
+from tests.helpers.common import free_port
+
+PATIENCE = 400  # seconds for a result, on a machine that does other work
+
+
+def start(function, count, *args, timeout=20):
+    """Starts `function(hosts, *args)` in `count` processes. `timeout`: seconds that a host waits for another.
+
+    Returns [(process, the pipe that its result comes from)].
+    """
+    context, port, running = multiprocessing.get_context("fork"), free_port(), []
+    for index in range(count):
+        receive, send = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(function, index, count, port, timeout, send, args), daemon=True)
+        process.start()
+        send.close()
+        running.append((process, receive))
+    return running
+
+
+def results(running):
+    """What each function returned, or the exception that it raised; None of a process that was killed."""
+    found = []
+    for process, receive in running:
+        try:
+            found.append(receive.recv() if receive.poll(PATIENCE) else TimeoutError("no result"))
+        except EOFError:
+            found.append(None)
+        process.join(10)
+        process.kill()
+    return found
+
+
+def run(function, count, *args, timeout=20):
+    return results(start(function, count, *args, timeout=timeout))
+
+
+def _run(function, index, count, port, timeout, send, args):
+    torch.set_num_threads(1)
+    try:
+        hosts = Hosts(index, count, "localhost", port, datetime.timedelta(seconds=timeout))
+        result = function(hosts, *args)
+        hosts.close()
+    except Exception as error:
+        traceback.print_exc()
+        result = error
+    send.send(result)

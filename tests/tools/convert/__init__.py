@@ -1,0 +1,1 @@
+"""Tests of `tools.convert`, with its commands."""

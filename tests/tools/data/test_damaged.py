@@ -1,0 +1,19 @@
+"""Damage is counted, named as far as it can be read, and bounded."""
+
+import pytest
+
+from tools.data.damaged import NAMED, Damage
+
+
+def test_damage_up_to_the_limit_and_not_beyond(capsys):
+    damage = Damage(NAMED + 5, "pictures", count=3)
+    for number in range(NAMED + 2):
+        damage.add(f"cause {number}")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"damaged: cause {n}" for n in range(NAMED - 3)] + ["damaged: further ones are only counted"]
+    with pytest.raises(
+        ValueError, match=rf"^last \(damaged pictures so far: {NAMED + 6}, above --max_bad_records={NAMED + 5}"
+    ):
+        damage.add("last")
+    with pytest.raises(ValueError, match=r"^only \(damaged items so far: 1, above --max_bad_records=0\)"):
+        Damage(0, "items").add("only")

@@ -1,0 +1,1 @@
+"""Tests of `tools.timing`, with its commands."""

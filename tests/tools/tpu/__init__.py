@@ -1,0 +1,1 @@
+"""Tests of `tools.tpu`, with its commands."""

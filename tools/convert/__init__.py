@@ -1,0 +1,1 @@
+"""Weights of others read, and a model described for others."""

@@ -1,0 +1,1 @@
+"""Of the tools that make and look at data: sources, shards, splits."""

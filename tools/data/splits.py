@@ -1,0 +1,124 @@
+"""What the tools that make many files share: a whole folder, settings that stay, splits as shards, a contact sheet."""
+
+import contextlib
+import filecmp
+import io
+import json
+import os
+import textwrap
+
+import tqdm
+from PIL import Image, ImageDraw, ImageFont
+
+from itit import locks, storage
+from itit.checkpoint import weightsdir
+from itit.data import records, shard_index
+
+RECORDS_A_SHARD = 5000
+TILE, TEXT_LINES, LINE_HEIGHT, GAP = 160, 7, 15, 10  # of the contact sheet, in pixels
+
+
+@contextlib.contextmanager
+def new_folder(output, repeatable=False):
+    """Yields a staging folder that becomes `output` when the block ends well: a folder on disk is there only complete.
+
+    On gs:// nothing is renamed: `output` itself is yielded, and what is written last there says that it is complete.
+
+    Args:
+      repeatable: what is written depends on nothing but what is asked for. Where `output` is there, it is made once
+        more and compared: a call that was killed when all was done ends well when it is repeated.
+
+    Raises ValueError where `output` already holds something else, or another process is making it. What an earlier,
+    killed call left is removed.
+    """
+    output = output.rstrip("/")
+    with locks.hold(locks.beside(output), f"--output={output}"):
+        if storage.exists(output) and not (repeatable and _is_finished(output)):
+            raise ValueError(f"--output={output}: already there; remove it or name another folder")
+        if storage.is_remote(output):
+            yield output
+            return
+        staging = output + ".partial"
+        storage.remove_tree(staging)
+        storage.make_dirs(staging)
+        yield staging
+        if not storage.exists(output):
+            storage.commit_dir(staging, output)
+            return
+        same = _same(staging, output)
+        storage.remove_tree(staging)
+        if not same:
+            raise ValueError(f"--output={output}: already there, and holds something else; name another folder")
+
+
+def _is_finished(output):
+    """Whether a local folder ends with what is written last."""
+    return not storage.is_remote(output) and storage.exists(storage.join(output, weightsdir.HASHES))
+
+
+def _same(one, other):
+    """Whether two local folders hold the same files with the same bytes."""
+    found, expected = ({os.path.relpath(os.path.join(place, name), folder) for place, _, names in os.walk(folder)
+                        for name in names} for folder in (one, other))  # fmt: skip
+    return found == expected and all(
+        filecmp.cmp(os.path.join(one, name), os.path.join(other, name), shallow=False) for name in found
+    )
+
+
+def settle(path, settings, absent=None):
+    """Writes down the settings of work that may be interrupted, JSON, or compares them with those that are there.
+
+    `absent`: name -> value of settings that have not always been written down. Raises ValueError naming the first that
+    differs.
+    """
+    if not storage.exists(path):
+        storage.make_dirs(path.rpartition("/")[0] or ".")
+        storage.write_bytes(path, json.dumps(settings, indent=1).encode())
+        return
+    found = (absent or {}) | json.loads(storage.read_bytes(path))
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ValueError(f"{path}: --{name} was {found.get(name)!r}, is now {value!r}; name another --output")
+
+
+def write_split(folder, name, examples, total):
+    """Writes `total` examples (dicts of features) into folder/NAME-0000i-of-0000k.tfrecord, each with its index, with a
+    progress bar."""
+    num_shards = max(1, -(-total // RECORDS_A_SHARD))
+    examples = iter(tqdm.tqdm(examples, name, total, unit=" records", leave=False))
+    for shard in range(num_shards):
+        path = storage.join(folder, f"{name}-{shard:05d}-of-{num_shards:05d}.tfrecord")
+        with records.RecordWriter(path) as writer:
+            for _ in range(total * shard // num_shards, total * (shard + 1) // num_shards):
+                writer.write(records.encode_example(next(examples)))
+        shard_index.write(path, writer.spans)
+    examples.close()
+
+
+def write_contact_sheet(path, sections, columns=6):
+    """PNG of titled grids of captioned pictures.
+
+    Args:
+      sections: list of (title, list of (PIL image, caption)).
+    """
+    height = TILE + TEXT_LINES * LINE_HEIGHT + GAP
+    rows = sum(-(-len(tiles) // columns) for _, tiles in sections)
+    size = (columns * (TILE + GAP) + GAP, rows * height + len(sections) * 3 * LINE_HEIGHT)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    title_font, font = ImageFont.load_default(18), ImageFont.load_default(12)
+    top = 0
+    for title, tiles in sections:
+        draw.text((GAP, top + LINE_HEIGHT), title, "black", title_font)
+        top += 3 * LINE_HEIGHT
+        for start in range(0, len(tiles), columns):
+            for column, (picture, caption) in enumerate(tiles[start : start + columns]):
+                left = GAP + column * (TILE + GAP)
+                sheet.paste(picture.convert("RGB").resize((TILE, TILE)), (left, top))
+                draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline="#cccccc")
+                lines = textwrap.wrap(caption, 26, max_lines=TEXT_LINES, placeholder=" ...")
+                draw.multiline_text((left, top + TILE + 3), "\n".join(lines), "#333333", font, spacing=2)
+            top += height
+    data = io.BytesIO()
+    sheet.save(data, "PNG")
+    storage.write_bytes(path, data.getvalue())
