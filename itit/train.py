@@ -15,7 +15,6 @@ from itit.backends.connect import connect
 from itit.checkpoint import store
 from itit.checks import check_batches
 from itit.config import Config, ModelConfig, from_json, to_json
-from itit.console import say
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
 from itit.optim import learning_rate
@@ -139,6 +138,38 @@ def can_sample(config, state):
     return not missing
 
 
+class Looks:
+    """Samples and scores of a run: when they are due, and made."""
+
+    def __init__(self, config, state, backend, streams, meta):
+        self._config, self._state, self._backend = config, state, backend
+        self._batch = None
+        if can_sample(config, state):
+            self._batch = backend.to_device(streams.sample_batch(config.train.num_samples), whole=True)
+            self._detokenizer = text_encoders.tokenizer(config)
+        self._evaluation = Evaluation(config, state, backend, streams, meta)
+
+    def due(self, step):
+        """Whether any are due after so many steps."""
+        return self._samples_due(step) or self._evaluation.due(step)
+
+    def _samples_due(self, step):
+        if not step or self._batch is None:
+            return False
+        return step % self._config.train.sample_every == 0 or step == self._config.optim.num_steps
+
+    def make(self, step, metrics):
+        """Draws and scores what is due. Returns whether a signal has cut it short."""
+        try:
+            if self._samples_due(step):
+                write_samples(self._state, self._config, self._backend, self._batch, self._detokenizer, metrics, step)
+            if self._evaluation.due(step):
+                self._evaluation.run(step, metrics)
+        except Interrupted:
+            return True
+        return False
+
+
 def run(config):
     """Trains until num_steps (or stop_after_steps of this call). Returns the exit code."""
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
@@ -176,38 +207,16 @@ def _run(config, backend, started):
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)
     logging.info("%s", plan(config, start, end))
-    sampling = can_sample(config, state)
-    if sampling:
-        sample_batch = backend.to_device(streams.sample_batch(t.num_samples), whole=True)
-        detokenizer = text_encoders.tokenizer(config)
-
-    evaluation = Evaluation(config, state, backend, streams, meta)
+    looks = Looks(config, state, backend, streams, meta)
     metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()
     watchdog = Watchdog(t.watchdog_factor, t.watchdog_seconds, t.log_every)
     skips = Skips(workdir, streams.rows, backend.hosts.index, config.optim.max_skipped)
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
     batch, waited, num_samples = None, 0.0, 0
 
-    def due(step):
-        """Whether samples, and whether scores are due after so many steps."""
-        last = step == config.optim.num_steps
-        return bool(step and sampling and (step % t.sample_every == 0 or last)), evaluation.due(step)
-
-    def look(step):
-        """Draws and scores what is due. Returns whether a signal has cut it short."""
-        drawn, scored = due(step)
-        try:
-            if drawn:
-                write_samples(state, config, backend, sample_batch, detokenizer, metrics, step)
-            if scored:
-                evaluation.run(step, metrics)
-        except Interrupted:
-            return True
-        return False
-
     backend.stop_by(interrupt)
     if unseen or not start:
-        look(start)
+        looks.make(start, metrics)
     stop = interrupt.stops(backend, 0, t.log_every)
     with Saver(workdir, meta, t.keep_last, t.keep_every, backend.hosts) as saver:
         while step < end and not stop:
@@ -238,8 +247,8 @@ def _run(config, backend, started):
                     waited, num_samples = 0.0, 0
                 stop = interrupt.stops(backend, step, t.log_every)
             unseen = False
-            if any(due(step)):
-                unseen = stop or look(step)
+            if looks.due(step):
+                unseen = stop or looks.make(step, metrics)
                 stop = stop or interrupt.stops(backend, step, t.log_every)
             if step % t.checkpoint_every == 0 or step == end or stop:
                 saver.save(step, backend.owned(state.tensors()), unseen=unseen)
@@ -247,10 +256,8 @@ def _run(config, backend, started):
     batches.close()
     metrics.close()
     backend.hosts.close()
-    if stop or interrupt.signal is not None:  # another host may have had the signal
-        saved = f"saved step {step}" if step else "before the first step, nothing saved"
-        say(f"interrupted: {saved} in {workdir}", sys.stderr)
-        return interrupt.exit_code()
+    if code := interrupt.ended(stop, step, workdir):
+        return code
     logging.info("done: step %d of %d", step, config.optim.num_steps)
     if state.vqgan is not None and config.data.vocabulary and backend.hosts.leads:
         logging.info("to try it: python -m tools.demo --workdir=%s", workdir)

@@ -1,6 +1,9 @@
 """Stopping a run between two steps, so that nothing of it is lost."""
 
 import signal
+import sys
+
+from itit.console import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -29,8 +32,17 @@ class Interrupt:
         due = backend.hosts.count == 1 or step % log_every == 0
         return due and backend.hosts.any(self.signal is not None)
 
-    def exit_code(self):
-        """Of a run that was told to stop: 128 + the signal; SIGTERM where another host had it."""
+    def ended(self, stop, step, workdir):
+        """Says where a run was told to stop, if it was. Returns the exit code: 0, or 128 + the signal.
+
+        Args:
+          stop: whether its loop was left for a signal, which another host may have had: it counts as SIGTERM.
+          step: steps done.
+        """
+        if not stop and self.signal is None:
+            return 0
+        saved = f"saved step {step}" if step else "before the first step, nothing saved"
+        say(f"interrupted: {saved} in {workdir}", sys.stderr)
         return 128 + (self.signal or signal.SIGTERM)
 
 

@@ -17,9 +17,9 @@ ALONE = SimpleNamespace(hosts=SimpleNamespace(count=1, any=lambda value: value))
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_first_signal_stops_and_the_second_ends_the_process(number, code):
     interrupt = Interrupt()
-    assert not interrupt.stops(ALONE, 7, 10)
+    assert not interrupt.stops(ALONE, 7, 10) and interrupt.ended(False, 7, "x") == 0
     os.kill(os.getpid(), number)
-    assert interrupt.stops(ALONE, 7, 10) and interrupt.exit_code() == code
+    assert interrupt.stops(ALONE, 7, 10) and interrupt.ended(True, 7, "x") == code
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
@@ -27,7 +27,7 @@ def test_a_lost_connection_is_a_signal_however_often_it_is_told():
     interrupt = Interrupt()
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGHUP)
-    assert interrupt.stops(ALONE, 7, 10) and interrupt.exit_code() == 129
+    assert interrupt.stops(ALONE, 7, 10) and interrupt.ended(True, 7, "x") == 129
 
 
 def test_what_ignores_hangups_goes_on_to():
@@ -57,4 +57,4 @@ def test_hosts_agree_where_metrics_are_due():
     interrupt = Interrupt()
     assert not interrupt.stops(several, 7, 10) and asked == []
     assert interrupt.stops(several, 10, 10) and asked == [False]
-    assert interrupt.exit_code() == 143  # the other host's
+    assert interrupt.ended(True, 7, "x") == 143  # the other host's

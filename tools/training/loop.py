@@ -1,7 +1,6 @@
 """The loop of the trainers among the tools: resume, data, steps, metrics, checkpoints, signals, by ITIT's own parts."""
 
 import math
-import sys
 import time
 
 from itit import locks, storage
@@ -90,11 +89,7 @@ def _train(run, num_steps, state, backend, source, train_step, show, flag_values
     batches.close()
     metrics.close()
     backend.hosts.close()
-    if stop or interrupt.signal is not None:  # another host may have had the signal
-        saved = f"saved step {step}" if step else "before the first step, nothing saved"
-        say(f"interrupted: {saved} in {run.workdir}", sys.stderr)
-        return interrupt.exit_code()
-    return 0
+    return interrupt.ended(stop, step, run.workdir)
 
 
 def check_finite(values, step):

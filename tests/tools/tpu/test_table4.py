@@ -65,7 +65,7 @@ def test_only_what_is_between_the_marks_changes():
         table4.fill(end, "x", [], "README.md")
 
 
-def test_the_readme_has_the_marks():
+def test_the_document_has_the_marks():
     for name in (table4.TABLE_4, table4.OTHERS):
         table4.fill((ROOT / "launch" / "PREDICTIONS.md").read_text(encoding="utf-8"), name, [], "launch/PREDICTIONS.md")
 
