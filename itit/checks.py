@@ -1,7 +1,5 @@
-"""What values of a resolved `Config` may be: ranges, alone, and a table of rules, beside one another; and what is asked
-of JSON and of texts that somebody else wrote."""
+"""What values of a resolved `Config` may be: ranges, alone, and a table of rules, beside one another."""
 
-import json
 import re
 
 from itit.tasks import CYCLES, LOSSES, TASKS, WHOLE_BATCH, batches
@@ -60,25 +58,6 @@ def check_ranges(values):
         for number in value if isinstance(value, tuple) else (value,):
             if name in _RANGE_OF and number is not None and not _inside(number, _RANGE_OF[name]):
                 raise ValueError(f"--{name}={value}: must be in {_RANGE_OF[name]}")
-
-
-def parse_json(text, place):
-    """The object of a JSON text, str or bytes, as a dict. Raises ValueError, one line, where it holds none."""
-    try:
-        found = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{place}: not JSON: nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{place}: not JSON: {shown(str(error))}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{place}: not a JSON object")
-    return found
-
-
-def shown(text, most=200):
-    """Somebody else's text in a line of ours: what cannot be printed is escaped, what is beyond `most` left out."""
-    whole = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
-    return whole + ("..." if len(text) > most else "")
 
 
 def _inside(number, text):

@@ -15,10 +15,11 @@ import json
 import math
 import typing
 
-from itit.checks import check, check_ranges, parse_json, shown
+from itit.checks import check, check_ranges
 from itit.presets import MODEL_PRESETS, T5_PRESETS
 from itit.tasks import CYCLES, LOSSES, TASKS
 from itit.text_encoders import FAMILIES
+from itit.untrusted import parse_json, shown
 
 
 def knob(default, help, choices=None):

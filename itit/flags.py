@@ -15,8 +15,9 @@ from absl import app, flags
 
 from itit import config as config_lib
 from itit import flagfiles
-from itit.checks import check_ranges, shown
+from itit.checks import check_ranges
 from itit.console import say
+from itit.untrusted import shown
 
 MAX_LINE = 2000  # characters of an error
 

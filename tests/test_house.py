@@ -55,10 +55,10 @@ EXPECTED = {
 
 # Room -> what its modules may import of the package: rooms and modules. A room knows itself.
 ROOMS = {
-    "data": {"checks", "storage", "tasks", "text_encoders"},
+    "data": {"storage", "tasks", "text_encoders", "untrusted"},
     "scores": {"data.scenes"},
     "models": {"text_encoders", "tokens"},
-    "checkpoint": {"checks", "config", "console", "hosts", "models", "storage", "text_encoders"},
+    "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},
     "training": {
         "checkpoint",
         "config",
@@ -92,12 +92,13 @@ TOP = {
         "text_encoders",
         "tokens",
         "console",
+        "untrusted",
     )
 } | {
     "checks": {"tasks"},
-    "config": {"checks", "presets", "tasks", "text_encoders"},
+    "config": {"checks", "presets", "tasks", "text_encoders", "untrusted"},
     "flagfiles": {"storage"},
-    "flags": {"checks", "config", "console", "flagfiles"},
+    "flags": {"checks", "config", "console", "flagfiles", "untrusted"},
     "locks": {"storage"},
     "straight_through": {"tokens"},
     "optim": {"tokens"},
@@ -119,7 +120,6 @@ TOP = {
     "pretrained": {
         "backends.local",
         "checkpoint",
-        "checks",
         "config",
         "data",
         "models",
@@ -129,6 +129,7 @@ TOP = {
         "text_encoders",
         "train_step",
         "training",
+        "untrusted",
     },
 }
 # Narrower than its room.
@@ -137,7 +138,7 @@ NARROW = {
     "xla.api": set(),
     "xla.sharding": set(),
     "checkpoint.pieces": set(),
-    "checkpoint.tensorfile": {"checks", "storage"},
+    "checkpoint.tensorfile": {"storage", "untrusted"},
     "backends.cuda_graphs": {"eager", "noise"},
     "backends.processor": set(),
     **{f"scores.{name}": {"scores.ngrams"} for name in ("bleu", "cider")},

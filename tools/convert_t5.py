@@ -15,13 +15,13 @@ from absl import flags
 from itit import storage
 from itit.checkpoint import weightsdir
 from itit.checkpoint.weights import blank
-from itit.checks import parse_json
 from itit.config import T5Config, from_json
 from itit.data.text import Detokenizer
 from itit.flags import run_main
 from itit.models.layers import NORM_EPS
 from itit.models.t5 import T5Encoder
 from itit.presets import T5_PRESETS
+from itit.untrusted import parse_json
 from tools.convert.foreign import Checkpoint
 from tools.data.splits import new_folder
 

@@ -19,8 +19,8 @@ from absl import flags
 from itit import storage
 from itit.checkpoint import weightsdir
 from itit.checkpoint.tensorfile import TensorFile
-from itit.checks import parse_json
 from itit.flags import run_main
+from itit.untrusted import parse_json
 from tools.convert import pickled
 from tools.convert import vqgan_layouts as layouts
 from tools.data.splits import new_folder

@@ -27,9 +27,9 @@ from itit import storage
 from itit.checkpoint import shards
 from itit.checkpoint.pieces import Piece, whole_index
 from itit.checkpoint.shards import Damaged
-from itit.checks import parse_json
 from itit.console import say
 from itit.hosts import Hosts
+from itit.untrusted import parse_json
 
 FOLDER = "checkpoints"
 COMMIT = "commit.json"

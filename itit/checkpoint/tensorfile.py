@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from itit import storage
-from itit.checks import parse_json, shown
+from itit.untrusted import parse_json, shown
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,

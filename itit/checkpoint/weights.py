@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from itit import storage, text_encoders
 from itit.checkpoint import tensorfile, weightsdir
-from itit.checks import parse_json, shown
 from itit.config import Config, DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
 from itit.models import ITIT, VQGAN
+from itit.untrusted import parse_json, shown
 
 RECORD = "itit"  # metadata of an exported file that holds its record, JSON
 MISFIT = f"{weightsdir.WEIGHTS} does not fit {weightsdir.CONFIG}"

@@ -9,8 +9,8 @@ folder/
 import hashlib
 import json
 
-from itit import checks, storage
 from itit import config as config_lib
+from itit import storage, untrusted
 from itit.checkpoint import tensorfile
 
 CONFIG, WEIGHTS, HASHES = "config.json", "model.safetensors", "hashes.json"
@@ -86,7 +86,7 @@ def hashes_of(folder, names=(CONFIG, WEIGHTS)):
     path = storage.join(folder, HASHES)
     if not storage.exists(path):
         return {}
-    files = checks.parse_json(storage.read_small(path), path).get("files")
+    files = untrusted.parse_json(storage.read_small(path), path).get("files")
     try:
         found = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
     except (KeyError, TypeError, AttributeError):
@@ -94,7 +94,7 @@ def hashes_of(folder, names=(CONFIG, WEIGHTS)):
     for name in names:
         size = storage.size(storage.join(folder, name))
         if name in found and size != found[name][0]:
-            recorded = checks.shown(str(found[name][0]))
+            recorded = untrusted.shown(str(found[name][0]))
             raise ValueError(f"{storage.join(folder, name)}: {size} bytes instead of the {recorded} in {HASHES}")
     return {name: digest for name, (_, digest) in found.items()}
 
@@ -103,5 +103,5 @@ def check_hash(path, expected, found):
     """Raises ValueError where the SHA-256 of a file is not the expected one. None: any is."""
     if expected and found != expected:
         raise ValueError(
-            f"{path}: damaged or replaced: its SHA-256 is {found}, recorded is {checks.shown(str(expected))}"
+            f"{path}: damaged or replaced: its SHA-256 is {found}, recorded is {untrusted.shown(str(expected))}"
         )

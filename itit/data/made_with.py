@@ -9,7 +9,7 @@ import re
 import google_crc32c
 
 from itit import storage
-from itit.checks import parse_json
+from itit.untrusted import parse_json
 
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.tfrecord")
 # Feature of a record -> the setting that names what made it: its flag, and its key in the record.

@@ -2,7 +2,7 @@
 
 from itit import storage
 from itit.checkpoint.tensorfile import TensorFile
-from itit.checks import parse_json, shown
+from itit.untrusted import parse_json, shown
 from tools.convert import pickled
 
 NAMES = ("model.safetensors", "pytorch_model.bin")

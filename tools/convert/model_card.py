@@ -5,9 +5,9 @@ import os
 import re
 
 from itit import storage
-from itit.checks import shown
 from itit.tasks import CYCLES, STREAMS, TASKS, batches
 from itit.text_encoders import FAMILIES
+from itit.untrusted import shown
 
 USE = """```python
 from itit import ITIT
