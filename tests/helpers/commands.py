@@ -9,10 +9,17 @@ import runpy
 import subprocess
 import sys
 
-PRELOAD = ["torch", "itit.pretrained", "itit.training.state", "itit.data.streams", "itit.backends.connect", "scipy.linalg"]
+PRELOAD = [
+    "torch",
+    "itit.pretrained",
+    "itit.training.state",
+    "itit.data.streams",
+    "itit.backends.connect",
+    "scipy.linalg",
+]
 PATIENCE = 300  # seconds for a command, on a machine that does other work
-# What bash calls in the place of python: it prints its arguments, a line each, and an empty line.
-RECORD = "python() { printf '%q\\n' \"$@\"; echo; }\n"
+# What bash calls in the place of these programs: it prints name and arguments, a line each, and an empty line.
+RECORD = "".join(f"{name}() {{ printf '%q\\n' {name} \"$@\"; echo; }}\n" for name in ("python", "bash", "tensorboard"))
 
 
 def blocks(path, language):
@@ -22,8 +29,8 @@ def blocks(path, language):
 
 
 def typed(block, folder):
-    """The arguments of each `python` that bash would start for a block in a folder: loops and variables as it reads
-    them. Every other command of the block is an error."""
+    """The words of each python, bash or tensorboard that a shell would start for a block in a folder, its loops
+    and variables done. Any other program of the block is an error."""
     done = subprocess.run(["bash", "-euc", RECORD + block], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     script = done.stdout.split("\n\n")
@@ -56,7 +63,7 @@ def _work(arguments, folder, path):
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    sys.argv = list(arguments[1:])
+    sys.argv[:] = arguments[1:]
     with contextlib.suppress(ImportError):
         import torch
 
