@@ -137,8 +137,9 @@ def to_flagfile(settings):
     return "\n".join(lines) + "\n"
 
 
-def take_word(argv=sys.argv):
-    """Removes the first argument and returns it; '' where there is none or it is a flag."""
+def take_word():
+    """Removes the first argument of the command and returns it; '' where there is none or it is a flag."""
+    argv = sys.argv
     return argv.pop(1) if len(argv) > 1 and not argv[1].startswith("-") else ""
 
 

@@ -206,7 +206,9 @@ def test_what_a_terminal_would_obey_comes_out_escaped(tmp_path):
     assert "a\\x1b[2J\\u202eb\\x07cc" in done.stderr and done.stderr[:-1].isprintable()
 
 
-def test_the_first_word_is_taken_where_it_is_no_flag():
-    argv = ["main", "word", "--x=1", "other"]
-    assert flags.take_word(argv) == "word" and argv == ["main", "--x=1", "other"]
-    assert flags.take_word(argv) == "" and flags.take_word(["main"]) == "" and len(argv) == 3
+def test_the_first_word_is_taken_where_it_is_no_flag(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main", "word", "--x=1", "other"])
+    assert flags.take_word() == "word" and sys.argv == ["main", "--x=1", "other"]
+    assert flags.take_word() == "" and len(sys.argv) == 3
+    monkeypatch.setattr(sys, "argv", ["main"])
+    assert flags.take_word() == ""
