@@ -16,8 +16,8 @@ import torch
 from itit.eager import Eager
 from itit.masking import mask_fraction
 from itit.noise import gumbel, indexed
+from itit.ops import argmax, at_hand, pick
 from itit.text_encoders import EOS, PAD
-from itit.tokens import argmax, pick
 
 
 def guide(conditional, unconditional, scale):
@@ -70,7 +70,7 @@ def by_confidence(logits, sampled, noise, choice, table):
     unless `choice_anneal` is "constant" (MaskGIT)."""
     temperature, linear = choice.config.choice_temperature, choice.config.choice_anneal == "linear"
     scale = table(lambda i: temperature * (1 - (i + 1) / choice.num_steps if linear else 1.0))
-    # XLA reads the logits once for both; log_softmax would also write those of all codes.
+    # The logits can be read once for both; log_softmax would also write those of all codes.
     confidence = pick(logits, sampled) - logits.logsumexp(-1)
     return confidence + scale * gumbel(noise("choice", confidence.shape))
 
@@ -155,14 +155,13 @@ class Caption(NamedTuple):
     ended: torch.Tensor
 
 
-def greedy_decode(step_fn, cache, batch, length, *, bos_id, suppressed, device, early_exit=False, run=None):
+def greedy_decode(step_fn, cache, batch, length, *, bos_id, suppressed, device, run=None):
     """The likeliest next token, again and again; PAD after EOS.
 
     Args:
       step_fn: (int64 [B], position int64 [1], cache) -> float32 [B, V], logits of the next token; updates the cache.
       cache: what step_fn keeps between tokens.
       suppressed: ids never chosen.
-      early_exit: stop computing when every row has ended (reads from the device).
       run: how the steps are run, `run.unroll` of them at once (default: as they stand).
 
     Returns:
@@ -171,7 +170,7 @@ def greedy_decode(step_fn, cache, batch, length, *, bos_id, suppressed, device, 
     run = run or Eager()
     caption = run(_new_caption, batch, length, bos_id, device)
     for first in range(0, length, run.unroll):
-        if early_exit and bool(caption.ended.all()):
+        if at_hand(caption.ended) and caption.ended.all():
             break
         count = min(run.unroll, length - first)
         caption, cache = run(greedy_steps, step_fn, caption, cache, run.number(first), count, tuple(suppressed))
@@ -216,10 +215,7 @@ def best(candidates):
     return candidates.texts[:, 0]
 
 
-def beam_decode(
-    step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, bos_id, suppressed, device, early_exit=False,
-    run=None,
-):  # fmt: skip
+def beam_decode(step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, bos_id, suppressed, device, run=None):
     """Beam search: scores divided by GIT's `length_penalty`, texts finished and samples ended by Hugging Face's rule.
 
     Each step looks at the 2 `beam_size` best candidates. One that ends is a finished text if it is among the
@@ -230,7 +226,6 @@ def beam_decode(
       step_fn: (int64 [B R], position int64 [1], cache) -> float32 [B R, V]; rows of one sample lie together.
       reorder_fn: (cache, int64 [B R]) -> cache: row i goes on from row `rows[i]`, of the same sample.
       cache: what step_fn keeps between tokens, of B R rows.
-      early_exit: stop computing when every sample is done (reads from the device).
       run: how the steps are run (default: as they stand).
 
     Returns:
@@ -239,7 +234,7 @@ def beam_decode(
     run = run or Eager()
     beams = run(_new_beams, batch, beam_size, length, bos_id, device)
     for position in range(length):
-        if early_exit and bool(beams.finished.done.all()):
+        if at_hand(beams.finished.done) and beams.finished.done.all():
             break
         beams, cache = run(beam_step, step_fn, reorder_fn, beams, cache, run.number(position), alpha, tuple(suppressed))
     return run(_candidates, beams, alpha)

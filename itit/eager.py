@@ -1,4 +1,4 @@
-"""How the parts of a step run: here as they stand, one operation after the other; on XLA captured (xla/capture.py)."""
+"""How the parts of a step run: here as they stand, one operation after the other; a backend may capture them."""
 
 import torch
 

@@ -49,7 +49,7 @@ def weights_cast(model, run):
 
 def _cast_weights(model):
     for name, (p, dtype) in weights_to_cast(model).items():
-        model.casts[name].copy_(p.to(dtype))  # as it stands, XLA would have it lie where the weight does
+        model.casts[name].copy_(p.to(dtype))  # as it stands, it would be laid where the weight lies
 
 
 def drops(model, objective, decode):
@@ -160,7 +160,6 @@ def caption_greedy(model, image_ids, empty, run=None):
         return decoding.greedy_decode(
             TextLogits(model), cache, image_ids.shape[0], model.config.num_text_tokens, bos_id=model.config.bos_id,
             suppressed=suppressed_ids(model), device=image_ids.device, run=run,
-            early_exit=image_ids.device.type == "cpu",  # elsewhere the look at the data would hold the step up
         )  # fmt: skip
 
 
@@ -181,5 +180,4 @@ def caption_beam(model, image_ids, empty, config, run=None):
             TextLogits(model), _reorder, cache, image_ids.shape[0], model.config.num_text_tokens,
             beam_size=config.beam_size, alpha=config.length_penalty, bos_id=model.config.bos_id,
             suppressed=suppressed_ids(model), device=image_ids.device, run=run,
-            early_exit=image_ids.device.type == "cpu",
         )  # fmt: skip

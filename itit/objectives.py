@@ -28,9 +28,9 @@ from itit.losses import token_cross_entropy
 from itit.masking import draw_masking, mask_ratio, num_dropped
 from itit.models import Text
 from itit.noise import gumbel, prefixed
+from itit.ops import take_tokens
 from itit.straight_through import scale_gradient, straight_through_embed
 from itit.tasks import MASKED, SAMPLES, TASKS, WHOLE_BATCH, WORDS
-from itit.tokens import take_tokens
 
 
 class Given(NamedTuple):

@@ -12,6 +12,12 @@ from itit.noise import Noise
 from itit.training.interrupt import Stoppable
 
 
+def on(device=None):
+    """`Local` on a torch device, by default the GPU, if there is one, else the processor."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Local(device, graphs=device.type == "cuda")
+
+
 class Local:
     """One processor or one GPU, in plain torch.
 

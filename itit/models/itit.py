@@ -15,8 +15,8 @@ from itit.models.encoder import Encoder
 from itit.models.image_decoder import ImageDecoder
 from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
+from itit.ops import take_tokens
 from itit.text_encoders import PAD
-from itit.tokens import take_tokens
 
 
 class Text(NamedTuple):

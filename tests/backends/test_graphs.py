@@ -11,9 +11,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from itit.backends import cuda_graphs
-from itit.backends.cuda_graphs import MAX_MOVES
+from itit.backends.cuda_graphs import MAX_MOVES, RepeatedNoise
 from itit.backends.local import Local
-from itit.noise import RepeatedNoise
 from itit.samples import Translator
 from itit.train_step import tasks, train_step
 from tests.helpers.tiny import make_config, make_state, random_batch, seeds

@@ -232,19 +232,21 @@ def greedy_reference(speaker, sample, length, suppressed):
     return out + [0] * (length - len(out))
 
 
-@pytest.mark.parametrize("early_exit", [False, True])
-def test_greedy_equals_python(early_exit):
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_greedy_equals_python(at_hand, monkeypatch):
+    """It stops when every row has ended, where the host can see that at once."""
+    monkeypatch.setattr(decoding, "at_hand", lambda x: at_hand)
     lengths = set()
     for _ in range(20):
         speaker = Speaker(4, 6)
         ids = decoding.greedy_decode(
             speaker.step, speaker, 4, 7, bos_id=BOS,
-            suppressed=[0, BOS], device="cpu", early_exit=early_exit,
+            suppressed=[0, BOS], device="cpu",
         )  # fmt: skip
         expected = [greedy_reference(speaker, sample, 7, (0, BOS)) for sample in range(4)]
         assert ids.tolist() == expected
         ended = max(row.index(1) + 1 if 1 in row else 7 for row in expected)
-        assert speaker.calls == (ended if early_exit else 7)
+        assert speaker.calls == (ended if at_hand else 7)
         lengths |= {row.index(1) if 1 in row else None for row in expected}
     assert None in lengths and len(lengths) > 4  # texts without EOS, and of many lengths
 
@@ -275,10 +277,10 @@ def beam_reference(speaker, sample, length, beams, alpha, suppressed):
     return [[*text] + [0] * (length - len(text)) for _, text in kept], [score for score, _ in kept]
 
 
-def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS), early_exit=False):
+def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS)):
     return decoding.beam_decode(
         speaker.step, Speaker.reorder, speaker.repeat(beams), batch, length, beam_size=beams, alpha=alpha, bos_id=BOS,
-        suppressed=list(suppressed), device="cpu", early_exit=early_exit,
+        suppressed=list(suppressed), device="cpu",
     )  # fmt: skip
 
 
@@ -301,12 +303,15 @@ def test_beam_equals_python(beams, vocab, length, alpha):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
-def test_beam_may_leave_when_every_sample_is_done(alpha):
+def test_beam_leaves_when_every_sample_is_done_and_that_can_be_seen(alpha, monkeypatch):
     saved = 0
     for _ in range(10):
         speaker, again = Speaker(3, 5), Speaker(3, 5)
         again.seed = speaker.seed
-        whole, left = run_beam(speaker, 3, 12, 2, alpha), run_beam(again, 3, 12, 2, alpha, early_exit=True)
+        monkeypatch.setattr(decoding, "at_hand", lambda x: False)
+        whole = run_beam(speaker, 3, 12, 2, alpha)
+        monkeypatch.setattr(decoding, "at_hand", lambda x: True)
+        left = run_beam(again, 3, 12, 2, alpha)
         assert torch.equal(whole.texts, left.texts) and torch.equal(whole.scores, left.scores)
         saved += speaker.calls - again.calls
     assert speaker.calls == 12 and saved > 0

@@ -9,11 +9,11 @@ import torch
 from itit.backends.local import Local
 from itit.models import Text
 from itit.models.layers import set_compute_dtype
-from itit.noise import CounterNoise, counter_key
 from itit.optim import Adafactor, Ema, global_norm
 from itit.tasks import TASKS, off
 from itit.train_step import State, tasks, train_step
 from itit.training.state import DTYPES, fingerprint
+from itit.xla.noise import CounterNoise, counter_key
 from tests.helpers.tiny import make_config, make_state, random_batch
 
 PAIRS_ONLY = off("t2i2t", "i2t2i")  # a choice may fall otherwise in bf16
