@@ -65,6 +65,7 @@ ROOMS = {
         "config",
         "console",
         "data",
+        "eager",
         "flags",
         "models",
         "objectives",
@@ -117,7 +118,7 @@ TOP = {
         "tasks",
     },
     "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
-    "samples": {"decoding", "inference", "models"},
+    "samples": {"decoding", "eager", "inference", "models"},
     "pretrained": {
         "backends.local",
         "checkpoint",

@@ -21,7 +21,7 @@ def on(device=None):
 class Local:
     """One processor or one GPU, in plain torch.
 
-    Attributes: `device`; `run`, which runs the parts of a step, and `sampler`, which runs those of generation (see
+    Attributes: `device`; `run`, which runs the programs of a step, and `sampler`, which runs those of generation (see
     eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
 
     Args:

@@ -75,7 +75,7 @@ def run(backend, state, config, number, recorder=None):
     batch, rate = random_batch(config, 100 + number), 1e-3 * (number + 1)
     if recorder is not None:
         recorder.state = state
-    return backend.whole(train_step, state, batch, noises, rate, config, tasks(config, number), backend.run)
+    return backend.whole(train_step, state, batch, noises, rate, config, tasks(config, number))
 
 
 @pytest.mark.parametrize("seed", seeds(1))

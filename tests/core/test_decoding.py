@@ -11,7 +11,7 @@ import transformers
 from itit import config as config_lib
 from itit import decoding, masking
 from itit.config import DecodeConfig
-from itit.eager import Eager
+from itit.eager import Eager, running
 from itit.noise import gumbel
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
@@ -157,8 +157,9 @@ def test_another_order_reads_numbers_of_pythons_at_every_step(monkeypatch):
     for number in (int, torch.tensor):
         run = Eager()
         run.number = number
-        decoding.parallel_decode([lambda ids, step, noise: torch.randn(2, tokens, 5)] * 4, ids, small.Recorded(),
-                                 DecodeConfig(), 9, run, watch=left.append)  # fmt: skip
+        with running(run):
+            decoding.parallel_decode([lambda ids, step, noise: torch.randn(2, tokens, 5)] * 4, ids, small.Recorded(),
+                                     DecodeConfig(), 9, watch=left.append)  # fmt: skip
     assert [table[0].item() for table in seen] == [0, 10, 20, 30] * 2
     for canvas in left:
         known = (canvas[0] != 9).long()

@@ -7,6 +7,7 @@ same numbers on every device.
 import torch
 
 from itit.backends.local import Local
+from itit.eager import running
 from itit.models import Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema, global_norm
@@ -72,7 +73,8 @@ def run_step(backend, state, config, step, rate=1e-3):
     """Metrics of a step on a batch of its own."""
     noises = [backend.noise(5, step, part) for part in range(config.optim.num_microbatches)]
     batch = backend.to_device({name: x.numpy() for name, x in random_batch(config, 100 + step).items()})
-    return train_step(state, batch, noises, rate, config, tasks(config, step), backend.run)
+    with running(backend.run):
+        return train_step(state, batch, noises, rate, config, tasks(config, step))
 
 
 def differs(found, expected, scale=None):
