@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 
 from itit import decoding
-from itit.eager import program, runner
+from itit.eager import program
 from itit.masking import Masking, decode_schedule, drop_masked, keep_all, num_dropped
-from itit.models import Text, casts_of, weights_to_cast
+from itit.models import Text, weights_cast
 
 
 @contextlib.contextmanager
@@ -26,31 +26,6 @@ def inference_mode(model):
             yield
     finally:
         model.train(training)
-
-
-@contextlib.contextmanager
-def weights_cast(model):
-    """Inside, weights that products take in another dtype are cast already, so that not every step casts them anew.
-
-    Weights may change at its end alone. One inside another casts nothing.
-    """
-    if model.casts or not weights_to_cast(model):
-        yield
-        return
-    model.casts = runner().own(model, weights_to_cast(model))
-    try:
-        with torch.no_grad():
-            _cast_weights(model)
-        with casts_of(model, model.casts):
-            yield
-    finally:
-        model.casts = {}
-
-
-@program(updates=lambda model: model.casts.values())
-def _cast_weights(model):
-    for name, (p, dtype) in weights_to_cast(model).items():
-        model.casts[name].copy_(p.to(dtype))  # as it stands, it would be laid where the weight lies
 
 
 def drops(model, objective, decode):

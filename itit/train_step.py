@@ -12,7 +12,7 @@ import torch
 
 from itit import inference, objectives
 from itit.eager import program
-from itit.models import Text, cast_once, encode_text
+from itit.models import Text, cast_once, encode_text, weights_cast
 from itit.optim import Adafactor, Ema
 from itit.tasks import CYCLES, TASKS, batches
 
@@ -81,7 +81,7 @@ def train_step(state, batch, noises, rate, config, active):
     """
     parts = [prepare(state, batch, noise, noises[0], config, active, (i, len(noises)))
              for i, noise in enumerate(noises)]  # fmt: skip
-    with inference.weights_cast(state.model):
+    with weights_cast(state.model):
         parts = [synthesize(state, part, noise, config) for part, noise in zip(parts, noises, strict=True)]
         return update(state, parts, noises, rate, config)
 

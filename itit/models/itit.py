@@ -45,7 +45,7 @@ class ITIT(nn.Module):
         self.image_decoder = ImageDecoder(config)
         self.text_decoder = TextDecoder(config)
         self.apply(init_weights)
-        self.casts = {}  # name -> weight in the dtype of the products, while `inference.weights_cast` is on
+        self.casts = {}  # name -> weight in the dtype of the products, inside `weights_cast`
 
     @property
     def mask_token_id(self):

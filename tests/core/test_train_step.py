@@ -11,7 +11,7 @@ from itit import inference, objectives
 from itit import train_step as step_module
 from itit.eager import Eager, running
 from itit.masking import Masking
-from itit.models import Text
+from itit.models import Text, weights_cast
 from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
 from itit.tasks import LOSSES, only
@@ -196,8 +196,9 @@ def test_tasks_that_are_not_active_are_neither_drawn_nor_learned():
 
 def test_weights_cast_for_the_synthesis_serve_the_update_too(monkeypatch):
     config, results = make_config(compute_dtype="bf16"), []
-    for cast in (inference.weights_cast, lambda model: contextlib.nullcontext()):
-        monkeypatch.setattr(inference, "weights_cast", cast)
+    for cast in (weights_cast, lambda model: contextlib.nullcontext()):
+        for module in (step_module, inference):
+            monkeypatch.setattr(module, "weights_cast", cast)
         state = make_state(config, 0)
         set_compute_dtype(state.model, torch.bfloat16)
         metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ALL)
