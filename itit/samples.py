@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from itit import decoding, inference
+from itit.eager import program, running
 from itit.models import encode_text
 
 
@@ -39,8 +40,9 @@ class Translator:
             numbers = rows[start : start + self.batch_size]
             noise = self.backend.noise(self.config.train.seed, self.step, f"samples/{name}", numbers)
             if watch is not None:
-                return _pictures(self.state, part, noise, self.config, self.run, watch)
-            return self.backend.whole(_pictures, self.state, part, noise, self.config, self.run)
+                with running(self.run):
+                    return _pictures(self.state, part, noise, self.config, watch)
+            return self._whole(_pictures, part, noise)
 
         return self.run(torch.cat, self._in_batches(text_ids, generate))
 
@@ -48,11 +50,11 @@ class Translator:
         """Beam search, or greedy: int64 [B, N] -> int64 [B, L]."""
         if not greedy:
             return self.run(decoding.best, self.candidates(image_ids))
-        return self.run(torch.cat, self._in_batches(image_ids, self._whole(_greedy_captions)))
+        return self.run(torch.cat, self._in_batches(image_ids, lambda part, _: self._whole(_greedy_captions, part)))
 
     def candidates(self, image_ids):
         """Beam search: int64 [B, N] -> `decoding.Candidates`."""
-        parts = self._in_batches(image_ids, self._whole(_candidates))
+        parts = self._in_batches(image_ids, lambda part, _: self._whole(_candidates, part))
         return decoding.Candidates(*(self.run(torch.cat, list(part)) for part in zip(*parts, strict=True)))
 
     def turns(self, ids, kind, num_turns, rows=None):
@@ -72,27 +74,32 @@ class Translator:
         parts = self.run(torch.split, ids, self.batch_size)
         return [function(part, i * self.batch_size) for i, part in enumerate(parts)]
 
-    def _whole(self, function):
-        return lambda ids, _: self.backend.whole(function, self.state, ids, self.config, self.run)
+    def _whole(self, function, *args):
+        with running(self.run):
+            return self.backend.whole(function, self.state, *args, self.config)
 
     def _pixels(self, image_ids, _):
         return self.run(_to_pixels, self.state.vqgan, image_ids)
 
 
-def _pictures(state, text_ids, noise, config, run, watch=None):
-    text, empty = run(encode_text, state.t5, text_ids), run(_empty_text, state)
+def _pictures(state, text_ids, noise, config, watch=None):
+    text, empty = _features(state.t5, text_ids), _empty_text(state)
     dropped = inference.drops(state.model, config.objective, config.decode)
-    return inference.generate(state.model, text, empty, noise, config.decode, dropped=dropped, run=run, watch=watch)
+    return inference.generate(state.model, text, empty, noise, config.decode, dropped=dropped, watch=watch)
 
 
-def _candidates(state, image_ids, config, run):
-    return inference.caption_beam(state.model, image_ids, run(_empty_text, state), config.decode, run)
+def _candidates(state, image_ids, config):
+    return inference.caption_beam(state.model, image_ids, _empty_text(state), config.decode)
 
 
-def _greedy_captions(state, image_ids, config, run):
-    return inference.caption_greedy(state.model, image_ids, run(_empty_text, state), run)
+def _greedy_captions(state, image_ids, config):
+    return inference.caption_greedy(state.model, image_ids, _empty_text(state))
 
 
+_features = program(encode_text)
+
+
+@program
 @torch.no_grad()
 def _empty_text(state):
     return state.empty_text()

@@ -17,6 +17,7 @@ from itit.checks import check_batches
 from itit.config import Config, ModelConfig, from_json, to_json
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
+from itit.eager import running
 from itit.optim import learning_rate
 from itit.tasks import CYCLES, STREAMS, of_stream
 from itit.train_step import tasks, train_step
@@ -230,7 +231,8 @@ def _run(config, backend, started):
                         check_pictures(batch, state)
                         waited += batches.wait_seconds
                     noises = [backend.noise(t.seed, data_step, part) for part in range(config.optim.num_microbatches)]
-                    values = backend.whole(train_step, state, batch, noises, rate, config, active, backend.run)
+                    with running(backend.run):
+                        values = backend.whole(train_step, state, batch, noises, rate, config, active)
                 skips.note(data_step, values)
                 step += 1
                 num_samples += sum(active.values())

@@ -23,6 +23,7 @@ from itit import config as config_lib
 from itit import flagfiles, flags
 from itit import train_step as step_lib
 from itit.backends.connect import connect
+from itit.eager import running
 from itit.training.state import make_state
 from tools.timing.batches import random_batch
 from tools.timing.flops import step_flops
@@ -86,7 +87,8 @@ def measure(config, num_steps):
     def step(number, batch, whole=as_it_stands):
         noises = [backend.noise(config.train.seed, number, part) for part in range(parts)]
         rate = config.optim.learning_rate
-        whole(step_lib.train_step, state, batch, noises, rate, config, active, backend.run)
+        with running(backend.run):
+            whole(step_lib.train_step, state, batch, noises, rate, config, active)
         if on_gpu:
             torch.cuda.synchronize()
 

@@ -22,6 +22,7 @@ from absl import flags as absl_flags
 from itit import config as config_lib
 from itit import flags
 from itit.backends.connect import connect
+from itit.eager import running
 from itit.presets import MODEL_PRESETS
 from itit.train_step import tasks, train_step
 from itit.training.state import make_state
@@ -65,7 +66,8 @@ def measure(config, mode, num_steps):
         host = {name: value.numpy() for name, value in random_batch(config, active, torch.device("cpu")).items()}
         batch = mesh.to_device(host)
         noises = [mesh.noise(config.train.seed, step, part) for part in range(config.optim.num_microbatches)]
-        train_step(state, batch, noises, 1e-4, config, active, clock)
+        with running(clock):
+            train_step(state, batch, noises, 1e-4, config, active)
         mesh.wait()
         if step == 0:
             first = time.perf_counter() - started

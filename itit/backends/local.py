@@ -12,10 +12,16 @@ from itit.noise import Noise
 from itit.training.interrupt import Stoppable
 
 
+def on(device=None):
+    """`Local` on a torch device, by default the GPU, if there is one, else the processor."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Local(device, graphs=device.type == "cuda")
+
+
 class Local:
     """One processor or one GPU, in plain torch.
 
-    Attributes: `device`; `run`, which runs the parts of a step, and `sampler`, which runs those of generation (see
+    Attributes: `device`; `run`, which runs the programs of a step, and `sampler`, which runs those of generation (see
     eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
 
     Args:

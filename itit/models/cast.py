@@ -4,6 +4,8 @@ import contextlib
 
 import torch
 
+from itit.eager import program, runner
+
 
 class CastsWeights:
     """What a module with float32 weights and products in `compute_dtype` inherits."""
@@ -77,6 +79,31 @@ def casts_of(module, casts):
     finally:
         for part in parts.values():
             part.casts = {}
+
+
+@contextlib.contextmanager
+def weights_cast(model):
+    """Inside, weights that products take in another dtype are cast already, so that not every step casts them anew.
+
+    Weights may change at its end alone. One inside another casts nothing.
+    """
+    if model.casts or not weights_to_cast(model):
+        yield
+        return
+    model.casts = runner().own(model, weights_to_cast(model))
+    try:
+        with torch.no_grad():
+            _cast_weights(model)
+        with casts_of(model, model.casts):
+            yield
+    finally:
+        model.casts = {}
+
+
+@program(updates=lambda model: model.casts.values())
+def _cast_weights(model):
+    for name, (p, dtype) in weights_to_cast(model).items():
+        model.casts[name].copy_(p.to(dtype))  # as it stands, it would be laid where the weight lies
 
 
 def _parts(module):

@@ -10,11 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from itit.models.attention import attend, project_heads, project_out
 from itit.models.cast import CastsWeights
-from itit.models.gelu import gelu
-from itit.models.product import linear
-from itit.tokens import lookup
+from itit.ops import attend, gelu, linear, lookup, project_heads, project_out
 
 NORM_EPS = 1e-6
 
@@ -133,8 +130,8 @@ class Attention(nn.Module):
         """
         if look is not None:
             return self.dropout(self.out(look(*self.qkv(x).chunk(3, -1))))
-        q, k, v = project_heads(self.qkv, x, self.num_heads, 3)
-        return self.dropout(project_out(self.out, attend(q, k, v, mask, self.weight_dropout)))
+        q, k, v = project_heads(x, self.qkv, self.num_heads, 3)
+        return self.dropout(project_out(attend(q, k, v, mask, self.weight_dropout), self.out))
 
 
 class Mlp(nn.Module):

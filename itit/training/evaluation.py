@@ -13,6 +13,7 @@ from itit import flags, samples, storage, text_encoders
 from itit.checkpoint import store
 from itit.config import Config, replace
 from itit.data import scenes
+from itit.eager import program, running
 from itit.scores import captions
 from itit.scores.scenes import exact
 from itit.train_step import compute_losses, prepare
@@ -88,15 +89,17 @@ class Evaluation:
         return {"image_ids": np.concatenate(found), "text_ids": batch["text_ids"]}
 
     def _losses(self):
-        run, seed, found, counted = self._backend.sampler, self._config.train.seed, {}, {}
+        seed, found, counted = self._config.train.seed, {}, {}
         self._state.model.eval()
         for i, rows in enumerate(zip(*map(_chunks, self._batch.values()), strict=True)):
             active = dict.fromkeys(("t2i", "i2t"), len(rows[0]))
             batch = {f"{task}/{name}": part for task in active for name, part in zip(self._batch, rows, strict=True)}
             noise = self._backend.noise(seed, 0, f"eval/{i}")
             batch = self._backend.to_device(batch, whole=True)
-            part = run(prepare, self._state, batch, noise, noise, self._config, active, (0, 1))
-            for name, value in run(_losses, self._state, part, noise, self._undropped).items():
+            with running(self._backend.sampler):
+                part = prepare(self._state, batch, noise, noise, self._config, active, (0, 1))
+                losses = _losses(self._state, part, noise, self._undropped)
+            for name, value in losses.items():
                 if not getattr(self._config.objective, f"{name}_weight"):
                     continue
                 total = float(part.totals[name])
@@ -146,6 +149,7 @@ def _chunks(rows):
     return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
 
 
+@program
 @torch.no_grad()
 def _losses(state, part, noise, config):
     return compute_losses(state, part, part.totals, noise, config)

@@ -8,20 +8,12 @@ import torch
 from itit.checkpoint.pieces import Piece, slices, whole_index
 from itit.hosts import Hosts
 from itit.models import weights_to_cast
-from itit.models.product import COMPUTED_ONCE
-from itit.noise import CounterNoise, counter_key
 from itit.xla import api, sharding
 from itit.xla.capture import Captured, Lazy
+from itit.xla.noise import CounterNoise, counter_key
 from itit.xla.packs import Packs, lay
 
 PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
-
-
-@torch.library.impl(COMPUTED_ONCE, "XLA")
-def _computed_once(x):
-    x = x.clone()
-    api.barrier(x)
-    return x
 
 
 # ---------------------------------------------------------------------------------------------- devices

@@ -3,12 +3,14 @@
 Shapes: B batch, T tokens, D width, H heads.
 """
 
+import importlib
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from itit import ops
 from itit.config import Config, replace
 from itit.models import ITIT, T5Encoder, Text, encode_text
 
@@ -23,6 +25,15 @@ SIZES = dict(
 def fresh_seed():
     """New random inputs in every test of a module that imports this; pytest shows the seed of a failure."""
     print(f"torch.manual_seed({torch.seed()})")
+
+
+def use_forms(monkeypatch, device="xla"):
+    """The forms of another type of device (see itit/ops.py) are computed on the processor."""
+    pytest.importorskip("torch_xla")
+    importlib.import_module(ops.MODULES[device])
+    for (operation, its), form in list(ops.FORMS.items()):
+        if its == device:
+            monkeypatch.setitem(ops.FORMS, (operation, "cpu"), form)
 
 
 def small(**values):

@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from itit import text_encoders
+from itit.eager import running
 from itit.models import ITIT, VQGAN, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
@@ -31,8 +32,9 @@ def programs(config, active, vqgan=None, meant=None):
     state = empty_state(config, vqgan, mesh)
     batch = empty_batch(config, active, vqgan, mesh)
     noises = [mesh.noise(0, 0, part) for part in range(config.optim.num_microbatches)]
-    with torch.autograd.set_multithreading_enabled(False), labelled(state, tracing):  # scopes are of the thread
-        train_step(state, batch, noises, 1e-4, config, active, mesh.run)
+    # Scopes are of the thread.
+    with torch.autograd.set_multithreading_enabled(False), labelled(state, tracing), running(mesh.run):
+        train_step(state, batch, noises, 1e-4, config, active)
     return mesh.run.programs
 
 
