@@ -89,15 +89,20 @@ def define(settings=None, flag_values=flags.FLAGS):
 
 
 def from_flags(settings=None, flag_values=flags.FLAGS):
-    """The parsed flags as settings of the same kind as `settings`; a `Config` comes back resolved.
+    """The parsed flags as settings of the same kind as `settings`; what nobody gave and has no default is None: a
+    `Config` is still to be settled (training/taken.py) or resolved.
 
     Raises ValueError with one line naming flag and allowed values.
     """
     template = settings or config_lib.Config()
     values = {name: flag_values[name].value for name, _, _ in config_lib.fields(template)}
     check_ranges(values)
-    filled = config_lib.replace(template, **values)
-    return filled.resolve() if isinstance(filled, config_lib.Config) else filled
+    return config_lib.replace(template, **values)
+
+
+def places():
+    """Flag of the command line -> the flagfile that it stands in, see `flagfiles.places`."""
+    return flagfiles.places(sys.argv[1:])
 
 
 def from_flagfile(path, changes=()):
@@ -109,7 +114,7 @@ def from_flagfile(path, changes=()):
     define(flag_values=flag_values)
     try:
         parse([path, *lines, *changes], flag_values)
-        return from_flags(flag_values=flag_values)
+        return from_flags(flag_values=flag_values).resolve()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -14,19 +14,21 @@ from itit import flags, locks, samples, storage, text_encoders
 from itit.backends.connect import connect
 from itit.checkpoint import store
 from itit.checks import check_batches
-from itit.config import Config, ModelConfig, from_json, to_json
+from itit.config import ModelConfig, from_json, to_json
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
 from itit.optim import learning_rate
 from itit.tasks import CYCLES, STREAMS, of_stream
 from itit.train_step import tasks, train_step
+from itit.training import runs
 from itit.training.evaluation import Evaluation
 from itit.training.initial import initialise
 from itit.training.interrupt import Interrupt, Interrupted
 from itit.training.metrics import Metrics, Silent
 from itit.training.saver import Saver
 from itit.training.skips import Skips
-from itit.training.state import frozen, image_ids_of, load_state, make_state, settle
+from itit.training.state import frozen, image_ids_of, load_state, make_state
+from itit.training.taken import settle
 from itit.training.watchdog import Watchdog
 
 # ---------------------------------------------------------------------------------------------- resume
@@ -170,21 +172,26 @@ class Looks:
         return False
 
 
-def run(config):
-    """Trains until num_steps (or stop_after_steps of this call). Returns the exit code."""
+def run(config, places=None):
+    """Trains until num_steps (or stop_after_steps of this call). Returns the exit code.
+
+    Args:
+      config: still to be settled.
+      places: flag -> the flagfile that it stands in.
+    """
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
     if not workdir:
         raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
     if storage.is_remote(workdir) and t.profile_step >= 0:
         raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
+    config = settle(config, places, runs.sizes(workdir, t.init_from))
     backend = connect(t)
     with locks.of_run(workdir, backend.hosts):
         return _run(config, backend, started)
 
 
 def _run(config, backend, started):
-    config, interrupt = settle(config), Interrupt()
-    workdir, t = config.train.workdir, config.train
+    interrupt, workdir, t = Interrupt(), config.train.workdir, config.train
     streams = open_streams(config, backend)
 
     state = make_state(config, backend)
@@ -265,7 +272,7 @@ def _run(config, backend, started):
 
 
 def main(_):
-    sys.exit(run(flags.from_flags(Config())))
+    sys.exit(run(flags.from_flags(), flags.places()))
 
 
 if __name__ == "__main__":

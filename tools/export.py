@@ -116,8 +116,8 @@ def read_report(path):
 
 def main(_):
     flag = flags.FLAGS
-    moved = {"t5_weights": flag.t5_weights, "vqgan": flag.vqgan, "vocabulary": flag.vocabulary}
-    config = runs.read_config(flag.workdir, moved | {"workdir": flag.workdir})
+    moved = {name: getattr(flag, name) for name in ("workdir", "t5_weights", "vqgan", "vocabulary")}
+    config = runs.settings(flag.workdir, moved=moved)
     found = runs.restore(flag.workdir, flag.step)
     beside = storage.join(flag.workdir, "report.json")
     path = flag.report or (beside if storage.exists(beside) else "")

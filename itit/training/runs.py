@@ -2,28 +2,52 @@
 
 from itit import flags, storage
 from itit.checkpoint import store, weights, weightsdir
-from itit.config import replace
+from itit.config import replace, values_of
 from itit.models import ITIT
-from itit.training.state import settle
+from itit.training.taken import TAKEN, settle
 
 MODEL, EMA = "model/", "ema/"
 SETTINGS = "resolved.cfg"
 
 
-def settings(workdir, flag="workdir"):
-    """The Config of the run in `workdir`, given by --`flag`. Raises ValueError, one line: there is no run in it."""
+def settings(workdir, flag="workdir", moved=None):
+    """The Config of the run in `workdir`, given by --`flag`, settled.
+
+    Args:
+      moved: flag -> where a part is now, or "".
+
+    Raises ValueError, one line: there is no run in it, or a file that it names is gone or another one.
+    """
     path = storage.join(workdir, SETTINGS)
     if storage.exists(path):
-        return flags.from_flagfile(path)
+        changes = {name: value for name, value in (moved or {}).items() if value}
+        return settle(replace(flags.from_flagfile(path), **changes))
     if storage.exists(storage.join(workdir, weightsdir.WEIGHTS)):
         raise ValueError(f"--{flag}={workdir}: no run, but an export: --model={workdir}")
     raise ValueError(f"--{flag}={workdir}: no run there, which would have {SETTINGS}")
 
 
-def read_config(workdir, moved):
-    """The run's Config. `moved`: flag -> where a part is now, or ""."""
-    config = settings(workdir)
-    return settle(replace(config, **{name: value for name, value in moved.items() if value}))
+def sizes(workdir, init_from=""):
+    """What a run must keep of the one that it goes on with: place -> {flag: value}, as `settle` takes it.
+
+    Args:
+      workdir: with checkpoints, of the run itself; else nothing is kept of it.
+      init_from: export or workdir whose weights a new run begins with.
+    """
+    path = storage.join(workdir, SETTINGS)
+    if storage.exists(path) and store.latest_step(workdir) is not None:
+        return {path: _taken(flags.from_flagfile(path))}
+    path = storage.join(init_from, SETTINGS)
+    if storage.exists(path):
+        return {path: _taken(flags.from_flagfile(path))}
+    if init_from:
+        path, _ = weights.exported_file(init_from)
+        return {path: _taken(weights.sections_of(weights.read_record(path), path)["model"])}
+    return {}
+
+
+def _taken(config):
+    return {name: value for name, value in values_of(config).items() if name in TAKEN}
 
 
 def restore(workdir, step=None):
