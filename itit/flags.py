@@ -119,18 +119,13 @@ def from_flagfile(path, changes=()):
         raise ValueError(f"{path}: {error}") from None
 
 
-def to_flagfile(settings):
-    """Flagfile text that parses back to equal settings; those that are None are left out.
+def texts(settings):
+    """Flag -> the text of its value, of all that are not None.
 
     Raises ValueError for a text that a flagfile cannot hold (line breaks, spaces at its end).
     """
-    lines = ["# Every setting of a run. Repeat it with --flagfile=THIS_FILE; flags after that one override it."]
-    last_owner = None
-    for name, owner, field in config_lib.fields(settings):
-        value = getattr(getattr(settings, owner) if owner else settings, field.name)
-        if owner != last_owner:
-            lines.append(f"\n# {owner}")
-            last_owner = owner
+    found = {}
+    for name, value in config_lib.values_of(settings).items():
         if isinstance(value, str) and (value.rstrip() != value or len(value.splitlines()) > 1):
             raise ValueError(f"--{name}={value!r}: must have no line break and no space at its end")
         if isinstance(value, bool):
@@ -138,7 +133,20 @@ def to_flagfile(settings):
         elif isinstance(value, tuple):
             value = ",".join(map(str, value))
         if value is not None:
-            lines.append(f"--{name}={value}")
+            found[name] = str(value)
+    return found
+
+
+def to_flagfile(settings):
+    """Flagfile text that parses back to equal settings; those that are None are left out. Raises as `texts` does."""
+    lines = ["# Every setting of a run. Repeat it with --flagfile=THIS_FILE; flags after that one override it."]
+    last_owner, values = None, texts(settings)
+    for name, owner, _ in config_lib.fields(settings):
+        if owner != last_owner:
+            lines.append(f"\n# {owner}")
+            last_owner = owner
+        if name in values:
+            lines.append(f"--{name}={values[name]}")
     return "\n".join(lines) + "\n"
 
 
