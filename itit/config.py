@@ -274,6 +274,10 @@ class TrainConfig:
     stop_after_steps: int = knob(0, "Save and leave after this many steps of this call; 0: run to num_steps.")
 
 
+# What people set first, beside the flagfile: on top of --help.
+FIRST = ("workdir", "paired_data", "image_data", "text_data", "eval_data", "vqgan", "vocabulary", "preset", "num_steps")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """All sections. Build with `Config(...).resolve()`."""

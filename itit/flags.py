@@ -7,19 +7,24 @@ A setting is declared once, in `config.py`; here it becomes the flag of the same
 import difflib
 import math
 import os
+import signal
 import sys
 import traceback
+import types
 import typing
 
 from absl import app, flags
 
 from itit import config as config_lib
-from itit import flagfiles
+from itit import flagfiles, usage
 from itit.checks import check_ranges
 from itit.console import say
 from itit.untrusted import shown
 
 MAX_LINE = 2000  # characters of an error
+FLAGFILE = types.SimpleNamespace(name="flagfile", boolean=False, default="", help="Plain text, a flag a line, in its "
+                                 "place; flags after it win. Those of the repository: launch/flagfiles.")  # fmt: skip
+_sections = {}  # name of a section whose flags are defined -> what it is
 
 
 class _ChoiceParser(flags.ArgumentParser):
@@ -77,15 +82,38 @@ def define(settings=None, flag_values=flags.FLAGS):
 
     Raises absl's DuplicateFlagError if two settings, or a setting and another flag, share a name.
     """
-    for name, owner, field in config_lib.fields(settings or config_lib.Config()):
+    settings = settings or config_lib.Config()
+    for name, owner, field in config_lib.fields(settings):
+        section = getattr(settings, owner) if owner else settings
+        group = owner or type(section).__name__.removesuffix("Config").lower()
+        _sections[group] = _about(section)
         choices = field.metadata["choices"]
         text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-        where = dict(flag_values=flag_values, module_name=owner or "settings")
+        where = dict(flag_values=flag_values, module_name=group)
         if field.type is bool:
             flags.DEFINE_boolean(name, field.default, text, **where)
         else:
             flags.DEFINE(_parser(field), name, field.default, text, **where)
-        flag_values.register_key_flag_for_module(sys.argv[0], flag_values[name])  # --help lists it
+
+
+def _about(section):
+    """The first lines of a section's docstring; of one that has none of its own, nothing."""
+    doc = type(section).__doc__ or ""
+    return "" if doc.startswith(f"{type(section).__name__}(") else " ".join(doc.split("\n\n")[0].split())
+
+
+def usage_text(about, flag_values=flags.FLAGS):
+    """What --help prints: the flags of a command's own, those of the whole Config that people set first, all sections.
+
+    `about`: its docstring.
+    """
+    groups = flag_values.flags_by_module_dict()
+    own = [flag for name, found in groups.items() if name not in _sections and not name.startswith("absl.")
+           for flag in found]  # fmt: skip
+    first = [FLAGFILE, *(flag_values[name] for name in config_lib.FIRST)] if "model" in groups else []
+    sections = [(f"{name}: {text}" if text else f"{name}:", groups[name])
+                for name, text in _sections.items() if name in groups]  # fmt: skip
+    return usage.page(about, [("Of this command:", own), ("What is set first:", first), *sections])
 
 
 def from_flags(settings=None, flag_values=flags.FLAGS):
@@ -173,6 +201,15 @@ def parse(argv, flag_values=flags.FLAGS):
     return rest
 
 
+def _parse_line(argv):
+    """`parse` of the command line; --help is printed, and ends the process."""
+    if usage.is_asked(argv[1:]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads only the beginning is told nothing
+        print(usage_text(sys.modules["__main__"].__doc__ or ""))
+        sys.exit(0)
+    return parse(argv)
+
+
 def run_main(main):
     """Runs `main(argv)` as a program and ends the process.
 
@@ -180,7 +217,7 @@ def run_main(main):
     Ctrl-C in `interrupted` and 130. The environment variable ITIT_TRACEBACK=1 shows the stack before that line.
     """
     try:
-        app.run(main, flags_parser=parse)
+        app.run(main, flags_parser=_parse_line)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("ITIT_TRACEBACK") == "1":
             traceback.print_exc()

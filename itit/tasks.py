@@ -14,7 +14,7 @@ STREAMS = {"paired_data": ("picture", "text"), "image_data": ("picture",), "text
 # which is no sum over its parts, and is refused where there are several (--num_microbatches).
 MASKED, WORDS, SAMPLES, WHOLE_BATCH = "masked tokens", "words", "samples", "whole batch"
 
-TEXT_PASSES = 5  # forward passes that take as long as making a text; of B, on a processor and on a GPU
+TEXT_PASSES = 4  # forward passes that take as long as making a text: of B, on a processor and on a GPU
 
 
 class Loss(NamedTuple):

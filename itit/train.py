@@ -1,8 +1,9 @@
-"""Trains ITIT: `python -m itit.train --flagfile=launch/flagfiles/NAME.cfg [--flag=value ...]`.
+"""Trains ITIT: `python -m itit.train --flagfile=launch/flagfiles/NAME.cfg --workdir=DIR [--flag=value ...]`.
 
-Read from top to bottom: resume, data, the loop; what is trained comes from `itit/training/state.py`. A killed run is
-started again with the same command and goes on from its newest checkpoint, bit for bit as if nothing had happened.
+The last flag wins, so --flagfile goes first. A killed run is started again with the same command and goes on from its
+newest checkpoint, bit for bit as if nothing had happened.
 """
+# Read from top to bottom: resume, data, the loop; what is trained comes from itit/training/state.py.
 
 import dataclasses
 import shlex

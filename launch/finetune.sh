@@ -3,15 +3,16 @@
 # and on 287 emoji, each over-fitted on purpose, best by CIDEr on the pictures that it trains on.
 # VQGAN: folder of an image tokenizer at 64x64, as launch/emoji.sh trains one (default runs/emoji/vqgan); DATA: folder
 # with emoji/, coco/ and t5/ (default ../shared/data); RUN: where it all goes (default runs/finetune).
-# Killed and run again, it carries on.
+# Killed and run again, it carries on. Arguments go to itit.train, which fine-tunes.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 data="${DATA:-../shared/data}" run="${RUN:-runs/finetune}" vqgan="${VQGAN:-runs/emoji/vqgan}"
 vocabulary="$data/t5/spiece.model"
+frozen=(--vqgan="$vqgan" --vocabulary="$vocabulary")
+check_flags --flagfile=launch/flagfiles/finetune_small.cfg --keep_best=CIDEr "${frozen[@]}" --num_image_tokens=64 "$@"
 mkdir -p "$run"
 python() { "$venv/bin/python" "$@"; }
-frozen=(--vqgan="$vqgan" --vocabulary="$vocabulary")
 
 [ -d "$run/emoji" ] || python -m tools.make_emoji --data="$data" --output="$run/emoji"
 ls "$data/coco/images" > "$run/photos.txt"

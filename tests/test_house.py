@@ -47,7 +47,18 @@ EXPECTED = {
         "scenes",
     ),
     "scores": ("captions", "scenes"),
-    "training": ("state", "initial", "evaluation", "metrics", "skips", "watchdog", "interrupt", "saver", "runs"),
+    "training": (
+        "state",
+        "initial",
+        "evaluation",
+        "metrics",
+        "skips",
+        "watchdog",
+        "interrupt",
+        "saver",
+        "runs",
+        "taken",
+    ),
     "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
     "backends": ("connect", "local", "cuda_graphs", "processor"),
     "xla": ("api", "mesh", "sharding", "capture", "tracing", "packs"),
@@ -64,6 +75,7 @@ ROOMS = {
         "config",
         "console",
         "data",
+        "flagfiles",
         "flags",
         "models",
         "objectives",
@@ -71,6 +83,7 @@ ROOMS = {
         "samples",
         "scores",
         "storage",
+        "tasks",
         "text_encoders",
         "train_step",
     },
@@ -93,12 +106,13 @@ TOP = {
         "tokens",
         "console",
         "untrusted",
+        "usage",
     )
 } | {
     "checks": {"tasks"},
     "config": {"checks", "presets", "tasks", "text_encoders", "untrusted"},
     "flagfiles": {"storage"},
-    "flags": {"checks", "config", "console", "flagfiles", "untrusted"},
+    "flags": {"checks", "config", "console", "flagfiles", "untrusted", "usage"},
     "locks": {"storage"},
     "straight_through": {"tokens"},
     "optim": {"tokens"},
@@ -174,7 +188,7 @@ LAZY = {
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 27, "tools": 33, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+MODULES = {"itit": 28, "tools": 33, "tests/core": 29, "tests/helpers": 20, "tests/tools/data": 19}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

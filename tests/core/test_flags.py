@@ -225,8 +225,8 @@ def test_frame_of_a_main():
     assert (stopped.returncode, stopped.stderr) == (130, "interrupted\n")
     shown = run("--workdir=absent", ITIT_TRACEBACK="1")
     assert shown.returncode == 2 and "Traceback" in shown.stderr
-    listed = run("--help").stdout
-    assert "--num_decode_steps" in listed and "One of: nano, tiny, B, L, H." in listed
+    listed = run("--num_step=1", "--help")
+    assert listed.returncode == 0 and "Of this command:\n  --share=0.5  A flag of the tool's own.\n" in listed.stdout
 
 
 def test_what_a_terminal_would_obey_comes_out_escaped(tmp_path):
