@@ -28,12 +28,15 @@ class _Values:
         """What a file says. Raises ValueError, one line with both values and places, where another one is known."""
         taken = {name: value for name, value in values.items() if name not in self._found}
         for name, value in values.items():
-            known, where = self._found.setdefault(name, (value, place))
-            if known != value:
-                where = f" in {where}" if where else ""
-                raise ValueError(f"--{name}={known}{where}: {place} has {value}; what is not given is taken from there")
+            if self._found.setdefault(name, (value, place))[0] != value:
+                raise ValueError(f"{self.told(name)}: {place} has {value}; what is not given is taken from there")
         if taken:
             logging.info("taken from %s: %s", place, " ".join(f"--{name}={value}" for name, value in taken.items()))
+
+    def told(self, name):
+        """A value and its place, for a message."""
+        value, place = self._found[name]
+        return f"--{name}={value}" + (f" in {place}" if place else "")
 
     def into(self, config):
         return replace(config, **{name: value for name, (value, _) in self._found.items()})
@@ -64,9 +67,8 @@ def settle(config, places=None, before=None, need=True):
         values.add(config.data.vocabulary, vocab_size=-(-(pieces + 1) // ROWS) * ROWS)
     config = values.into(config).resolve()
     for name, least in (("vocab_size", pieces + 1), ("bos_id", pieces)):
-        value = getattr(config.model, name)
-        if value < least:
-            raise ValueError(f"--{name}={value}: must be at least {least}, for the {pieces} pieces of "
+        if getattr(config.model, name) < least:
+            raise ValueError(f"{values.told(name)}: must be at least {least}, for the {pieces} pieces of "
                              f"{config.data.vocabulary}")  # fmt: skip
     return config
 
