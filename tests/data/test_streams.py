@@ -189,10 +189,11 @@ def test_a_broken_framing_counts_once(tmp_path):
 
 
 def test_all_records_damaged(tmp_path):
-    path = write(tmp_path / "a", [ids_record(0), *[ids_record(1, image_ids=[1])] * 4])
+    damaged = ids_record(1, image_ids=[CODEBOOK] * N)
+    path = write(tmp_path / "a", [ids_record(0), *[damaged] * 4])
     streams = Streams(make_config(paired_data=path, max_bad_records=99, t2i_batch=5))
     assert set(numbers(streams.batch(0)["t2i/text_ids"])) == {0}
-    path = write(tmp_path / "a", [ids_record(1, image_ids=[1])] * 4)
+    path = write(tmp_path / "a", [damaged] * 4)
     with pytest.raises(ValueError, match="--paired_data: all 4 records are damaged"):
         Streams(make_config(paired_data=path, max_bad_records=99)).batch(0)
     path = write(tmp_path / "a", [b"\x0a\x7fno example"] * 4)

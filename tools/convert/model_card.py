@@ -40,7 +40,7 @@ def write(config, record, sha256, tensors, report, history=()):
     kind = f"averaged weights (decay {config.optim.ema_decay})" if record["averaged"] else "raw weights"
     parts = [
         f"# ITIT-{m.preset}, step {step}",
-        f"Text to image and image to text (arXiv:2310.03734), trained on {' and '.join(kinds) or 'nothing'}: "
+        f"Text to image and image to text (arXiv:2310.03734), trained on {listed(kinds)}: "
         f"{count:.1f} M parameters, {kind}, step {step} of {config.optim.num_steps}. Pictures of "
         f"{config.data.image_size} x {config.data.image_size} pixels are {m.num_image_tokens} tokens of "
         f"{m.codebook_size} codes; texts have up to {m.num_text_tokens} tokens. Written by `tools.export` of ITIT "
@@ -62,6 +62,12 @@ def write(config, record, sha256, tensors, report, history=()):
         scores(report, step),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def listed(words):
+    """Some words in a sentence."""
+    *most, last = words or ["nothing"]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def table(head, rows):

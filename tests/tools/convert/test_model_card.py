@@ -56,6 +56,11 @@ def test_minutes_that_nobody_knows_are_not_told():
         assert "minutes" not in text and "| score | 0.0 |" in text
 
 
+def test_words_in_a_sentence():
+    said = ["nothing", "a", "a and b", "a, b and c"]
+    assert [model_card.listed(list(words)) for words in ("", "a", "ab", "abc")] == said
+
+
 def test_unpaired_data_are_told_where_they_were_used():
     """Not those of a cycle that was still to come."""
     data = dict(paired_data="p", image_data="i", text_data="t", eval_data="e", t2i2t_warmup_steps=123)
