@@ -4,6 +4,7 @@ Shapes: N image tokens, L text tokens, R records.
 """
 
 import re
+import statistics
 
 import google_crc32c
 import numpy as np
@@ -36,26 +37,35 @@ def datasets(pattern):
 
 
 def length_of(form, pattern):
-    """(How many ids of a form of LENGTHS a record has, the shard that says so), or None where none are ready. Raises
-    ValueError where the pattern names no shards."""
+    """(How many ids of a form of LENGTHS most of a shard's first records have, the shard), or None where none are
+    ready. Raises ValueError where the pattern names no shards."""
     path = storage.glob(datasets(pattern)[0][0])[0]
-    head = _head(path, blocks.Table([path], 1 << 20).heads[0])
-    return (head[0][form], path) if head and form in head[0] else None
+    found = _lengths(form, path, blocks.Table([path], 1 << 20).heads[0])
+    return (statistics.mode(found), path) if found else None
 
 
-def _head(path, places):
-    """Of a shard's first sound record: feature -> how many values it has; its checksum. None where none is sound.
+def _lengths(form, path, places):
+    return [sizes[form] for sizes, _ in _looked_at(path, places) if form in sizes]
 
-    `places`: offsets and lengths of the records to look at.
+
+def _looked_at(path, places):
+    """Of each sound record among some of a shard: feature -> how many values it has; its checksum.
+
+    Args:
+      places: their offsets and lengths.
     """
     for offset, length in places.tolist():
         try:
             payload = records.read(path, offset, length)
             sizes = {name: len(value) for name, value in records.decode_example(payload).items()}
-            return sizes, google_crc32c.value(payload)
+            yield sizes, google_crc32c.value(payload)
         except ValueError:  # BadRecord is one
             continue
-    return None
+
+
+def _head(path, places):
+    """`_looked_at` of the first sound one, or None."""
+    return next(_looked_at(path, places), None)
 
 
 class Source:
@@ -190,7 +200,7 @@ class Source:
         for form in LENGTHS.keys() & forms.values():
             given = getattr(self._config.model, LENGTHS[form])
             found = [sizes[form] for sizes, _ in heads if form in sizes]
-            if given not in found:  # one alone of another length is a damaged record
+            if given not in found + _lengths(form, table.paths[0], table.heads[0]):  # one alone is a damaged record
                 place = f"{form} of --{self.name} ({table.paths[0]})"
                 raise ValueError(f"--{LENGTHS[form]}={given}: the {place} have {found[0]}")
         digest = google_crc32c.Checksum(repr((table.paths, [crc for _, crc in heads])).encode())

@@ -303,14 +303,14 @@ def test_texts_need_a_vocabulary(tmp_path):
 
 @pytest.mark.parametrize(("name", "count"), [("num_image_tokens", 9), ("num_text_tokens", L - 1)])
 def test_ready_ids_of_another_length_are_told_from_damaged_records(tmp_path, name, count):
-    """Where all shards begin with them; one alone is a damaged record."""
+    """Where all that shards begin with has it; one alone is a damaged record."""
     pattern = write_ids(tmp_path)
     form, had = {"num_image_tokens": ("image_ids", N), "num_text_tokens": ("text_ids", L)}[name]
     message = f"--{name}={count}: the {form} of --paired_data ({tmp_path}/pairs-0) have {had}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Streams(make_config(paired_data=pattern, max_bad_records=99, **{name: count}))
-    write(tmp_path / "pairs-0", [ids_record(0, **{form: np.ones(count, np.int64)}), ids_record(1)])
-    streams = Streams(make_config(paired_data=pattern, max_bad_records=9))
+    alone = write(tmp_path / "alone", [ids_record(0, **{form: np.ones(count, np.int64)}), ids_record(1)])
+    streams = Streams(make_config(paired_data=alone, max_bad_records=9))
     for step in range(10):
         streams.batch(step)
     assert streams.num_bad == 1

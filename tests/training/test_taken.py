@@ -37,8 +37,10 @@ def files(tmp_path):
 
 
 def write_ids(path, **lengths):
+    """Three records, of which the first is damaged: its ids are too many."""
     with RecordWriter(str(path)) as writer:
-        writer.write(encode_example({name: np.ones(count, np.int64) for name, count in lengths.items()}))
+        for more in (1, 0, 0):
+            writer.write(encode_example({name: np.ones(count + more, np.int64) for name, count in lengths.items()}))
 
 
 def of(config):
