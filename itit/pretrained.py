@@ -99,8 +99,7 @@ class ITIT:
         Raises ValueError as `from_pretrained`, and where there is no such checkpoint.
         """
         _check_dtype(dtype)
-        moved = {"t5_weights": t5, "vqgan": vqgan, "vocabulary": vocabulary}
-        config = runs.read_config(workdir, moved)
+        config = runs.settings(workdir, moved={"t5_weights": t5, "vqgan": vqgan, "vocabulary": vocabulary})
         step, tensors, meta = runs.restore(workdir, step)
         place = f"{workdir}, checkpoint of step {step}"
         tensors, averaged = runs.choose(tensors, averaged, place)

@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 data="${DATA:-../shared/data}" run="${RUN:-runs/emoji}"
 vocabulary="$data/t5/spiece.model"
+check_flags --flagfile=launch/flagfiles/emoji_cpu.cfg --num_image_tokens=64 "$@"
 mkdir -p "$run"
 python() { "$venv/bin/python" "$@"; }
 

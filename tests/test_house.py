@@ -48,7 +48,18 @@ EXPECTED = {
         "scenes",
     ),
     "scores": ("captions", "scenes"),
-    "training": ("state", "initial", "evaluation", "metrics", "skips", "watchdog", "interrupt", "saver", "runs"),
+    "training": (
+        "state",
+        "initial",
+        "evaluation",
+        "metrics",
+        "skips",
+        "watchdog",
+        "interrupt",
+        "saver",
+        "runs",
+        "taken",
+    ),
     "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
     "backends": ("connect", "local", "cuda_graphs", "forms", "processor"),
     "xla": ("api", "mesh", "sharding", "capture", "tracing", "packs", "forms", "noise"),
@@ -66,6 +77,7 @@ ROOMS = {
         "console",
         "data",
         "eager",
+        "flagfiles",
         "flags",
         "models",
         "objectives",
@@ -73,6 +85,7 @@ ROOMS = {
         "samples",
         "scores",
         "storage",
+        "tasks",
         "text_encoders",
         "train_step",
     },
@@ -95,12 +108,13 @@ TOP = {
         "text_encoders",
         "console",
         "untrusted",
+        "usage",
     )
 } | {
     "checks": {"tasks"},
     "config": {"checks", "presets", "tasks", "text_encoders", "untrusted"},
     "flagfiles": {"storage"},
-    "flags": {"checks", "config", "console", "flagfiles", "untrusted"},
+    "flags": {"checks", "config", "console", "flagfiles", "untrusted", "usage"},
     "locks": {"storage"},
     "straight_through": {"ops"},
     "optim": {"ops"},
@@ -182,7 +196,7 @@ DEVICES = re.compile(r"xla|cuda|device\.type", re.IGNORECASE)
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 27, "tools": 33, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+MODULES = {"itit": 28, "tools": 33, "tests/core": 29, "tests/helpers": 20, "tests/tools/data": 19}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

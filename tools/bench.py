@@ -24,6 +24,7 @@ from itit import flagfiles, flags
 from itit import train_step as step_lib
 from itit.backends.connect import connect
 from itit.eager import running
+from itit.training import taken
 from itit.training.state import make_state
 from tools.timing.batches import random_batch
 from tools.timing.flops import step_flops
@@ -123,7 +124,7 @@ def measure(config, num_steps):
 def read_config(flagfile, arguments, batch):
     """The resolved Config of a flagfile with further arguments, each active task at `batch` rows unless that is 0.
 
-    Weights that it names are left out: random ones take the same time.
+    Of weights that it names only the sizes are taken, where they are there: random ones take the same time.
 
     Raises ValueError, one line, for a flagfile that is not there or holds what is no setting.
     """
@@ -132,9 +133,10 @@ def read_config(flagfile, arguments, batch):
     lines = flagfiles.read(flagfile)
     try:
         flags.parse(["bench", *lines, *arguments], values)
+        config = taken.settle(flags.from_flags(flag_values=values), need=False)
     except ValueError as error:
         raise ValueError(f"{flagfile}: {error}") from None
-    config = config_lib.replace(flags.from_flags(flag_values=values), vqgan="", t5_weights="")
+    config = config_lib.replace(config, vqgan="", t5_weights="")
     sizes = {f"{task}_batch": batch for task in step_lib.tasks(config, sys.maxsize)} if batch else {}
     return config_lib.replace(config, **sizes).resolve()
 

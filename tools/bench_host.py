@@ -25,6 +25,7 @@ from itit.backends.connect import connect
 from itit.eager import running
 from itit.presets import MODEL_PRESETS
 from itit.train_step import tasks, train_step
+from itit.training import taken
 from itit.training.state import make_state
 from tools.timing.batches import random_batch
 
@@ -49,11 +50,11 @@ class Clock:
         return result
 
 
-def narrow(config):
+def narrow(config, places=None):
     """The Config with the widths of nano where no flag gives others, and with no weights to read."""
     given = absl_flags.FLAGS
     widths = {name: value for name, value in NARROW.items() if not given[name].present}
-    return config_lib.replace(config, vqgan="", t5_weights="", **widths).resolve()
+    return config_lib.replace(taken.settle(config, places, need=False), vqgan="", t5_weights="", **widths).resolve()
 
 
 def measure(config, mode, num_steps):
@@ -99,7 +100,8 @@ def define_flags():
 def main(_):
     given = absl_flags.FLAGS
     os.environ |= VIRTUAL | {"CPU_NUM_DEVICES": str(given.devices)}
-    config, found, fresh = narrow(flags.from_flags()), {}, multiprocessing.get_context("spawn")
+    config, found = narrow(flags.from_flags(), flags.places()), {}
+    fresh = multiprocessing.get_context("spawn")
     for mode in ("captured", "lazy"):
         with concurrent.futures.ProcessPoolExecutor(1, fresh) as process:
             found[mode] = process.submit(measure, config, mode, given.steps).result()

@@ -79,7 +79,8 @@ def export(config, found, output, averaged, max_bytes, report):
         hashes[weightsdir.WEIGHTS] = tensorfile.write(
             storage.join(staging, weightsdir.WEIGHTS), layout, tensors.values(), {weights.RECORD: json.dumps(record)}
         )
-        card = model_card.write(config, record, hashes[weightsdir.WEIGHTS]["sha256"], tensors, report)
+        sha256, history = hashes[weightsdir.WEIGHTS]["sha256"], runs.history(config.train.workdir)
+        card = model_card.write(config, record, sha256, tensors, report, history)
         for name, text in ((SETTINGS, flags_lib.to_flagfile(config)), (CARD, card)):
             storage.write_bytes(storage.join(staging, name), text.encode())
             hashes[name] = weightsdir.hash_of(text.encode())
@@ -116,8 +117,8 @@ def read_report(path):
 
 def main(_):
     flag = flags.FLAGS
-    moved = {"t5_weights": flag.t5_weights, "vqgan": flag.vqgan, "vocabulary": flag.vocabulary}
-    config = runs.read_config(flag.workdir, moved | {"workdir": flag.workdir})
+    moved = {name: getattr(flag, name) for name in ("workdir", "t5_weights", "vqgan", "vocabulary")}
+    config = runs.settings(flag.workdir, moved=moved)
     found = runs.restore(flag.workdir, flag.step)
     beside = storage.join(flag.workdir, "report.json")
     path = flag.report or (beside if storage.exists(beside) else "")

@@ -10,6 +10,7 @@ import difflib
 import sys
 
 from itit import flags as flags_lib
+from itit import usage
 from itit.flags import run_main
 from tools.data import preparing
 from tools.data.sources import coco, folder, table, text, webdataset
@@ -48,6 +49,6 @@ def prepare(name):
 if __name__ == "__main__":
     word = flags_lib.take_word()
     define_flags(word)
-    if word not in SOURCES and "--help" not in sys.argv:
+    if word not in SOURCES and not usage.is_asked(sys.argv):
         del sys.argv[1:]  # they cannot be read, and the source's name is what is wrong
     run_main(lambda _: prepare(word))

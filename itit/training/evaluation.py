@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from absl import logging
 
-from itit import flags, samples, storage, text_encoders
+from itit import samples, storage, text_encoders
 from itit.checkpoint import store
 from itit.config import Config, replace
 from itit.data import scenes
@@ -52,10 +52,6 @@ class Evaluation:
             self._check_scenes()
         self._folder = storage.join(config.train.workdir, BEST)
         if config.train.keep_best:
-            if backend.hosts.leads:  # before any checkpoint, which is of no use without
-                settings = flags.to_flagfile(config).encode()
-                storage.make_dirs(self._folder)
-                storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
             found = store.restore(self._folder, lambda *_: None, backend.hosts)
             self._best = found[2]["best"] if found else -math.inf
 

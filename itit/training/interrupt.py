@@ -42,7 +42,7 @@ class Interrupt:
         if not stop and self.signal is None:
             return 0
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
-        say(f"interrupted: {saved} in {workdir}", sys.stderr)
+        say(f"interrupted: {saved} in {workdir}; the same command goes on", sys.stderr)
         return 128 + (self.signal or signal.SIGTERM)
 
 

@@ -26,6 +26,7 @@ from itit.console import say  # noqa: E402
 FOLDER = "tensorboard"
 FLUSH_SECONDS = 30
 WINDOW = 20
+EARLY = (1, 10)  # steps of a call that are told, too, whatever --log_every says
 
 
 class Metrics:
@@ -37,10 +38,11 @@ class Metrics:
       workdir: local or gs:// folder.
       num_steps: steps of the whole run, for the time left.
       start_step: steps done before this call; later events of an earlier, killed call disappear from the curves.
+      costs: (step, what it and those after it cost, beside others), in the order of the steps.
     """
 
-    def __init__(self, workdir, num_steps, start_step=0):
-        self._num_steps = num_steps
+    def __init__(self, workdir, num_steps, start_step=0, costs=((0, 1.0),)):
+        self._num_steps, self._costs = num_steps, costs
         self._remote = storage.join(workdir, FOLDER) if storage.is_remote(workdir) else None
         self._folder = tempfile.mkdtemp() if self._remote else storage.join(workdir, FOLDER)
         purge_step = start_step + 1 if start_step else 0  # the scores of an untrained model are at step 0
@@ -74,7 +76,8 @@ class Metrics:
         """Writes `values` and the rates, and prints them in one line.
 
         Rates are means over the last 20 calls, so that they follow the run; the first call of a run, with its start-up
-        costs, counts only until there is a second.
+        costs, counts only until there is a second, and calls before the steps began to cost what they do now only until
+        there are two since. Of steps to come that cost more, the time left counts as many times more.
 
         Args:
           step: steps done, in all calls together.
@@ -89,10 +92,14 @@ class Metrics:
         if not self._warm and len(self._points) == 3:
             self._points.popleft()
             self._warm = True
+        since = max(first for first, _ in self._costs if first < step)
+        while len(self._points) > 2 and self._points[0][1] < since <= self._points[-2][1]:
+            self._points.popleft()
         seconds, steps, samples, waited = (
             new - old for new, old in zip(self._points[-1], self._points[0], strict=True)
         )
         seconds = max(seconds, 1e-9)
+        done, left = self._cost(step - steps, step), self._cost(step, self._num_steps)
         rates = {
             "rate/steps_per_second": steps / seconds,
             "rate/samples_per_second": samples / seconds,
@@ -100,7 +107,7 @@ class Metrics:
             "host_memory_gib": host_memory() / 2**30,
         }
         self.scalars(step, values | rates)
-        say(self._line(step, values, rates))
+        say(self._line(step, values, rates, clock(seconds / done * left) if steps else "unknown"))
         if self._remote and time.monotonic() - self._uploaded > FLUSH_SECONDS:
             self._upload()
 
@@ -120,13 +127,17 @@ class Metrics:
             self._writer = None
             logging.warning("%s: %s: no more curves from here on", self._folder, error)
 
-    def _line(self, step, values, rates):
-        rate = rates["rate/steps_per_second"]
-        left = clock((self._num_steps - step) / rate) if rate else "unknown"
+    def _cost(self, first, end):
+        """Of the steps from `first` to before `end`."""
+        ends = [step for step, _ in self._costs[1:]] + [end]
+        return sum(max(0, min(last, end) - max(step, first)) * cost
+                   for (step, cost), last in zip(self._costs, ends, strict=True))  # fmt: skip
+
+    def _line(self, step, values, rates, left):
         losses = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
         parts = [
             f"step {step}/{self._num_steps}",
-            f"{rate:.3g} steps/s",
+            f"{rates['rate/steps_per_second']:.3g} steps/s",
             f"{rates['rate/samples_per_second']:.3g} samples/s",
             f"ETA {left}",
         ]

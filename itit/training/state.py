@@ -6,15 +6,13 @@ Shapes: B batch, N image tokens, S side of a picture in pixels.
 """
 
 import concurrent.futures
-import dataclasses
 
 import google_crc32c
 import torch
 from absl import logging
 
-from itit import storage, text_encoders
-from itit.checkpoint import weights, weightsdir
-from itit.config import T5Config, from_json
+from itit import text_encoders
+from itit.checkpoint import weights
 from itit.models import ITIT, encode_text
 from itit.models.layers import set_compute_dtype
 from itit.objectives import empty_ids
@@ -27,20 +25,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 # ---------------------------------------------------------------------------------------------- frozen parts
-
-
-def settle(config):
-    """The config with family and sizes of the text encoder that is given. Raises ValueError where weights and config do
-    not fit."""
-    if not config.t5.weights:
-        return config
-    path = storage.join(config.t5.weights, weightsdir.CONFIG)
-    if not storage.exists(path):
-        raise ValueError(f"--t5_weights={config.t5.weights}: no {weightsdir.CONFIG} in it")
-    t5 = from_json(T5Config, storage.read_small(path), path)
-    t5 = dataclasses.replace(t5, weights=config.t5.weights, seed=config.t5.seed)
-    model = dataclasses.replace(config.model, text_feature_dim=t5.dim)
-    return dataclasses.replace(config, t5=t5, model=model).resolve()
 
 
 def text_encoder(config):
@@ -64,16 +48,7 @@ def make_vqgan(config, backend):
     """The frozen image tokenizer, or None where none is given (ready ids, no pictures wanted)."""
     if not config.data.vqgan:
         return None
-    vqgan = weights.load_vqgan(config.data.vqgan)
-    expected = {"codebook_size": config.model.codebook_size, "grid": config.model.grid,
-                "image_size": config.data.image_size}  # fmt: skip
-    for name, value in expected.items():
-        found = getattr(vqgan.config, name)
-        if found != value:
-            flag = "num_image_tokens" if name == "grid" else name
-            found, value = (found**2, value**2) if name == "grid" else (found, value)
-            raise ValueError(f"--{flag}={value}: the image tokenizer in {config.data.vqgan} has {found}")
-    return _freeze(vqgan, backend)
+    return _freeze(weights.load_vqgan(config.data.vqgan), backend)
 
 
 def _freeze(module, backend):

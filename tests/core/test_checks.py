@@ -57,7 +57,7 @@ def test_any_flag_resolves_or_is_refused_in_one_line_that_names_it(parsed, name,
     for value in ("0", "-1", "nan", "inf", "1e30", "1" + "0" * 20, "", "none", "1,2"):
         try:
             parsed[name].parse(value)
-            config = flags.from_flags(flag_values=parsed)
+            config = flags.from_flags(flag_values=parsed).resolve()
         except (absl_flags.Error, ValueError) as error:
             assert "\n" not in str(error) and name in str(error), error
         else:

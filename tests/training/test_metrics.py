@@ -85,6 +85,25 @@ def test_rates_follow_the_last_calls(tmp_path, clock, capsys):
     assert "| 2 steps/s | 2 samples/s | ETA 0:07:50 |" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_the_time_left_counts_steps_that_cost_more(tmp_path, clock, capsys):
+    """Steps from 40 on are said to cost 5 times as much, and take 8 times as long: known once it is measured."""
+
+    def eta(seconds):
+        return f" | ETA {metrics_lib.clock(seconds)} | "
+
+    with Metrics(str(tmp_path), 100, costs=((0, 2.0), (40, 10.0))) as metrics:
+        for step in (1, 10, 20, 30, 45, 50, 60):
+            before = {1: 0, 10: 1, 20: 10, 30: 20, 45: 30, 50: 45, 60: 50}[step]
+            clock[0] += sum(1 if number < 40 else 8 for number in range(before, step)) + 100 * (step == 1)
+            metrics.progress(step, {}, num_samples=1, wait_seconds=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert "| 1 steps/s |" in lines[1] and eta(30 + 60 * 5) in lines[1]
+    assert eta(20 + 60 * 5) in lines[2] and eta(10 + 60 * 5) in lines[3]
+    # Of the steps from 1 to 45, five are dear ones: 79 seconds for 39 + 5 * 5 cheap ones.
+    assert eta(55 * 5 * 79 / 64) in lines[4]
+    assert "| 0.125 steps/s |" in lines[5] and eta(50 * 8) in lines[5] and eta(40 * 8) in lines[6]
+
+
 def test_curves_are_all_that_was_written(tmp_path):
     """More points than TensorBoard's reader keeps by default."""
     written = {key: np.random.default_rng().normal(size=12_000) for key in ("loss/t2i", "grad_norm")}
