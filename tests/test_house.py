@@ -29,6 +29,7 @@ EXPECTED = {
         "inference",
         "noise",
         "samples",
+        "sheets",
         "pretrained",
         "hosts",
     ),
@@ -116,7 +117,8 @@ TOP = {
         "tokens",
     },
     "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
-    "samples": {"decoding", "inference", "models"},
+    "sheets": {"data.images", "storage"},
+    "samples": {"decoding", "inference", "models", "sheets"},
     "pretrained": {
         "backends.local",
         "checkpoint",
@@ -174,7 +176,7 @@ LAZY = {
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 27, "tools": 33, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+MODULES = {"itit": 28, "tools": 33, "tests/core": 29, "tests/helpers": 20, "tests/tools/data": 19}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

@@ -10,8 +10,8 @@ from absl import flags
 from PIL import Image
 
 from itit import flags as flags_lib
-from itit import storage
-from tools.generation import drawing, generation, inputs
+from itit import sheets, storage
+from tools.generation import generation, inputs
 
 
 def read_starts(flag, size):
@@ -53,7 +53,8 @@ def write(output, names, cycles):
         lines.append({"index": number, "start": name, "stages": stages})
     generation.write_lines(storage.join(output, "index.jsonl"), lines)
     title = "The framed one is given, all else is made, each from the one before"
-    drawing.write_png(storage.join(output, "cycle.png"), drawing.draw_cycles(title, cycles))
+    rows = [[sheets.Panel(None, s) if isinstance(s, str) else sheets.Panel(s) for s in cycle] for cycle in cycles]
+    sheets.write(storage.join(output, "cycle.png"), [sheets.Section(title, rows, joined=True)])
 
 
 def define_flags():

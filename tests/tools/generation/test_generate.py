@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from itit import sheets
+from itit.sheets import Panel
 from tests.helpers import finished_run
 from tests.helpers.common import ROOT
 from tools import caption, cycle, generate
-from tools.generation import drawing, generation, inputs
+from tools.generation import generation, inputs
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +114,9 @@ def test_cycles_go_on_for_their_turns(run, tmp_path, monkeypatch, kind):
             else:
                 assert np.array_equal(np.asarray(Image.open(tmp_path / found["file"])), np.asarray(stage[number]))
     page = np.asarray(Image.open(tmp_path / "cycle.png"))
-    first = [stage[0] for stage in expected]
-    assert page.shape[0] == drawing.TITLE + 2 * (drawing.BOX + drawing.GAP) and np.array_equal(
-        page, drawing.draw_cycles("The framed one is given, all else is made, each from the one before",
-                                  [first, [stage[1] for stage in expected]]))  # fmt: skip
+    rows = [[Panel(None, s[i]) if isinstance(s[i], str) else Panel(s[i]) for s in expected] for i in range(2)]
+    title = "The framed one is given, all else is made, each from the one before"
+    assert np.array_equal(page, sheets.draw([sheets.Section(title, rows, joined=True)]))
 
 
 def test_starts_are_of_one_kind():
