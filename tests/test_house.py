@@ -56,7 +56,7 @@ EXPECTED = {
 
 # Room -> what its modules may import of the package: rooms and modules. A room knows itself.
 ROOMS = {
-    "data": {"storage", "tasks", "text_encoders", "untrusted"},
+    "data": {"console", "storage", "tasks", "text_encoders", "untrusted"},
     "scores": {"data.scenes"},
     "models": {"text_encoders", "tokens"},
     "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},

@@ -11,6 +11,7 @@ from PIL import Image
 
 from itit import flags as flags_lib
 from itit import sheets, storage
+from itit.console import counted
 from tools.generation import generation, inputs
 
 
@@ -75,7 +76,7 @@ def main(_):
     model, settings = generation.load(loading), flags_lib.from_flags(generation.Drawing())
     starts, names = read_starts(flag, model.picture_size)
     write(flag.output, names, run(model, starts, flag.num_turns, settings, loading.batch_size))
-    print(f"{flag.output}: {len(starts)} cycles of {flag.num_turns} turns")
+    print(f"{flag.output}: {counted(len(starts), 'cycle')} of {counted(flag.num_turns, 'turn')}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from PIL import Image
 from itit import flags as flags_lib
 from itit import sheets, storage
 from itit.config import DataConfig
+from itit.console import counted
 from itit.flags import run_main
 from tools.data import inspection, preparing, workers
 
@@ -67,8 +68,8 @@ def describe(group, reports, unit):
     """Lines on the reports of a group of shards."""
     num_records, megabytes = sum(len(r.offsets) for r in reports), sum(r.num_bytes for r in reports) / 1e6
     features = ", ".join(sorted({name for report in reports for name in report.features}))
-    shards = f"{len(reports)} shard" + ("s" if len(reports) > 1 else "")
-    lines = [f"{group}: {num_records} sound records in {shards}, {megabytes:.1f} MB: {features}"]
+    sound, shards = counted(num_records, "sound record"), counted(len(reports), "shard")
+    lines = [f"{group}: {sound} in {shards}, {megabytes:.1f} MB: {features}"]
     lengths, short = collections.Counter(), collections.Counter()
     for report in reports:
         lengths += report.lengths

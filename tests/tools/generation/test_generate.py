@@ -83,7 +83,7 @@ def test_damaged_pictures_are_left_out_and_finished_work_stays(run, tmp_path, mo
     assert list(told) == [f"{name}.png" for name in "acdf"] and told["a.png"] == told["d.png"]
     lines = (tmp_path / "out" / "damaged.txt").read_text().splitlines()
     assert [line[:5] for line in lines] == ["b.png", "e.png"]
-    assert "captions of 6 pictures, but for 2 damaged ones" in capsys.readouterr().out
+    assert "captions of 6 pictures, but for 2 damaged" in capsys.readouterr().out
     assert describe(2, "again") == told and describe(2) == told
     given["batch_size"] = 4
     assert describe(2, "larger") == told

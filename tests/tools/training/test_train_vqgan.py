@@ -145,7 +145,7 @@ def test_tokenize_does_only_what_is_missing(tmp_path, capsys):
     before, stamp = second.read_bytes(), first.stat().st_mtime_ns
     second.unlink()
     tokenize.run(raw, prefix, vqgan, "", 8, keep=True)
-    assert "1 of 2 shards are already there" in capsys.readouterr().out
+    assert "already there: 1 of 2 shards" in capsys.readouterr().out
     assert second.read_bytes() == before and first.stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match="--keep was True, is now False"):
         tokenize.run(raw, prefix, vqgan, "", 8, keep=False)
