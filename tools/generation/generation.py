@@ -32,7 +32,7 @@ WEIGHTS = {"auto": None, "averaged": True, "raw": False}
 class Loading:
     """Which model, where it runs."""
 
-    model: str = knob("", "Folder that tools.export wrote.")
+    model: str = knob("", "Folder that tools.export wrote, or a shipped model: scenes.")
     workdir: str = knob("", "In the place of --model: folder of a run.")
     step: int | None = knob(None, "Checkpoint of --workdir; by default the newest whole one.")
     weights: str = knob("auto", "Of --workdir; auto takes averaged ones where the run has them.", tuple(WEIGHTS))
