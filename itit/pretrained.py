@@ -2,11 +2,11 @@
 
     from itit import ITIT
 
-    model = ITIT.from_pretrained("exported")
+    model = ITIT.from_pretrained("scenes")
     pictures = model.generate(["a small red circle in the top left"], seed=0)
     texts = model.caption(pictures)
 
-What it loads `tools.export` writes; `ITIT.from_run` loads the folder of a run. The networks alone:
+"scenes" is shipped; any other `tools.export` writes. `ITIT.from_run` loads the folder of a run. The networks alone:
 `itit.models.load(path)`.
 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
@@ -59,7 +59,7 @@ class ITIT:
         """Loads a model with its text encoder, image tokenizer and vocabulary.
 
         Args:
-          path: the folder that tools.export wrote, or the safetensors file in it.
+          path: the folder that tools.export wrote, the safetensors file in it, or "scenes", which is shipped.
           device: torch device; by default the GPU, if there is one, else the processor.
           dtype: type of matrix products, "bf16" or "fp32"; by default that of training.
           t5, vqgan, vocabulary: where these are, if not in the folder.

@@ -30,6 +30,7 @@ EXPECTED = {
         "inference",
         "noise",
         "samples",
+        "sheets",
         "pretrained",
         "hosts",
     ),
@@ -67,7 +68,7 @@ EXPECTED = {
 
 # Room -> what its modules may import of the package: rooms and modules. A room knows itself.
 ROOMS = {
-    "data": {"storage", "tasks", "text_encoders", "untrusted"},
+    "data": {"console", "storage", "tasks", "text_encoders", "untrusted"},
     "scores": {"data.scenes"},
     "models": {"eager", "ops", "text_encoders"},
     "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},
@@ -132,7 +133,8 @@ TOP = {
         "tasks",
     },
     "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
-    "samples": {"decoding", "eager", "inference", "models"},
+    "sheets": {"data.images", "storage"},
+    "samples": {"decoding", "eager", "inference", "models", "sheets"},
     "pretrained": {
         "backends.local",
         "checkpoint",

@@ -14,14 +14,15 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from itit import storage
+from itit import sheets, storage
 from itit.flags import run_main
+from itit.sheets import Panel, Section, in_rows
 from tools.data import splits
 from tools.data.emoji import TONES, read_emoji, role_and_tone
 
 FEATURES = {"paired": ("image", "text"), "images": ("image",), "texts": ("text",), "test": ("image", "text"),
             "coco": ("text",)}  # fmt: skip
-PREVIEWS = 12  # pairs of a split on the contact sheet
+PREVIEWS, COLUMNS = 12, 6  # pairs of a split on the contact sheet
 
 
 def _hash(text):
@@ -92,13 +93,13 @@ def write(data, output, num_pairs, seed):
             splits.write_split(staging, split, examples(folder, emoji, FEATURES[split]), len(emoji))
             print(f"{split}: {len(emoji)} records of {' and '.join(FEATURES[split])}")
             if FEATURES[split] == ("image", "text"):
-                tiles = [(Image.open(io.BytesIO(example["image"])), example["text"])
-                         for example in examples(folder, emoji[:PREVIEWS], FEATURES[split])]  # fmt: skip
-                previews.append((split, tiles))
+                panels = [Panel(Image.open(io.BytesIO(example["image"])), example["text"])
+                          for example in examples(folder, emoji[:PREVIEWS], FEATURES[split])]  # fmt: skip
+                previews.append(Section(split, in_rows(panels, COLUMNS)))
         captions = read_coco(coco)
         splits.write_split(staging, "coco", captions, len(captions))
         print(f"coco: {len(captions)} records of text")
-        splits.write_contact_sheet(storage.join(staging, "preview.png"), previews)
+        sheets.write(storage.join(staging, "preview.png"), previews)
 
 
 def define_flags():

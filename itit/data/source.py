@@ -10,6 +10,7 @@ import google_crc32c
 import numpy as np
 
 from itit import storage
+from itit.console import counted
 from itit.data import blocks, images, order, records
 from itit.data.text import EOS, PAD
 
@@ -101,7 +102,7 @@ class Source:
         for (part, _, count), files in zip(self._parts, shards, strict=True):
             if not len(count):
                 cause = f"; {self.broken[0]}" if self.broken else ""
-                raise ValueError(f"--{name}={part}: no records in {len(files)} files{cause}")
+                raise ValueError(f"--{name}={part}: no records in {counted(len(files), 'file')}{cause}")
         self.forms, self.fingerprint = self._look(wanted)
         self._order = self._make_order(lanes)
         self._hold(lanes, num_hosts)
@@ -121,9 +122,8 @@ class Source:
 
     def describe(self):
         """One line: how much, in which form, and in which shares."""
-        count = len(self._table.paths)
-        shards = f"{count} shard" + ("s" if count > 1 else "")
-        line = f"{self.name}: {len(self)} records in {shards}, {' and '.join(self.forms.values())}"
+        count, shards = counted(len(self), "record"), counted(len(self._table.paths), "shard")
+        line = f"{self.name}: {count} in {shards}, {' and '.join(self.forms.values())}"
         shares = [f"{weight} from {part} ({counts.sum()})" for part, weight, counts in self._parts]
         return line if len(shares) == 1 else f"{line}, in turn {', '.join(shares)}"
 

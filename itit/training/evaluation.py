@@ -12,6 +12,7 @@ from absl import logging
 from itit import samples, storage, text_encoders
 from itit.checkpoint import store
 from itit.config import Config, replace
+from itit.console import listed
 from itit.data import scenes
 from itit.eager import program, running
 from itit.scores import captions
@@ -68,7 +69,7 @@ class Evaluation:
             if self._config.train.eval_scenes:
                 found |= self._exact()
         metrics.scalars(step, {f"eval/{name}": value for name, value in found.items()})
-        logging.info("step %d, evaluation: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        logging.info("step %d, evaluation:\n%s", step, listed(f"{name} {value:.4f}" for name, value in found.items()))
         name = self._config.train.keep_best
         if name:
             self._keep(step, found[name] if RISING[name] else -found[name])

@@ -1,4 +1,4 @@
-"""TensorBoard and the progress line of a run.
+"""TensorBoard and the progress lines of a run.
 
 Keys are the same on TensorBoard and in the code: "loss", "loss/t2i", "grad_norm", "learning_rate". Events lie in
 workdir/tensorboard; for a workdir on gs:// they are written to a temporary folder and copied up.
@@ -21,12 +21,13 @@ from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 from torch.utils import tensorboard  # noqa: E402
 
 from itit import storage  # noqa: E402
-from itit.console import say  # noqa: E402
+from itit.console import listed, say  # noqa: E402
 
 FOLDER = "tensorboard"
 FLUSH_SECONDS = 30
 WINDOW = 20
 EARLY = (1, 10)  # steps of a call that are told, too, whatever --log_every says
+WORTH_A_WORD = 0.05  # of the time, spent waiting for input
 
 
 class Metrics:
@@ -73,7 +74,7 @@ class Metrics:
         self._write("add_text", tag, text, step)
 
     def progress(self, step, values, num_samples, wait_seconds):
-        """Writes `values` and the rates, and prints them in one line.
+        """Writes `values` and the rates, and prints what a person watches: see `_lines`.
 
         Rates are means over the last 20 calls, so that they follow the run; the first call of a run, with its start-up
         costs, counts only until there is a second, and calls before the steps began to cost what they do now only until
@@ -81,7 +82,7 @@ class Metrics:
 
         Args:
           step: steps done, in all calls together.
-          values: {key: number}; "loss", "loss/*", "grad_norm" and "learning_rate" are printed, all are written.
+          values: {key: number}; "loss" and "loss/*" are printed, all are written.
           num_samples: pictures and texts trained on since the call before this one.
           wait_seconds: time since then in which the step waited for its input.
         """
@@ -107,7 +108,7 @@ class Metrics:
             "host_memory_gib": host_memory() / 2**30,
         }
         self.scalars(step, values | rates)
-        say(self._line(step, values, rates, clock(seconds / done * left) if steps else "unknown"))
+        say(self._lines(step, values, rates, clock(seconds / done * left) if steps else "unknown"))
         if self._remote and time.monotonic() - self._uploaded > FLUSH_SECONDS:
             self._upload()
 
@@ -133,23 +134,15 @@ class Metrics:
         return sum(max(0, min(last, end) - max(step, first)) * cost
                    for (step, cost), last in zip(self._costs, ends, strict=True))  # fmt: skip
 
-    def _line(self, step, values, rates, left):
-        losses = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
-        parts = [
-            f"step {step}/{self._num_steps}",
-            f"{rates['rate/steps_per_second']:.3g} steps/s",
-            f"{rates['rate/samples_per_second']:.3g} samples/s",
-            f"ETA {left}",
-        ]
-        if "loss" in values:
-            parts.append(f"loss {values['loss']:.3f}" + (f" ({losses})" if losses else ""))
-        if "grad_norm" in values:
-            parts.append(f"grad {values['grad_norm']:.3g}")
-        if "learning_rate" in values:
-            parts.append(f"lr {values['learning_rate']:.1e}")
-        parts.append(f"input wait {rates['rate/input_wait']:.0%}")
-        parts.append(f"{rates['host_memory_gib']:.1f} GiB")
-        return " | ".join(parts)
+    def _lines(self, step, values, rates, left):
+        """Where the run is, how fast, how long it will take, its loss; indented below what that is the sum of, and
+        whether it waits for its data. Within 80 columns; all else is in TensorBoard."""
+        rate, waits = rates["rate/steps_per_second"], rates["rate/input_wait"]
+        head = [f"step {step}/{self._num_steps}", f"{rate:.3g} steps/s", f"ETA {left}"]
+        head += [f"loss {values['loss']:.3f}"] if "loss" in values else []
+        words = [f"{key.removeprefix('loss/')} {value:.3f}" for key, value in values.items() if key.startswith("loss/")]
+        words += [f"input wait {waits:.0%}"] if waits >= WORTH_A_WORD else []
+        return "\n".join([" | ".join(head), *([listed(words)] if words else [])])
 
     def _upload(self):
         """Copies the event files to gs://, whose objects cannot grow."""

@@ -211,7 +211,7 @@ def test_wrong_data_stops_before_the_first_step(tmp_path):
         "--paired_data is empty: --t2i_batch=4 needs it": dict(),
         "--text_data is empty: --t2t_batch=2 needs it": dict(paired_data=f"{tmp_path}/ids-*", t2t_batch=2),
         "--paired_data: no file matches": dict(paired_data=f"{tmp_path}/absent-*"),
-        "no records in 1 files": dict(paired_data=f"{tmp_path}/empty"),
+        "no records in 1 file": dict(paired_data=f"{tmp_path}/empty"),
         "some shards hold 'image_ids', others only 'image'": dict(paired_data=f"{tmp_path}/ids-*,{tmp_path}/raw-*"),
         "its records hold neither 'image_ids' nor 'image'": dict(paired_data=f"{tmp_path}/text-*"),
         "--eval_data: no file matches": dict(paired_data=f"{tmp_path}/ids-*", eval_data="/absent"),

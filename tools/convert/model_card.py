@@ -40,13 +40,14 @@ def write(config, record, sha256, tensors, report, history=()):
     kind = f"averaged weights (decay {config.optim.ema_decay})" if record["averaged"] else "raw weights"
     parts = [
         f"# ITIT-{m.preset}, step {step}",
+        *([shown(record["about"], 2000)] if record.get("about") else []),
         f"Text to image and image to text (arXiv:2310.03734), trained on {listed(kinds)}: "
         f"{count:.1f} M parameters, {kind}, step {step} of {config.optim.num_steps}. Pictures of "
         f"{config.data.image_size} x {config.data.image_size} pixels are {m.num_image_tokens} tokens of "
         f"{m.codebook_size} codes; texts have up to {m.num_text_tokens} tokens. Written by `tools.export` of ITIT "
         f"{record['itit_version']}.",
         "## Use it",
-        USE.format(folder="THIS_FOLDER", prompt="a text like those it was trained on"),
+        USE.format(folder="THIS_FOLDER", prompt=record.get("prompt") or "a text like those it was trained on"),
         "The networks alone, in plain torch: `itit.models.load(\"THIS_FOLDER\")`.",
         "## Training",
         table(("task", "batch", "weight", "from step"), [task_row(task, values) for task, values in used.items()]),
@@ -59,7 +60,7 @@ def write(config, record, sha256, tensors, report, history=()):
         "## Parts",
         table(("part", "where", "SHA-256"), [("ITIT", "model.safetensors", sha256), *part_rows(config, record)]),
         "## Scores",
-        scores(report, step),
+        scores(report, step) + rounded(tensors),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -150,9 +151,16 @@ def scores(report, step):
     return table(("", "value"), rows) + note
 
 
+def rounded(tensors):
+    """A sentence where the weights are not stored as they were trained."""
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"}
+    told = f"The weights here are rounded to {', '.join(sorted(kinds))}; scores are of those before."
+    return f"\n\n{told}" if kinds else ""
+
+
 def _flat(values, prefix=""):
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}/")
         elif isinstance(value, (int, float, str)):
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else value
