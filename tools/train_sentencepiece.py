@@ -28,8 +28,7 @@ def texts(pattern):
     Raises ValueError, with the place, for a record without one and for what is not UTF-8.
     """
     for path in storage.glob(pattern):
-        of_lines = re.search(r"\.txt(\.gz|\.zst)?$", path, re.IGNORECASE)
-        yield from filter(None, map(str.strip, _lines(path) if of_lines else _records(path)))
+        yield from filter(None, map(str.strip, _lines(path) if lines.OF_TEXT.search(path) else _records(path)))
 
 
 def _lines(path):
