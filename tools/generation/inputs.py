@@ -22,6 +22,7 @@ from tools.data.sources.lookup import Lookup
 
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d+_)?(\d+)")  # COCO_val2014_000000000042.jpg, 000000000042.jpg
 _CAPTION = re.compile(r"(\d+)/\d+")  # key of one of the captions of a picture of COCO
+_OF_SEVERAL = re.compile(r"(.+)/(0|[1-9]\d*)")  # of any picture with several
 
 
 class BadPicture(ValueError):
@@ -79,10 +80,14 @@ def prompts(source):
 
 def _texts(path):
     for offset, features in _examples(path, _raise):
-        values = features.get("text")
-        if not isinstance(values, list) or len(values) != 1:
-            raise records.BadRecord(path, offset, "holds no text ('text')")
-        yield Prompt(_utf8(f"{path}:{offset}", values[0]), _id_of(_key_of(features)))
+        yield Prompt(_text_of(path, offset, features), _id_of(_key_of(features)))
+
+
+def _text_of(path, offset, features):
+    values = features.get("text")
+    if not isinstance(values, list) or len(values) != 1:
+        raise records.BadRecord(path, offset, "holds no text ('text')")
+    return _utf8(f"{path}:{offset}", values[0])
 
 
 def _utf8(place, data):
@@ -90,6 +95,18 @@ def _utf8(place, data):
         return data.decode()
     except UnicodeDecodeError:
         raise ValueError(f"{place}: not UTF-8") from None
+
+
+def references(source):
+    """image_id -> list of str: the texts of COCO's .json, or of shards with `image` and `text`, whose pictures have the
+    ids that `pictures` gives them. Raises ValueError, one line."""
+    if source.lower().endswith(".json"):
+        return coco_json.read_references(source)
+    texts = [_text_of(path, *example) for path in storage.glob(source) for example in _examples(path, _raise)]
+    found = collections.defaultdict(list)
+    for picture, text in zip(find(source), texts, strict=True):
+        found[picture.image_id].append(text)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- pictures
@@ -190,7 +207,8 @@ def _file(path, name):
 def _records(path, bad):
     for offset, features in _examples(path, bad):
         name, place, key = f"{os.path.basename(path)}:{offset}", f"{path}:{offset}", _key_of(features)
-        ids = (*([_id_of(key), key] if key is not None else []), name, place)
+        several = _OF_SEVERAL.fullmatch(key or "")  # another picture's id, perhaps: then the key is the next choice
+        ids = (*([_id_of(several[1] if several else key), key] if key is not None else []), name, place)
         image = features.get("image")
         content = hashlib.sha256(b"".join(image)).hexdigest() if isinstance(image, list) else place
         yield _Found(name, ids, content, functools.partial(_image, path, offset, features["length"]))

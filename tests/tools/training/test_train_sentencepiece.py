@@ -92,7 +92,8 @@ def test_as_many_pieces_as_the_texts_need(tmp_path):
     """Of a language with more characters than pieces are usual, each is one; few texts give few pieces."""
     rng, usual = np.random.default_rng(), train_sentencepiece.USUAL
     characters = [chr(0x4E00 + n) for n in range(usual + int(rng.integers(1, 500)))]
-    texts = ["".join(rng.permutation(characters)[:200]) for _ in range(20)] + ["".join(characters[n::4]) for n in range(4)]
+    texts = ["".join(rng.permutation(characters)[:200]) for _ in range(20)]
+    texts += ["".join(characters[start::4]) for start in range(4)]
     for name, lines in (("many", texts), ("few", ["ein Haus", "zwei H\u00e4user"])):
         (tmp_path / f"{name}.txt").write_text("\n".join(lines))
     models = {name: train_sentencepiece.train_fitting(str(tmp_path / f"{name}.txt"), []) for name in ("many", "few")}
