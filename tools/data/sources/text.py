@@ -17,10 +17,8 @@ class Text:
 
     def items(self):
         """Yields Items with one text each, and BadItems. The id is NAME:LINE."""
-        if not self.input:
-            raise ValueError("--input is empty: give files of texts")
         root = f"{self.input.rstrip('/')}/" if os.path.isdir(self.input) else ""
-        for path in self._of_folder(root) if root else storage.glob(self.input):
+        for path in self.paths():
             for number, line in lines.numbered(path):
                 if isinstance(line, BadItem):
                     yield line
@@ -29,10 +27,16 @@ class Text:
                     # What is not UTF-8 passes here as it is, and is refused where texts are read.
                     yield Item(name, f"{path}:{number}", texts=(line.decode("utf-8", "surrogateescape"),))
 
-    def _of_folder(self, root):
-        paths = [path for path in storage.list_files(root) if not names.is_leftover(path[len(root) :])]
-        found = [path for path in paths if lines.OF_TEXT.search(path)]
+    def paths(self):
+        """The files. Raises ValueError where there is none."""
+        if not self.input:
+            raise ValueError("--input is empty: give files of texts")
+        if not os.path.isdir(self.input):
+            return storage.glob(self.input)
+        inside = [path for path in storage.list_files(self.input)
+                  if not names.is_leftover(os.path.relpath(path, self.input))]  # fmt: skip
+        found = [path for path in inside if lines.OF_TEXT.search(path)]
         if not found:
-            there = f"{len(paths)} other files" if paths else "nothing"
+            there = f"{len(inside)} other files" if inside else "nothing"
             raise ValueError(f"--input={self.input}: no .txt, .txt.gz or .txt.zst in this folder, but {there}")
         return found
