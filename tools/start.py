@@ -16,7 +16,7 @@ import sys
 
 from absl import flags as absl_flags
 
-from itit import flagfiles, flags, locks, storage
+from itit import flagfiles, flags, storage
 from itit.config import Config, VqganConfig, knob, values_of
 from tools.own import pipeline, steps
 
@@ -99,10 +99,10 @@ def check_side(settings):
 def main(_):
     settings, training = flags.from_flags(Settings()), flagfiles.expand(TRAINING)
     check(WORDS, settings, training)
-    with locks.hold(storage.join(settings.output, locks.NAME), f"--output={settings.output}"):
-        made = pipeline.Pipeline(settings, WORDS[0], ",".join(WORDS[1:]), training)
+    made = pipeline.Pipeline(settings, WORDS[0], ",".join(WORDS[1:]), training)
+    with steps.alone(settings.output) as lock:
         print(*made.begin(), sep="\n", flush=True)
-        code = steps.carry_out(made.steps(), made.NUM_STEPS)
+        code = steps.carry_out(made.steps(), made.NUM_STEPS, lock)
         if code:
             sys.exit(code)
     print(f"done: {made.at('report.md')}\nto try it: python -m tools.demo --workdir={made.workdir}\n"

@@ -4,9 +4,9 @@ from itit.tasks import STREAMS, of_stream, off
 
 MANY = 3000  # pairs from which on the cycles get the smaller share
 # Samples a step: few pairs lean on the cycles, and pictures, the slower direction, get the larger one.
-FEW_PAIRS = {"t2i": 32, "i2t": 32, "t2i2t": 24, "i2t2i": 48}
-MANY_PAIRS = {"t2i": 48, "i2t": 48, "t2i2t": 12, "i2t2i": 24}
-TIMES_SEEN = 40  # of each pair before the cycles join; over-fitting begins about then
+FEW_PAIRS = {"t2i": 16, "i2t": 16, "t2i2t": 12, "i2t2i": 24}
+MANY_PAIRS = {"t2i": 24, "i2t": 24, "t2i2t": 6, "i2t2i": 12}
+TIMES_SEEN = 20  # of each pair before the cycles join; over-fitting begins about then
 LEAST_WARMUP = 100  # steps: a model that knows nothing makes nothing to learn from
 LATEST = 4  # they join after this part of the steps at the latest
 UNPAIRED = {"t2i2t": "unpaired texts", "i2t2i": "unpaired pictures"}

@@ -14,11 +14,11 @@ import json
 
 import sentencepiece
 
-from itit import flagfiles, flags, locks, storage
+from itit import flagfiles, flags, storage
 from itit.config import VqganConfig, from_json
 from itit.console import say
 from tools.own import amounts, choices
-from tools.own.steps import Command
+from tools.own.steps import LOCK, Command
 
 TRAINING = "launch/flagfiles/own.cfg"
 SPLITS = {"paired": "data", "held_out": "data", "images": "data", "texts": "texts"}  # split -> folder of its shards
@@ -73,7 +73,7 @@ class Pipeline:
                 if now[name] != then:
                     raise ValueError(f"{s.output}: {name}: was {then}, is now {now[name]}; name another --output, or "
                                      "remove this one to begin anew")  # fmt: skip
-        elif set(storage.list_dir(s.output)) - {locks.NAME}:
+        elif set(storage.list_dir(s.output)) - {LOCK}:
             raise ValueError(f"--output={s.output}: holds something else; name another folder")
         else:
             storage.write_bytes(path, json.dumps(now, indent=1).encode())

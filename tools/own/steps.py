@@ -1,16 +1,19 @@
 """Steps of commands, one after another: said, printed as one could type them, and passed over where they are done."""
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from itit.console import say
-from tools.studies.processes import PYTHON, ending_with
+from tools.studies.processes import PATIENCE, PYTHON, ending_with, locked
 
+LOCK = "lock"
 WIDTH = 118  # of a command as it is printed
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -23,11 +26,27 @@ class Command(NamedTuple):
     done: Callable
 
 
-def carry_out(steps, count):
+@contextlib.contextmanager
+def alone(folder):
+    """Yields the descriptor of the lock of a folder, which each command holds, too: what a killed call has left behind
+    is told to end, and waited for. Raises ValueError where it does not end."""
+    for second in range(PATIENCE):
+        with locked(os.path.join(folder, LOCK)) as lock:
+            if lock is not None:
+                yield lock
+                return
+        if not second:
+            say(f"{folder}: another process is at work in it; waits for its end")
+        time.sleep(1)
+    raise ValueError(f"{folder}: another process is at work in it; name another --output")
+
+
+def carry_out(steps, count, lock):
     """Does what is not done.
 
     Args:
       steps: iterable of (title, iterable of Command), `count` of them; each is asked for when those before it are done.
+      lock: descriptor, see `alone`.
 
     Returns:
       0, or the exit code of the command that has ended the whole.
@@ -39,7 +58,7 @@ def carry_out(steps, count):
                 say(f"{command.module}: done before")
                 continue
             say(typed(command))
-            code = run(command)
+            code = run(command, lock)
             if code:
                 stopped = code - 128 in SIGNALS
                 cause = "interrupted" if stopped else f"error: exit code {code} of {command.module}; its lines say why"
@@ -60,7 +79,7 @@ def typed(command):
     return "\n".join(lines)
 
 
-def run(command):
+def run(command, lock):
     """Runs a command to its end. Returns its exit code, 128 + the signal where one came or ended it.
 
     It has a session of its own, and signals are handed on, each once: Ctrl-C reaches whole groups of processes, and a
@@ -78,7 +97,7 @@ def run(command):
     try:
         process = subprocess.Popen(
             [*PYTHON, command.module, *command.arguments], stdin=subprocess.DEVNULL, start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"}, preexec_fn=ending_with(os.getpid()),
+            env=os.environ | {"PYTHONUNBUFFERED": "1"}, pass_fds=(lock,), preexec_fn=ending_with(os.getpid()),
         )  # fmt: skip
         for number in came:
             process.send_signal(number)
