@@ -78,7 +78,7 @@ def check(words, settings, training):
         if name in pipeline.DERIVED:
             raise ValueError(f"--{name}: is set here; type the commands that are printed to give another")
         if name not in known and name.removeprefix("no") not in known:
-            near = difflib.get_close_matches(name, [*known, *absl_flags.FLAGS], 1)
+            near = difflib.get_close_matches(name, [*known, *values_of(settings)], 1)
             hint = f"; did you mean --{near[0]}?" if near else "; see --help, and that of itit.train"
             raise ValueError(f"--{name}: no such flag{hint}")
     check_side(settings)

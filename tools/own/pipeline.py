@@ -76,9 +76,13 @@ class Pipeline:
         elif set(storage.list_dir(s.output)) - {LOCK}:
             raise ValueError(f"--output={s.output}: holds something else; name another folder")
         else:
+            storage.make_dirs(s.output)
             storage.write_bytes(path, json.dumps(now, indent=1).encode())
-        found = f" {self._captions}" if self._captions else ""
-        return [f"{self._pictures}:{found} {now['the pictures']}", f"unpaired texts: {self._texts} {now['the texts']}"]
+        named = f", by {self._captions}" if self._captions else ""
+        return [
+            f"{self._pictures}: {now['the pictures']}{named}",
+            f"{self._texts or 'unpaired texts'}: {now['the texts']}",
+        ]
 
     def steps(self):
         """Yields (title, Commands); a step, and a command, is asked for when those before it are done."""

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from tools.data.sources import folder, lines, names, table, text
+from tools.data.sources import caption_file, folder, lines, names, table, text
 from tools.data.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
 
 
@@ -165,6 +165,9 @@ def test_mistakes_in_a_file_of_captions(tmp_path):
         " entry 1: 'image' must be the name of a picture, 'caption' a text or a list of texts",
         " entry 2: not a JSON object",
     ]
+    for image in caption_file.IMAGE_COLUMNS:
+        for caption in caption_file.TEXT_COLUMNS:
+            assert read(f"{caption},x,{image}\nred,y,a.png\n")[0] == [("a.png", ("red",)), ("b/a.png", ())]
     title = "picture,title,caption,text\na.png,a,b,c\n"
     named = dict(image_column="picture", text_column="title")
     assert read(title, **named)[0] == [("a.png", ("a",)), ("b/a.png", ())]
