@@ -113,8 +113,7 @@ def read_dataset(path):
 
 def make_plan(source, settings):
     """The first pass. Raises ValueError for an id that is there twice and as `splitting.limits` does."""
-    hashes, total, count = array.array("Q"), 0, 0
-    draws = {"held_out": array.array("Q"), "sample": array.array("Q")}
+    hashes, draws, total, count = array.array("Q"), array.array("Q"), 0, 0
     passed, num_empty = collections.Counter(), 0
     for item in tqdm.tqdm(_items(source, passed), "listing", unit=" items", leave=False, delay=1):
         count += 1
@@ -125,10 +124,9 @@ def make_plan(source, settings):
         total = (total + number) % MODULUS
         hashes.append(number >> 64)
         if (settings.paired_sample or settings.held_out) and item.image and item.texts:
-            for purpose, found in draws.items():
-                found.append(splitting.draw(settings.seed, purpose, item.unit or item.key))
+            draws.append(splitting.draw(settings.seed, "sample", item.unit or item.key))
     _refuse_twins(source, np.frombuffer(hashes, np.uint64))
-    limits = splitting.limits(draws["held_out"], draws["sample"], settings.held_out, settings.paired_sample)
+    limits = splitting.limits(draws, settings.paired_sample, settings.held_out)
     return Plan(count, f"{total:032x}", limits, dict(sorted(passed.items())), num_empty)
 
 

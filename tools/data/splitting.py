@@ -14,11 +14,11 @@ SPLITS = {"paired": ("image", "text"), "held_out": ("image", "text"), "images": 
 
 
 class Limits(NamedTuple):
-    """Pairs whose draw "held_out" is at most `held_out` are held out; of the others, those whose draw "sample" is at
-    most `sample` stay pairs. None: no pair is held out, all others stay."""
+    """Of the draws "sample" of pairs: those up to `sample` stay pairs, those above `held_out` are held out. None: all
+    stay, none is held out."""
 
-    held_out: int | None = None
     sample: int | None = None
+    held_out: int | None = None
 
 
 def draw(seed, purpose, unit):
@@ -27,26 +27,24 @@ def draw(seed, purpose, unit):
                                           key=f"{seed} {purpose}".encode()).digest(), "little")  # fmt: skip
 
 
-def limits(held_out, sample, share, count):
+def limits(draws, count, share):
     """The Limits of a set.
 
     Args:
-      held_out, sample: the draws of those names of its pairs, int64 arrays in one order; rows of a unit draw alike.
+      draws: of its pairs, those of rows of one unit are equal.
+      count: pairs that stay; 0: all that are not held out.
       share: of the pairs that is held out, rounded up.
-      count: pairs that stay of those that are not held out; 0: all.
 
-    Raises ValueError where nothing would be left, or there are fewer than `count`.
+    Raises ValueError where there are not so many.
     """
-    held_out, sample = (np.asarray(draws, np.uint64) for draws in (held_out, sample))
-    limit = None
+    held_out = None
     if share:
-        distinct = np.unique(held_out)
-        first = math.ceil(share * len(distinct))
-        if first >= len(distinct):
-            raise ValueError(f"--held_out={share}: leaves no pair to train on of the {len(distinct)} that there are")
-        limit = int(distinct[first - 1])
-        sample = sample[held_out > limit]
-    return Limits(limit, sample_limit(sample, count) if count else None)
+        total = len(np.unique(np.asarray(draws, np.uint64)))
+        left = total - math.ceil(share * total)
+        if left < max(1, count):
+            raise ValueError(f"--held_out={share}: leaves {left} of {total} pairs, must leave at least {max(1, count)}")
+        held_out = sample_limit(draws, left)
+    return Limits(sample_limit(draws, count) if count else None, held_out)
 
 
 def sample_limit(draws, count):
@@ -70,9 +68,10 @@ def split_of(item, seed, limits, halves):
     if not item.image or not item.texts:
         return "images" if item.image else "texts"
     unit = item.unit or item.key
-    if limits.held_out is not None and draw(seed, "held_out", unit) <= limits.held_out:
+    number = draw(seed, "sample", unit) if limits != Limits() else 0
+    if limits.held_out is not None and number > limits.held_out:
         return "held_out"
-    if limits.sample is not None and draw(seed, "sample", unit) <= limits.sample:
+    if limits.sample is not None and number <= limits.sample:
         return "paired"
     if halves:
         return ("images", "texts")[draw(seed, "halves", unit) & 1]

@@ -15,9 +15,8 @@ ALL = splitting.Limits()
 
 
 def limits(items, seed, share=0.0, count=0):
-    draws = [[splitting.draw(seed, purpose, item.unit or item.key) for item in items]
-             for purpose in ("held_out", "sample")]  # fmt: skip
-    return splitting.limits(*draws, share, count)
+    draws = [splitting.draw(seed, "sample", item.unit or item.key) for item in items]
+    return splitting.limits(draws, count, share)
 
 
 def test_halves_are_even_and_a_function_of_each_id_alone():
@@ -69,11 +68,11 @@ def test_what_is_held_out_is_in_no_other_split_and_stays_so():
         kept.add(frozenset(held_out))
         assert list(dealt.values()).count("paired") == (0 if halves and not count else 2 * (count or 94))
     assert len(kept) == 1
-    with pytest.raises(ValueError, match="--paired_sample=95: must be at most 94"):
+    with pytest.raises(ValueError, match="--held_out=0.1: leaves 94 of 105 pairs, must leave at least 95"):
         limits(items, seed, 0.1, 95)
     assert [splitting.split_of(item, seed, limits(items, seed, 1e-9), False) for item in items].count("held_out") == 2
     for few in ([], items[:2]):
-        with pytest.raises(ValueError, match=f"leaves no pair to train on of the {len(few) // 2} that there are"):
+        with pytest.raises(ValueError, match=f"leaves 0 of {len(few) // 2} pairs, must leave at least 1"):
             limits(few, seed, 0.1)
 
 

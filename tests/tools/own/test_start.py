@@ -79,12 +79,17 @@ def call(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+def commands(said):
+    """What was begun, as it is printed."""
+    return re.findall(r"^\$ python -m ((?:.*\\\n)*.*)$", said, re.MULTILINE)
+
+
 def modules(said):
-    return re.findall(r"^\$ python -m (\S+)", said, re.MULTILINE)
+    return [command.split()[0] for command in commands(said)]
 
 
 def kill_in(arguments, module, seconds):
-    """SIGKILL to a call, some time after it has begun with a command. Returns the commands that it began."""
+    """SIGKILL to a call, some time after it has begun with a command. Returns all that it said until then."""
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     said = ""
     while module not in modules(said):
@@ -94,7 +99,7 @@ def kill_in(arguments, module, seconds):
     time.sleep(seconds)
     process.kill()
     process.wait()
-    return modules(said)
+    return said
 
 
 def keys(out, split):
@@ -105,13 +110,14 @@ def keys(out, split):
 
 
 def test_killed_at_every_step_it_repeats_nothing_that_is_done(root):
-    out, rng, begun = root.parent / "out", np.random.default_rng(), []
+    out, rng, finished = root.parent / "out", np.random.default_rng(), set()
     for module in KILLED:
-        begun.append(kill_in(command(root, "--num_steps=6"), module, float(rng.uniform(0, 1))))
-        for earlier in KILLED[: KILLED.index(module)]:
-            assert earlier not in begun[-1][1:], "what was interrupted comes first, and what was done not again"
+        *done, killed = commands(kill_in(command(root, "--num_steps=6"), module, float(rng.uniform(0, 1))))
+        assert killed.split()[0] == module and not finished & {*done, killed}
+        finished.update(done)
     code, said, errors = call(*command(root, "--num_steps=6"))
-    assert code == 0 and modules(said)[-1] == "tools.report_own", errors
+    assert code == 0 and not finished & set(commands(said)), errors
+    assert len(finished | set(commands(said))) == 14, "every command was killed or done, and none done twice"
     assert [line for line in said.splitlines() if re.match(r"\d/7 ", line)] == [
         "1/7 Pictures and texts to shards", "2/7 Vocabulary", "3/7 Image tokenizer",
         "4/7 Pictures and texts to ids, once for all steps", "5/7 Training", "6/7 Samples and scores of held-out pairs",
