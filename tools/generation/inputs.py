@@ -38,11 +38,12 @@ class Prompt(NamedTuple):
 
 class Picture(NamedTuple):
     """`image_id`: COCO's number where there is one, else the name; no two pictures have the same one. `read`: () ->
-    bytes of the encoded picture."""
+    bytes of the encoded picture. `texts`: () -> what is said of it, list of str."""
 
     name: str
     image_id: int | str
     read: Callable
+    texts: Callable = list
 
 
 class _Found(NamedTuple):
@@ -53,6 +54,7 @@ class _Found(NamedTuple):
     ids: tuple
     content: str
     read: Callable
+    texts: Callable
 
 
 def _raise(error):
@@ -80,14 +82,10 @@ def prompts(source):
 
 def _texts(path):
     for offset, features in _examples(path, _raise):
-        yield Prompt(_text_of(path, offset, features), _id_of(_key_of(features)))
-
-
-def _text_of(path, offset, features):
-    values = features.get("text")
-    if not isinstance(values, list) or len(values) != 1:
-        raise records.BadRecord(path, offset, "holds no text ('text')")
-    return _utf8(f"{path}:{offset}", values[0])
+        values = features.get("text")
+        if not isinstance(values, list) or len(values) != 1:
+            raise records.BadRecord(path, offset, "holds no text ('text')")
+        yield Prompt(_utf8(f"{path}:{offset}", values[0]), _id_of(_key_of(features)))
 
 
 def _utf8(place, data):
@@ -95,18 +93,6 @@ def _utf8(place, data):
         return data.decode()
     except UnicodeDecodeError:
         raise ValueError(f"{place}: not UTF-8") from None
-
-
-def references(source):
-    """image_id -> list of str: the texts of COCO's .json, or of shards with `image` and `text`, whose pictures have the
-    ids that `pictures` gives them. Raises ValueError, one line."""
-    if source.lower().endswith(".json"):
-        return coco_json.read_references(source)
-    texts = [_text_of(path, *example) for path in storage.glob(source) for example in _examples(path, _raise)]
-    found = collections.defaultdict(list)
-    for picture, text in zip(find(source), texts, strict=True):
-        found[picture.image_id].append(text)
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- pictures
@@ -132,6 +118,19 @@ def pictures(source, folder="", bad=_raise):
         except ValueError as error:
             bad(BadPicture(f"{source}: image {image_id}: {error}"))
     return found or _raise(ValueError(f"{source}: none of its pictures is in {folder}"))
+
+
+def references(source):
+    """image_id, as `pictures` gives it, -> what is said of the picture, list of str: of a folder the text of x.txt
+    beside x.jpg, of TFRecord shards `text` of all records of the picture. Pictures without a text are left out.
+
+    Raises ValueError where no picture has one.
+    """
+    found = {}
+    for picture in find(source):
+        if texts := [text for text in picture.texts() if text]:
+            found.setdefault(picture.image_id, []).extend(texts)
+    return found or _raise(ValueError(f"{source}: no picture has a text: x.txt beside x.jpg, or 'text' in its record"))
 
 
 def find(pattern, bad=_raise):
@@ -171,7 +170,8 @@ def _settled(found):
         again = [place for place, one in enumerate(found)
                  if len(wanted[one.ids[levels[place]]]) > 1 and levels[place] < len(one.ids) - 1]  # fmt: skip
         if not again:
-            return [Picture(one.name, one.ids[level], one.read) for one, level in zip(found, levels, strict=True)]
+            return [Picture(one.name, one.ids[level], one.read, one.texts)
+                    for one, level in zip(found, levels, strict=True)]  # fmt: skip
         for place in again:
             levels[place] += 1
 
@@ -201,7 +201,13 @@ def _naming(picture):
 def _file(path, name):
     number = _NUMBER.fullmatch(os.path.splitext(name)[0])
     ids = (int(number[1]), name, path) if number else (name, path)
-    return _Found(name, ids, path, functools.partial(storage.read_bytes, path))
+    return _Found(name, ids, path, functools.partial(storage.read_bytes, path), functools.partial(_beside, path))
+
+
+def _beside(path):
+    """The text of x.txt beside x.jpg, in a list; none where there is none."""
+    beside = names.split(path)[0] + ".txt"
+    return [_utf8(beside, storage.read_bytes(beside)).strip()] if storage.exists(beside) else []
 
 
 def _records(path, bad):
@@ -211,7 +217,8 @@ def _records(path, bad):
         ids = (*([_id_of(several[1] if several else key), key] if key is not None else []), name, place)
         image = features.get("image")
         content = hashlib.sha256(b"".join(image)).hexdigest() if isinstance(image, list) else place
-        yield _Found(name, ids, content, functools.partial(_image, path, offset, features["length"]))
+        texts = [_utf8(place, text).strip() for text in features.get("text", ())]
+        yield _Found(name, ids, content, functools.partial(_image, path, offset, features["length"]), texts.copy)
 
 
 def _image(path, offset, length):
