@@ -34,7 +34,7 @@ def config_of(settings, training):
     """The Config of a training with these flags, on data of every kind. Raises ValueError."""
     num_steps = settings.num_steps or flags.from_flagfile(TRAINING).optim.num_steps
     chosen, _ = choices.choose(dict.fromkeys(SPLITS, 1000), num_steps)
-    own = {"num_steps": num_steps, "image_size": settings.image_size, **chosen}
+    own = {"num_steps": num_steps, "image_size": settings.image_size, "num_image_tokens": 64, **chosen}
     return flags.from_flagfile(TRAINING, [*(f"--{name}={value}" for name, value in own.items()), *training])
 
 
