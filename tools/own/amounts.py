@@ -1,5 +1,6 @@
 """What one's own data are: how many pictures, how many of them with captions, and a fingerprint that shows changes."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -26,6 +27,15 @@ class Amounts:
         return f"{self.pictures} pictures, {self.pairs} of them with captions (fingerprint {self.fingerprint})"
 
 
+@contextlib.contextmanager
+def _given():
+    """Sources name a flag of theirs in messages, which is none here."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("--input=")) from None
+
+
 def of_pictures(folder, captions):
     """The Amounts of a local folder and its file of captions, or "". Names, bytes of captions and sizes of pictures
     make the fingerprint: not when a file was written, which a copy changes.
@@ -33,7 +43,9 @@ def of_pictures(folder, captions):
     Raises ValueError, one line, where there is no picture, or none with a caption.
     """
     digest, pictures, pairs = hashlib.sha256(), 0, 0
-    for item in (item for item in Folder(folder, captions).items() if isinstance(item, Item)):
+    with _given():
+        items = [item for item in Folder(folder, captions).items() if isinstance(item, Item)]
+    for item in items:
         pictures += 1
         pairs += bool(item.texts)
         texts = [text.path if isinstance(text, Blob) else text for text in item.texts]
@@ -56,7 +68,9 @@ def find_captions(folder):
 
 def of_texts(given):
     """What files of texts are, in a line; given as `Text` takes them. Raises ValueError where there is none."""
-    digest, total, paths = hashlib.sha256(), 0, Text(given).paths()
+    digest, total = hashlib.sha256(), 0
+    with _given():
+        paths = Text(given).paths()
     for path in paths:
         with storage.open(path) as file:
             _add(digest, os.path.basename(path).encode(), b"%d" % storage.size(path), file.read(HEAD))

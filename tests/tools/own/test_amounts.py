@@ -56,6 +56,12 @@ def test_pictures_without_any_caption_are_refused(root):
     assert amounts.of_pictures(str(root), str(root / "captions.jsonl")).pairs == 1
 
 
+def test_a_folder_without_pictures_is_named_as_it_was_given(tmp_path):
+    (tmp_path / "a.md").write_text("x")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: no pictures .+, but .md$"):
+        amounts.of_pictures(str(tmp_path), "")
+
+
 def test_a_file_of_captions_is_found_by_its_name(root):
     assert amounts.find_captions(str(root)) == ""
     write(root, {"b/captions.csv": "not at the top", "captions.md": "of no kind", "Metadata.JSONL": "this"})
@@ -69,6 +75,7 @@ def test_a_file_of_captions_is_found_by_its_name(root):
 
 def test_files_of_texts_are_told_apart(root):
     write(root.parent, {"texts/a.txt": "one\ntwo\n", "texts/b/c.txt": "three\n"})
+    write(root, {"sub/a.md": "no text"})
     (root.parent / "packed.txt.gz").write_bytes(gzip.compress(b"one\n"))
     folder = str(root.parent / "texts")
     found = amounts.of_texts(folder)
@@ -77,5 +84,7 @@ def test_files_of_texts_are_told_apart(root):
     assert amounts.of_texts(folder) != found
     assert amounts.of_texts(f"{folder}/*.txt").startswith("one file of 8 bytes")
     assert amounts.of_texts(f"{folder}/a.txt,{root.parent}/packed.txt.gz").startswith("2 files of ")
+    with pytest.raises(ValueError, match="^/.*sub: no .txt, .txt.gz or .txt.zst in this folder, but 1 other files"):
+        amounts.of_texts(str(root / "sub"))
     with pytest.raises(ValueError, match="no file matches"):
         amounts.of_texts(f"{folder}/*.gz")
