@@ -126,7 +126,8 @@ def make_plan(source, settings):
         if (settings.paired_sample or settings.held_out) and item.image and item.texts:
             draws.append(splitting.draw(settings.seed, "sample", item.unit or item.key))
     _refuse_twins(source, np.frombuffer(hashes, np.uint64))
-    limits = splitting.limits(draws, settings.paired_sample, settings.held_out)
+    ordered = np.unique(np.frombuffer(draws, np.uint64))
+    limits = splitting.limits(len(ordered), settings.paired_sample, settings.held_out, lambda n: int(ordered[n - 1]))
     return Plan(count, f"{total:032x}", limits, dict(sorted(passed.items())), num_empty)
 
 

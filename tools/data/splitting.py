@@ -8,8 +8,6 @@ import hashlib
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 SPLITS = {"paired": ("image", "text"), "held_out": ("image", "text"), "images": ("image",), "texts": ("text",)}
 
 
@@ -27,35 +25,23 @@ def draw(seed, purpose, unit):
                                           key=f"{seed} {purpose}".encode()).digest(), "little")  # fmt: skip
 
 
-def limits(draws, count, share):
+def limits(total, count, share, draw_of):
     """The Limits of a set.
 
     Args:
-      draws: of its pairs, those of rows of one unit are equal.
+      total: distinct draws of its pairs; rows of one unit draw alike.
       count: pairs that stay; 0: all that are not held out.
       share: of the pairs that is held out, rounded up.
+      draw_of: n -> the n-th of the draws, from 1, the least first.
 
     Raises ValueError where there are not so many.
     """
-    held_out = None
-    if share:
-        total = len(np.unique(np.asarray(draws, np.uint64)))
-        left = total - math.ceil(share * total)
-        if left < max(1, count):
-            raise ValueError(f"--held_out={share}: leaves {left} of {total} pairs, must leave at least {max(1, count)}")
-        held_out = sample_limit(draws, left)
-    return Limits(sample_limit(draws, count) if count else None, held_out)
-
-
-def sample_limit(draws, count):
-    """The largest of the `count` smallest distinct draws: those at or below it are the sample.
-
-    Raises ValueError where there are fewer.
-    """
-    distinct = np.unique(np.asarray(draws, np.uint64))
-    if len(distinct) < count:
-        raise ValueError(f"--paired_sample={count}: must be at most {len(distinct)}, the pairs that there are")
-    return int(distinct[count - 1])
+    if count > total:
+        raise ValueError(f"--paired_sample={count}: must be at most {total}, the pairs that there are")
+    left = total - math.ceil(share * total)
+    if share and left < max(1, count):
+        raise ValueError(f"--held_out={share}: leaves {left} of {total} pairs, must leave at least {max(1, count)}")
+    return Limits(draw_of(count) if count else None, draw_of(left) if share else None)
 
 
 def split_of(item, seed, limits, halves):

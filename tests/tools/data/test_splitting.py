@@ -15,8 +15,8 @@ ALL = splitting.Limits()
 
 
 def limits(items, seed, share=0.0, count=0):
-    draws = [splitting.draw(seed, "sample", item.unit or item.key) for item in items]
-    return splitting.limits(draws, count, share)
+    draws = sorted({splitting.draw(seed, "sample", item.unit or item.key) for item in items})
+    return splitting.limits(len(draws), count, share, lambda n: draws[n - 1])
 
 
 def test_halves_are_even_and_a_function_of_each_id_alone():
