@@ -248,6 +248,30 @@ def test_what_has_changed_since_is_one_line(root, monkeypatch):
     assert (root.parent / "out" / "settings.json").read_bytes() == before
 
 
+def test_thirty_pairs_alone_with_a_file_of_captions(root, monkeypatch):
+    """Nothing unpaired: both cycles are off, their shards are not named, and a file in the folder is taken."""
+    monkeypatch.chdir(ROOT)
+    for path in root.rglob("*.txt"):
+        path.unlink()
+    (root / "captions.csv").write_text("file_name,text\n0.jpg,one\n")
+    made = pipeline.Pipeline(settings_of(root), str(root), "", ["--dropout=0.2"])
+    assert made.begin()[0].endswith(f"), by {root}/captions.csv")
+    (prepare,) = made._prepare()
+    assert {"folder", f"--input={root}", f"--captions={root}/captions.csv", "--held_out=0.1"} <= set(prepare.arguments)
+    (root.parent / "out" / "data").mkdir()
+    shards = {split: {"records": count, "shards": [{}]} for split, count in (("paired", 27), ("held_out", 3))}
+    (root.parent / "out" / "data" / "dataset.json").write_text(json.dumps({"splits": shards}))
+    (vocabulary,) = made._vocabulary()
+    assert f"--input={root.parent}/out/data/paired-*.tfrecord" in vocabulary.arguments
+    assert [command.arguments[1] for command in made._ids()] == [
+        f"--output={root.parent}/out/ids/paired", f"--output={root.parent}/out/ids/held_out"]  # fmt: skip
+    monkeypatch.setattr(made, "_sizes", list, raising=False)
+    given, said = made._flags(1000)
+    assert {"--t2i2t=off", "--i2t2i=off", "--t2i2t_batch=0", "--i2t2i_batch=0", "--t2i_batch=16"} <= set(given)
+    assert not any(flag.startswith(("--text_data", "--image_data")) for flag in given) and given[-1] == "--dropout=0.2"
+    assert said == ["no unpaired texts: the t2i2t cycle is off", "no unpaired pictures: the i2t2i cycle is off"]
+
+
 def test_the_length_in_minutes_follows_from_the_speed(root, monkeypatch):
     """Measured once; and a training that is longer than asked for is done."""
     monkeypatch.chdir(ROOT)
