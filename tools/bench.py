@@ -10,6 +10,7 @@ steps warm up, too, the second of which is recorded as a CUDA graph, and steps w
 stand beside (not with --nocuda_graphs); the shares are of the kernels' time.
 """
 
+import json
 import statistics
 import sys
 import time
@@ -20,7 +21,7 @@ from absl import flags as absl_flags
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from itit import config as config_lib
-from itit import flagfiles, flags
+from itit import flagfiles, flags, storage
 from itit import train_step as step_lib
 from itit.backends.connect import connect
 from itit.eager import running
@@ -188,6 +189,7 @@ def define_flags():
     absl_flags.DEFINE_list("flagfiles", None, "What --flagfile=A,B becomes.", required=True)
     absl_flags.DEFINE_integer("batch", 0, "Samples a step of each task that a flagfile has; 0: its own.", lower_bound=0)
     absl_flags.DEFINE_integer("steps", 2, "Steps timed.", lower_bound=1)
+    absl_flags.DEFINE_string("json", "", "File for the mean seconds of a step.")
 
 
 def main(_):
@@ -199,6 +201,10 @@ def main(_):
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {gpu}, --steps={given.steps}", flush=True)
     results = [measure(config, given.steps) for config in configs]
     print("\n".join(table([flagfile.rpartition("/")[2] for flagfile in given.flagfiles], configs, results)))
+    if given.json:
+        pairs = zip(given.flagfiles, results, strict=True)
+        found = {flagfile: {"seconds": statistics.mean(result.seconds)} for flagfile, result in pairs}
+        storage.write_bytes(given.json, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tools.data.sources.lookup import Lookup
 
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d+_)?(\d+)")  # COCO_val2014_000000000042.jpg, 000000000042.jpg
 _CAPTION = re.compile(r"(\d+)/\d+")  # key of one of the captions of a picture of COCO
+_OF_SEVERAL = re.compile(r"(.+)/(0|[1-9]\d*)")  # of any picture with several
 
 
 class BadPicture(ValueError):
@@ -212,7 +213,8 @@ def _beside(path):
 def _records(path, bad):
     for offset, features in _examples(path, bad):
         name, place, key = f"{os.path.basename(path)}:{offset}", f"{path}:{offset}", _key_of(features)
-        ids = (*([_id_of(key), key] if key is not None else []), name, place)
+        several = _OF_SEVERAL.fullmatch(key or "")  # another picture's id, perhaps: then the key is the next choice
+        ids = (*([_id_of(several[1] if several else key), key] if key is not None else []), name, place)
         image = features.get("image")
         content = hashlib.sha256(b"".join(image)).hexdigest() if isinstance(image, list) else place
         texts = [_utf8(place, text).strip() for text in features.get("text", ())]
