@@ -265,7 +265,6 @@ def test_thirty_pairs_alone_with_a_file_of_captions(root, monkeypatch):
     assert f"--input={root.parent}/out/data/paired-*.tfrecord" in vocabulary.arguments
     assert [command.arguments[1] for command in made._ids()] == [
         f"--output={root.parent}/out/ids/paired", f"--output={root.parent}/out/ids/held_out"]  # fmt: skip
-    monkeypatch.setattr(made, "_sizes", list, raising=False)
     given, said = made._flags(1000)
     assert {"--t2i2t=off", "--i2t2i=off", "--t2i2t_batch=0", "--i2t2i_batch=0", "--t2i_batch=16"} <= set(given)
     assert not any(flag.startswith(("--text_data", "--image_data")) for flag in given) and given[-1] == "--dropout=0.2"
