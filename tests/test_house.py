@@ -121,17 +121,7 @@ TOP = {
     "optim": {"ops"},
     "decoding": {"eager", "masking", "noise", "ops", "text_encoders"},
     "inference": {"decoding", "eager", "masking", "models"},
-    "objectives": {
-        "masking",
-        "losses",
-        "straight_through",
-        "decoding",
-        "noise",
-        "inference",
-        "models",
-        "ops",
-        "tasks",
-    },
+    "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "ops", "tasks"},
     "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
     "sheets": {"data.images", "storage"},
     "samples": {"decoding", "eager", "inference", "models", "sheets"},
@@ -198,7 +188,7 @@ DEVICES = re.compile(r"xla|cuda|device\.type", re.IGNORECASE)
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 28, "tools": 36, "tests/core": 29, "tests/helpers": 21, "tests/tools/data": 20}
+MODULES = {"itit": 29, "tools": 36, "tests/core": 29, "tests/helpers": 21, "tests/tools/data": 20}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 
