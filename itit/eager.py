@@ -12,6 +12,7 @@ import functools
 import inspect
 
 import torch
+from torch.utils import _pytree as pytree
 
 
 class Eager:
@@ -56,7 +57,7 @@ def program(function=None, *, varying=(), updates=None):
     """Decorator of a program.
 
     Args:
-      varying: the names of its arguments that are numbers which change from call to call.
+      varying: the names of its arguments whose numbers, also in tuples and lists, change from call to call.
       updates: (its arguments) -> the tensors that it changes in place.
     """
     if function is None:
@@ -70,7 +71,7 @@ def program(function=None, *, varying=(), updates=None):
         if run is _AS_IT_STANDS:
             return function(*args)
         changed = list(updates(*args)) if updates else ()
-        args = [run.number(x) if place in places else x for place, x in enumerate(args)]
+        args = [pytree.tree_map(run.number, x) if place in places else x for place, x in enumerate(args)]
         with running(_AS_IT_STANDS):
             return run(function, *args, updates=changed)
 
