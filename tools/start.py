@@ -67,6 +67,8 @@ def check(words, settings, training):
     if not os.path.isdir(pictures):
         hint = "; a file of captions is given by --captions, beside the folder" if os.path.isfile(pictures) else ""
         raise ValueError(f"{pictures}: no such folder of pictures{hint}")
+    if os.path.commonpath([real := os.path.realpath(pictures), os.path.realpath(settings.output)]) == real:
+        raise ValueError(f"--output={settings.output}: lies in {pictures}, whose pictures it would be; name another")
     if set("*?[],@") & set(settings.output):
         raise ValueError(f"--output={settings.output}: must have none of * ? [ ] , @, which mean something in patterns")
     if settings.minutes is not None and (settings.num_steps or settings.minutes <= 0):
@@ -102,7 +104,7 @@ def main(_):
     made = pipeline.Pipeline(settings, WORDS[0], ",".join(WORDS[1:]), training)
     with steps.alone(settings.output) as lock:
         print(*made.begin(), sep="\n", flush=True)
-        code = steps.carry_out(made.steps(), made.NUM_STEPS, lock)
+        code = steps.carry_out(made.steps(), made.LENGTH, lock)
         if code:
             sys.exit(code)
     print(f"done: {made.at('report.md')}\nto try it: python -m tools.demo --workdir={made.workdir}\n"

@@ -91,7 +91,7 @@ class Pipeline:
         yield "Samples and scores of held-out pairs", self._look()
         yield "Report", self._report()
 
-    NUM_STEPS = 7
+    LENGTH = 7  # of steps()
 
     def _command(self, module, *arguments, makes):
         return Command(module, arguments, functools.partial(storage.exists, self.at(makes)))

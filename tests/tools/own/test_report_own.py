@@ -14,6 +14,7 @@ def test_the_scale_is_of_captions_that_fit_other_pictures():
     found = report_own.by_chance(references)
     expected = captions.score([references[(n + 1) % 12][0] for n in range(12)], references)
     assert found == expected
+    assert report_own.by_chance(references[:1]) is None
     assert found["CIDEr"] < captions.score([texts[0] for texts in references], references)["CIDEr"]
 
 

@@ -160,6 +160,12 @@ def settings_of(root, **values):
         (["nowhere"], {}, [], "nowhere: no such folder of pictures$"),
         (["README.md"], {}, [], "README.md: no such folder of pictures; a file of captions is given by --captions"),
         (["gs://bucket/x"], {}, [], "gs://bucket/x, --output=.*: must be local"),
+        (
+            ["tests"],
+            dict(output="tests/own/.."),
+            [],
+            "--output=tests/own/..: lies in tests, whose pictures it would be",
+        ),
         (["tests"], dict(output="a,b"), [], "--output=a,b: must have none of"),
         (["tests"], dict(num_steps=5, minutes=1.0), [], "--minutes=1.0: must be above 0, without --num_steps"),
         (["tests"], dict(minutes=0.0), [], "--minutes=0.0: must be above 0"),
