@@ -1,7 +1,7 @@
 """Generation: parallel decoding of image tokens (MaskGIT, arXiv:2202.04200 sec. 3.2), greedy and beam decoding of text.
 
 Knows no model: takes callables that return logits, and a `noise(name, shape)` of uniform draws. Fixed shapes. The loops
-are Python's, over a body that is the same for every turn, a program (see eager.py). Callables are NamedTuples of what
+are Python's, over a body that is the same for every turn, a program (see program.py). Callables are NamedTuples of what
 they read, called as functions: a backend that compiles the body takes them apart.
 
 Shapes: B batch, N image tokens, C codebook, L text tokens, V vocabulary, R beams (rows of a sample).
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from itit.eager import program, runner
 from itit.masking import mask_fraction
 from itit.noise import gumbel, indexed
 from itit.ops import argmax, at_hand, pick
+from itit.program import program, runner
 from itit.text_encoders import EOS, PAD
 
 

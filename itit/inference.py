@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 
 from itit import decoding
-from itit.eager import program
 from itit.masking import Masking, decode_schedule, drop_masked, keep_all, num_dropped
 from itit.models import Text, weights_cast
+from itit.program import program
 
 
 @contextlib.contextmanager

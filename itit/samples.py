@@ -6,8 +6,8 @@ Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 import torch
 
 from itit import decoding, inference
-from itit.eager import program, running
 from itit.models import encode_text
+from itit.program import program, running
 from itit.sheets import Panel, Section, draw, in_rows
 
 COLUMNS = 4  # of pictures on a sheet

@@ -19,8 +19,8 @@ from itit.checks import check_batches
 from itit.config import ModelConfig, from_json, to_json
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
-from itit.eager import running
 from itit.optim import learning_rate
+from itit.program import running
 from itit.tasks import CYCLES, STREAMS, cost, of_stream
 from itit.train_step import tasks, train_step
 from itit.training import runs

@@ -1,6 +1,6 @@
 """One optimizer step: a batch of the three streams in, every loss of ITIT out. Plain torch; what a backend compiles.
 
-A step is a few programs (see eager.py): `prepare`, those of the synthesis inside the two cycles, and `update`.
+A step is a few programs (see program.py): `prepare`, those of the synthesis inside the two cycles, and `update`.
 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 """
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 
 from itit import inference, objectives
-from itit.eager import program
 from itit.models import Text, cast_once, encode_text, weights_cast
 from itit.optim import Adafactor, Ema
+from itit.program import program
 from itit.tasks import CYCLES, TASKS, batches
 
 

@@ -14,7 +14,7 @@ from tests.helpers.common import ROOT
 
 TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py", "README.md"}
 MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
-CORE = ("eager", "ops", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
+CORE = ("program", "ops", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 # Folder of the package -> what must be there.
 EXPECTED = {
     "": (
@@ -70,14 +70,14 @@ EXPECTED = {
 ROOMS = {
     "data": {"console", "storage", "tasks", "text_encoders", "untrusted"},
     "scores": {"data.scenes"},
-    "models": {"eager", "ops", "text_encoders"},
+    "models": {"program", "ops", "text_encoders"},
     "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},
     "training": {
         "checkpoint",
         "config",
         "console",
         "data",
-        "eager",
+        "program",
         "flagfiles",
         "flags",
         "models",
@@ -90,14 +90,14 @@ ROOMS = {
         "text_encoders",
         "train_step",
     },
-    "backends": {"checkpoint.pieces", "eager", "hosts", "noise", "ops", "training.interrupt"},
-    "xla": {"checkpoint.pieces", "eager", "hosts", "models", "noise", "ops"},
+    "backends": {"checkpoint.pieces", "program", "hosts", "noise", "ops", "training.interrupt"},
+    "xla": {"checkpoint.pieces", "program", "hosts", "models", "noise", "ops"},
 }
 # Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.
 TOP = {
     name: set()
     for name in (
-        "eager",
+        "program",
         "hosts",
         "losses",
         "masking",
@@ -119,12 +119,12 @@ TOP = {
     "locks": {"storage"},
     "straight_through": {"ops"},
     "optim": {"ops"},
-    "decoding": {"eager", "masking", "noise", "ops", "text_encoders"},
-    "inference": {"decoding", "eager", "masking", "models"},
+    "decoding": {"program", "masking", "noise", "ops", "text_encoders"},
+    "inference": {"decoding", "program", "masking", "models"},
     "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "ops", "tasks"},
-    "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
+    "train_step": {"program", "inference", "objectives", "optim", "models", "tasks"},
     "sheets": {"data.images", "storage"},
-    "samples": {"decoding", "eager", "inference", "models", "sheets"},
+    "samples": {"decoding", "program", "inference", "models", "sheets"},
     "pretrained": {
         "backends.local",
         "checkpoint",
@@ -147,7 +147,7 @@ NARROW = {
     "xla.sharding": set(),
     "checkpoint.pieces": set(),
     "checkpoint.tensorfile": {"storage", "untrusted"},
-    "backends.cuda_graphs": {"eager", "noise"},
+    "backends.cuda_graphs": {"program", "noise"},
     "backends.forms": {"ops"},
     "backends.processor": set(),
     "xla.forms": {"models", "ops", "xla.api"},

@@ -24,7 +24,7 @@ from itit import config as config_lib
 from itit import flagfiles, flags, storage
 from itit import train_step as step_lib
 from itit.backends.connect import connect
-from itit.eager import running
+from itit.program import running
 from itit.training import taken
 from itit.training.state import make_state
 from tools.timing.batches import random_batch

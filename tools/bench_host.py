@@ -22,8 +22,8 @@ from absl import flags as absl_flags
 from itit import config as config_lib
 from itit import flags
 from itit.backends.connect import connect
-from itit.eager import running
 from itit.presets import MODEL_PRESETS
+from itit.program import running
 from itit.train_step import tasks, train_step
 from itit.training import taken
 from itit.training.state import make_state

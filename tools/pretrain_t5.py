@@ -27,13 +27,13 @@ from itit.checks import check_batches
 from itit.config import Config, knob
 from itit.data.streams import Streams
 from itit.data.text import PAD, Detokenizer
-from itit.eager import program, running
 from itit.losses import token_cross_entropy
 from itit.models import T5Encoder
 from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
 from itit.optim import Adafactor, learning_rate
 from itit.presets import T5_PRESETS
+from itit.program import program, running
 from itit.tasks import only
 from tools.training import loop, run_flags
 from tools.training.span_corruption import Corrupted, num_hidden, target_length

@@ -12,8 +12,8 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
-from itit.eager import owned_by
 from itit.noise import Noise
+from itit.program import owned_by
 
 MAX_MOVES = 4  # weights in training, averaged ones, and those of an evaluation between
 MAX_KEPT = 32  # recordings; the one that has not been asked for the longest goes first

@@ -6,9 +6,9 @@ import torch
 
 from itit.backends.cuda_graphs import Graphs
 from itit.checkpoint.pieces import Piece, whole_index
-from itit.eager import Eager
 from itit.hosts import Hosts
 from itit.noise import Noise
+from itit.program import Eager
 from itit.training.interrupt import Stoppable
 
 
@@ -22,7 +22,7 @@ class Local:
     """One processor or one GPU, in plain torch.
 
     Attributes: `device`; `run`, which runs the programs of a step, and `sampler`, which runs those of generation (see
-    eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
+    program.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
 
     Args:
       graphs: on a GPU, functions of many parts run as CUDA graphs (see cuda_graphs.py).

@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from itit.eager import program, runner
+from itit.program import program, runner
 
 
 class CastsWeights:

@@ -14,7 +14,7 @@ from itit.checkpoint import store
 from itit.config import Config, replace
 from itit.console import listed
 from itit.data import scenes
-from itit.eager import program, running
+from itit.program import program, running
 from itit.scores import captions
 from itit.scores.scenes import exact
 from itit.train_step import compute_losses, prepare

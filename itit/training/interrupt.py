@@ -47,7 +47,7 @@ class Interrupt:
 
 
 class Stoppable:
-    """A runner (see eager.py) that raises Interrupted between two calls, once there was a signal."""
+    """A runner (see program.py) that raises Interrupted between two calls, once there was a signal."""
 
     def __init__(self, run, interrupt):
         self._run, self._interrupt = run, interrupt

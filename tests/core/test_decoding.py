@@ -11,8 +11,8 @@ import transformers
 from itit import config as config_lib
 from itit import decoding, masking
 from itit.config import DecodeConfig
-from itit.eager import Eager, running
 from itit.noise import gumbel
+from itit.program import Eager, running
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from itit import decoding, inference, masking
-from itit.eager import Eager, running
 from itit.models import Text
 from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
+from itit.program import Eager, running
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 

@@ -9,11 +9,11 @@ import torch
 
 from itit import inference, objectives
 from itit import train_step as step_module
-from itit.eager import Eager, running
 from itit.masking import Masking
 from itit.models import Text, weights_cast
 from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
+from itit.program import Eager, running
 from itit.tasks import LOSSES, only
 from itit.tasks import TASKS as ALL
 from itit.train_step import Part, compute_losses, tasks, train_step

@@ -7,10 +7,10 @@ same numbers on every device.
 import torch
 
 from itit.backends.local import Local
-from itit.eager import running
 from itit.models import Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema, global_norm
+from itit.program import running
 from itit.tasks import TASKS, off
 from itit.train_step import State, tasks, train_step
 from itit.training.state import DTYPES, fingerprint

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from itit.eager import Eager, running
+from itit.program import Eager, running
 from itit.train_step import train_step
 from tools.timing.parts import PARTS, REST, labelled
 from tools.tpu.step_programs import empty_batch, empty_state
@@ -87,7 +87,7 @@ class _Leave(torch.autograd.Function):
 
 
 class _Once(Eager):
-    """Runs each kind of call once (see eager.py), such as a step of decoding, and counts it as often as it is called.
+    """Runs each kind of call once (see program.py), such as a step of decoding, and counts it as often as it is called.
 
     Args:
       counter: torch's.

@@ -5,10 +5,10 @@ import contextlib
 import torch
 
 from itit import text_encoders
-from itit.eager import running
 from itit.models import ITIT, VQGAN, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
+from itit.program import running
 from itit.tasks import TASKS
 from itit.train_step import State, train_step
 from itit.training.state import DTYPES

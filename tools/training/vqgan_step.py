@@ -4,7 +4,7 @@ The recipe is MaskGIT's (arXiv:2202.04200): reconstruction, perceptual distance,
 commitment, and a codebook that follows running means. Its encoder first learns without rounding; then codes are drawn
 from its outputs, far from each other. While learning goes on, codes that nothing uses move to badly rounded outputs.
 
-A step is one program (see itit/eager.py) and now and then, before it, a call that moves codes on the host.
+A step is one program (see itit/program.py) and now and then, before it, a call that moves codes on the host.
 
 Shapes: B batch, S picture side, G grid side, D code width, C codebook, M = B * G * G outputs of a batch.
 """
@@ -21,9 +21,9 @@ from torch import nn
 from itit import train_step
 from itit.checkpoint.pieces import whole_index
 from itit.config import knob
-from itit.eager import program, running
 from itit.models.vqgan import VQGAN
 from itit.optim import Ema
+from itit.program import program, running
 from tools.training import codes as codes_lib
 from tools.training import discriminator as gan
 from tools.training import perceptual as perceptual_lib

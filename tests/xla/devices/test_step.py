@@ -5,7 +5,7 @@ import torch
 
 from itit import inference
 from itit.checkpoint import store
-from itit.eager import running
+from itit.program import running
 from itit.samples import Translator
 from itit.training.state import frozen, load_state
 from itit.xla import api, sharding

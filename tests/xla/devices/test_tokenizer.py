@@ -9,7 +9,7 @@ import torch
 from itit.backends.local import Local
 from itit.checkpoint.pieces import slices
 from itit.config import TrainConfig, VqganConfig
-from itit.eager import running
+from itit.program import running
 from tests.helpers.tiny import randomize
 from tests.xla.devices.small import MESHES, connect
 from tools import pretrain_t5

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from itit.eager import Eager, program, runner, running
+from itit.program import Eager, program, runner, running
 
 
 class Noting(Eager):
