@@ -63,7 +63,7 @@ EXPECTED = {
     ),
     "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
     "backends": ("connect", "local", "cuda_graphs", "forms", "processor"),
-    "xla": ("api", "mesh", "sharding", "capture", "tracing", "packs", "forms", "noise"),
+    "xla": ("api", "mesh", "sharding", "capture", "tracing", "buffers", "forms", "noise"),
 }
 
 # Room -> what its modules may import of the package: rooms and modules. A room knows itself.

@@ -329,5 +329,5 @@ def attend_wide(q, groups, num_heads):
 
 @form(ops.stacks, "xla")
 def stacks(x, names):
-    """All: they lie together (see packs.py), and a program of few operations is compiled and started sooner."""
+    """All: they lie together (see buffers.py), and a program of few operations is compiled and started sooner."""
     return [names]

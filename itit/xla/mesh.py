@@ -9,9 +9,9 @@ from itit.checkpoint.pieces import Piece, slices, whole_index
 from itit.hosts import Hosts
 from itit.models import weights_to_cast
 from itit.xla import api, sharding
+from itit.xla.buffers import Packs, lay
 from itit.xla.capture import Captured, Lazy
 from itit.xla.noise import CounterNoise, counter_key
-from itit.xla.packs import Packs, lay
 
 PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
 
@@ -127,7 +127,7 @@ class Mesh:
         api.sync(wait=True)
 
     def pack(self, state):
-        """Few tensors on the devices in the place of a state's many (see packs.py), once it is filled."""
+        """Few tensors on the devices in the place of a state's many (see buffers.py), once it is filled."""
         names, specs = state.tensors(), self.state_specs(state)
         self._pack([(name.rpartition("/")[0], *one) for name, one in zip(names, specs, strict=True)], self._joined)
         self._compute()

@@ -6,7 +6,7 @@ import torch
 from itit.checkpoint.pieces import whole_index
 from itit.optim import Ema
 from itit.train_step import State
-from itit.xla.packs import lay
+from itit.xla.buffers import lay
 from tests.xla.devices.small import MESHES, connect
 
 
