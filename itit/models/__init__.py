@@ -1,7 +1,7 @@
 """Networks, forward only: no loss, sampling, reading or device."""
 
-from itit.models.cast import cast_once, weights_cast, weights_to_cast
 from itit.models.itit import ITIT, Encoded, Text, encode_text
+from itit.models.precision import cast_once, weights_cast, weights_to_cast
 from itit.models.t5 import T5Encoder
 from itit.models.vqgan import VQGAN
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from itit.models.cast import CastsWeights
+from itit.models.precision import CastsWeights
 from itit.ops import attend, gelu, linear, lookup, project_heads, project_out
 
 NORM_EPS = 1e-6

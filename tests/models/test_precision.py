@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 from itit.models import cast_once, layers, weights_to_cast
-from itit.models.cast import casts_of
+from itit.models.precision import casts_of
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 
