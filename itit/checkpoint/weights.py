@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from itit import storage, text_encoders
 from itit.checkpoint import tensorfile, weightsdir
 from itit.config import Config, DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
-from itit.models import ITIT, VQGAN
+from itit.models import VQGAN, ITITModel
 from itit.untrusted import parse_json, shown
 
 SHIPPED = {folder.name: folder for folder in (pathlib.Path(__file__).parents[1] / "shipped").iterdir()}
@@ -122,7 +122,7 @@ def load_itit(path):
         tensors, digest = file.read_all()
     weightsdir.check_hash(path, hashes.get(weightsdir.WEIGHTS), digest)
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}  # stored in bf16, say
-    model = _built(ITIT, sections["model"], tensors, f"{path}: its tensors do not fit its record")
+    model = _built(ITITModel, sections["model"], tensors, f"{path}: its tensors do not fit its record")
     load_module(model, tensors, f"{path}: its tensors do not fit its record", assign=True)
     tensorfile.check_finite(tensors, path)
     return model.eval()

@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
     other_mask: torch.Tensor
 
 
-class ITIT(nn.Module):
+class ITITModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config

@@ -5,7 +5,7 @@ import re
 from itit import flagfiles, flags, storage
 from itit.checkpoint import store, weights, weightsdir
 from itit.config import replace
-from itit.models import ITIT
+from itit.models import ITITModel
 from itit.training.taken import TAKEN, settle
 
 MODEL, EMA = "model/", "ema/"
@@ -129,6 +129,6 @@ def choose(tensors, averaged, place):
 
 def build(config, tensors, place):
     """The network. Raises ValueError where the weights are not of the model that the run's settings describe."""
-    model = weights.blank(ITIT, config.model)
+    model = weights.blank(ITITModel, config.model)
     weights.load_module(model, tensors, f"{place} does not fit its {SETTINGS}", assign=True)
     return model.eval()

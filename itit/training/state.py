@@ -13,7 +13,7 @@ from absl import logging
 
 from itit import text_encoders
 from itit.checkpoint import weights
-from itit.models import ITIT, encode_text
+from itit.models import ITITModel, encode_text
 from itit.models.layers import set_compute_dtype
 from itit.objectives import empty_ids
 from itit.optim import Adafactor, Ema
@@ -64,7 +64,7 @@ def make_state(config, backend):
     """Everything that a step needs, fresh from the seed."""
     t5, vqgan = make_text_encoder(config, backend), make_vqgan(config, backend)
     torch.manual_seed(config.train.seed)
-    model = backend.adopt(ITIT(config.model))
+    model = backend.adopt(ITITModel(config.model))
     set_compute_dtype(model, DTYPES[config.train.compute_dtype])
     optimizer = Adafactor(model.named_parameters(), config.optim)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None

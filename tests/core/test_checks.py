@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from itit import checks, flags
 from itit.config import Config, VqganConfig, fields, replace
-from itit.models import ITIT, T5Encoder
+from itit.models import ITITModel, T5Encoder
 from itit.tasks import only
 from tests.helpers import small
 
@@ -63,7 +63,7 @@ def test_any_flag_resolves_or_is_refused_in_one_line_that_names_it(parsed, name,
         else:
             if owner in ("model", "t5"):
                 with torch.device("meta"):
-                    ITIT(config.model), T5Encoder(config.t5)
+                    ITITModel(config.model), T5Encoder(config.t5)
         parsed[name].value = before
 
 

@@ -12,7 +12,7 @@ import torch
 
 from itit import ops
 from itit.config import Config, replace
-from itit.models import ITIT, T5Encoder, Text, encode_text
+from itit.models import ITITModel, T5Encoder, Text, encode_text
 
 SIZES = dict(
     preset="nano", embed_dim=32, depth=2, num_heads=4, image_decoder_depth=2, text_decoder_dim=24,
@@ -51,7 +51,7 @@ def stir(module, scale=0.15):
 
 def small_model(**values):
     """ITIT of `small`, stirred, in evaluation mode."""
-    return stir(ITIT(small(**values).model)).eval()
+    return stir(ITITModel(small(**values).model)).eval()
 
 
 def small_t5(**values):

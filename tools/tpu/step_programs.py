@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 from itit import text_encoders
-from itit.models import ITIT, VQGAN, Text
+from itit.models import VQGAN, ITITModel, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
 from itit.program import running
@@ -50,7 +50,7 @@ def empty_state(config, vqgan, mesh):
     """A State of placeholders."""
     with torch.device("meta"):
         t5 = text_encoders.network(config.t5)(config.t5).to(DTYPES[config.train.compute_dtype])
-        model = ITIT(config.model)
+        model = ITITModel(config.model)
         tokenizer = VQGAN(vqgan).eval() if vqgan else None
     for module in (t5, model, tokenizer):
         if module is not None:
