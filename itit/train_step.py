@@ -87,7 +87,7 @@ def train_step(state, batch, noises, rate, config, active):
 
 
 def synthesize(state, part, noise, config):
-    """The Part with what the cycles make by the inference pipelines: pictures from texts, texts from pictures.
+    """The Microbatch with what the cycles make by the inference pipelines: pictures from texts, texts from pictures.
 
     Nothing here has a gradient; the weights are those before the step.
     """
@@ -127,7 +127,7 @@ def update(state, parts, noises, rate, config):
     return metrics
 
 
-class Part(NamedTuple):
+class Microbatch(NamedTuple):
     """A microbatch ready to be learned from: per task the image ids, text ids and Text; per pass the Masking.
 
     `empty` is the empty Text, of one row, without gradient.
@@ -142,7 +142,7 @@ class Part(NamedTuple):
 
 
 def tasks_of(part):
-    """The tasks that a Part has samples of, in the order of the table."""
+    """The tasks that a Microbatch has samples of, in the order of the table."""
     return [task for task in TASKS if task in part.image_ids or task in part.text_ids]
 
 
@@ -171,7 +171,7 @@ def prepare(state, batch, noise, whole, config, active, part):
       part: (index, number) of the microbatches that every task is cut into. Tasks that are not active are left out.
 
     Returns:
-      Part.
+      Microbatch.
     """
     index, number = part
     pictures, image_ids, text_ids = {}, {}, {}
@@ -194,7 +194,7 @@ def prepare(state, batch, noise, whole, config, active, part):
     with torch.no_grad():
         empty = state.empty_text()
     totals = objectives.totals(maskings, text_ids, sizes, o, device)
-    return Part(image_ids, text_ids, texts, empty, maskings, totals)
+    return Microbatch(image_ids, text_ids, texts, empty, maskings, totals)
 
 
 def _joined(function, inputs):

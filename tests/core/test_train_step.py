@@ -16,7 +16,7 @@ from itit.noise import Noise
 from itit.program import Eager, running
 from itit.tasks import LOSSES, only
 from itit.tasks import TASKS as ALL
-from itit.train_step import Part, compute_losses, tasks, train_step
+from itit.train_step import Microbatch, compute_losses, tasks, train_step
 from tests.helpers.tiny import make_config, make_state, random_batch, seeds
 
 RATE = 0.01
@@ -72,11 +72,11 @@ def test_accumulation_gives_the_update_of_the_large_batch(seed):
 
 
 def cut(part, rows):
-    """The rows `rows` of every task of a Part."""
+    """The rows `rows` of every task of a Microbatch."""
     tensors = [{task: x[rows] for task, x in field.items()} for field in (part.image_ids, part.text_ids)]
     texts = {task: Text(*(x[rows] for x in text)) for task, text in part.texts.items()}
     maskings = {name: Masking(*(x[rows] for x in m)) for name, m in part.maskings.items()}
-    return Part(*tensors, texts, part.empty, maskings, {})
+    return Microbatch(*tensors, texts, part.empty, maskings, {})
 
 
 @pytest.mark.parametrize("seed", seeds(2))
