@@ -23,10 +23,10 @@ transformers = pytest.importorskip("transformers")
 # How a command begins -> why it is not run here.
 NOT_RUN = {
     "bash launch/quickstart.sh": "half an hour",
+    "bash launch/own.sh": "makes .venv; what it starts is in tools/own/test_start.py",
     "bash tests/run.sh": "is what runs",
     "python -m itit.train --flagfile=launch/flagfiles/table2/row14.cfg": "a pod; core/test_flagfiles.py parses it",
     "tensorboard ": "serves until it is stopped",
-    "python -m tools.demo": "serves until it is stopped; tools/generation/test_demo_server.py",
     "python -m tools.score_fid": "weights that are not at hand; with others in tools/scoring/test_score_fid.py",
 }
 # Module -> what makes its command small.
@@ -36,6 +36,7 @@ SMALLER = {
     "itit.train": ["--num_steps=2", "--num_decode_steps=2", "--lr_warmup_steps=1", "--eval_every=0", "--backend=cpu"],
     "tools.convert_vqgan": ["--image_size=32"],
 }
+WALKED = ("launch/RUNNING.md", "README.md")
 NUM_PAIRS = 40
 
 
@@ -51,12 +52,12 @@ def of_shell(path):
 
 
 def test_only_these_documents_have_commands_in_blocks():
-    """A new one is walked here, as README.md is, or where its scripts are tested, as launch/TPU.md is."""
-    assert {str(path) for path in documents() if of_shell(path)} == {"README.md", "launch/TPU.md"}
+    """A new one is walked here, or where its scripts are tested, as launch/TPU.md is."""
+    assert {str(path) for path in documents() if of_shell(path)} == {*WALKED, "launch/TPU.md"}
 
 
 def test_every_reason_is_needed():
-    lines = of_shell("README.md")
+    lines = [line for path in WALKED for line in of_shell(path)]
     assert [start for start in NOT_RUN if not any(line.startswith(start) for line in lines)] == []
 
 
@@ -78,11 +79,11 @@ def draw(rng):
 
 @pytest.fixture
 def folder(tmp_path, fresh_seed):  # noqa: F811
-    """What README.md takes for granted: somebody's data and downloads, and a quickstart that is done."""
+    """What the documents take for granted: somebody's data and downloads, and a quickstart that is done."""
     rng = np.random.default_rng()
     (tmp_path / "launch").symlink_to(ROOT / "launch")
     for name in ("pictures", "texts", "val2014", "downloads/t5-v1_1-small", "downloads/vqgan-f16-8192-laion",
-                 "runs/quickstart", "runs/captions", "made"):  # fmt: skip
+                 "runs/quickstart/scenes", "runs/captions", "made"):  # fmt: skip
         (tmp_path / name).mkdir(parents=True)
     drawn = [draw(rng) for _ in range(NUM_PAIRS)]
     for i, (picture, text) in enumerate(drawn):
@@ -98,6 +99,9 @@ def folder(tmp_path, fresh_seed):  # noqa: F811
                           taming(widths=(32, 32, 64), num_blocks=1, attention=(2,)))  # fmt: skip
     finished_run.of_scenes(tmp_path / "made")
     shutil.copy(tmp_path / "made" / "words.model", tmp_path / "downloads" / "t5-v1_1-small" / "spiece.model")
+    (tmp_path / "runs" / "quickstart" / "scenes" / "never-00000.tfrecord").symlink_to(
+        tmp_path / "made" / "test.tfrecord"
+    )
     (tmp_path / "runs" / "quickstart" / "itit").symlink_to(tmp_path / "made" / "run")
     (tmp_path / "runs" / "quickstart" / "report.json").write_text(json.dumps({"caption_score": 0.5, "step": 7}))
     references = {i: drawn[i][1] for i in range(1, 9)}
@@ -114,9 +118,9 @@ def folder(tmp_path, fresh_seed):  # noqa: F811
     return tmp_path
 
 
-def test_readme_word_by_word(folder, monkeypatch):
+def test_word_by_word(folder, monkeypatch):
     ran = 0
-    for block in commands.blocks(ROOT / "README.md", "sh"):
+    for block in (block for path in WALKED for block in commands.blocks(ROOT / path, "sh")):
         for words in commands.typed(block, folder):
             line = " ".join(words)
             if any(line.startswith(start) for start in NOT_RUN):
@@ -127,7 +131,8 @@ def test_readme_word_by_word(folder, monkeypatch):
             ran += 1
     assert ran >= 10
     monkeypatch.chdir(folder)
+    names = {}
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        for block in commands.blocks(ROOT / "README.md", "python"):
-            exec(compile(block, "README.md", "exec"), {})  # noqa: S102 (our own document)
+        for block in (block for path in WALKED for block in commands.blocks(ROOT / path, "python")):
+            exec(compile(block, "a document", "exec"), names)  # noqa: S102 (our own)
     assert said.getvalue()
