@@ -171,7 +171,8 @@ class Pipeline:
             (speed,) = json.loads(storage.read_bytes(self.at("speed.json"))).values()
             num_steps = max(1, int(self._settings.minutes * 60 / speed["seconds"]))
         given, said = self._flags(num_steps)
-        say("\n".join(said))
+        if self.step() < num_steps:
+            say("\n".join(said))
         yield Command("itit.train", (*given, f"--workdir={self.workdir}"), lambda: self.step() >= num_steps)
 
     def step(self):
