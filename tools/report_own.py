@@ -15,7 +15,7 @@ from itit import storage
 from itit.scores import captions
 from itit.training import metrics
 from tools.generation import inputs
-from tools.generation.drawing import draw_curves
+from tools.scoring.curves import draw_curves
 
 SCORES = {"CIDEr": "CIDEr", "Bleu_4": "BLEU-4", "ROUGE_L": "ROUGE-L"}
 KINDS = {"paired": "pairs", "held_out": "held-out pairs", "images": "unpaired pictures", "texts": "unpaired texts"}
