@@ -100,7 +100,7 @@ def test_the_time_left_counts_steps_that_cost_more(tmp_path, clock, capsys):
     """Steps from 40 on are said to cost 5 times as much, and take 8 times as long: known once it is measured."""
 
     def eta(seconds):
-        return f" | ETA {metrics_lib.clock(seconds)} | "
+        return f" | ETA {metrics_lib.clock(seconds)}"
 
     with Metrics(str(tmp_path), 100, costs=((0, 2.0), (40, 10.0))) as metrics:
         for step in (1, 10, 20, 30, 45, 50, 60):

@@ -52,8 +52,8 @@ def test_settings_parts_and_scores_are_told():
 def test_minutes_that_nobody_knows_are_not_told():
     assert "| minutes | 3.5 |" in card({"minutes": 3.5, "score": 0.0})
     for minutes in (None, 0.0, 0):
-        text = section(card({"minutes": minutes, "score": 0.0}), "Scores")
-        assert "minutes" not in text and "| score | 0.0 |" in text
+        text = section(card({"minutes": minutes, "score": 0.25}), "Scores")
+        assert "minutes" not in text and "| score | 0.25 |" in text
 
 
 def test_words_in_a_sentence():
