@@ -112,7 +112,10 @@ def keys(out, split):
 def test_killed_at_every_step_it_repeats_nothing_that_is_done(root):
     out, rng, finished = root.parent / "out", np.random.default_rng(), set()
     for module in KILLED:
-        *done, killed = commands(kill_in(command(root, "--num_steps=6"), module, float(rng.uniform(0, 1))))
+        said = kill_in(command(root, "--num_steps=6"), module, float(rng.uniform(0, 1)))
+        *done, killed = commands(said)
+        tells = "6 unpaired texts: the t2i2t cycle joins at step 1\n8 unpaired pictures: the i2t2i cycle" in said
+        assert tells or module != "itit.train"
         assert killed.split()[0] == module and not finished & {*done, killed}
         finished.update(done)
     code, said, errors = call(*command(root, "--num_steps=6"))
@@ -122,7 +125,7 @@ def test_killed_at_every_step_it_repeats_nothing_that_is_done(root):
         "1/7 Pictures and texts to shards", "2/7 Vocabulary", "3/7 Image tokenizer",
         "4/7 Pictures and texts to ids, once for all steps", "5/7 Training", "6/7 Samples and scores of held-out pairs",
         "7/7 Report"]  # fmt: skip
-    assert f"done: {out}/report.md" in said and "6 unpaired texts: the t2i2t cycle joins at step 1" in said
+    assert f"done: {out}/report.md" in said
 
     found = {split: keys(out, split) for split in pipeline.SPLITS}
     assert {split: len(names) for split, names in found.items()} == {
