@@ -145,7 +145,7 @@ def scores(report, step):
     """The numbers of a report, nested ones by their path."""
     if report is None:
         return "None were given when this was written."
-    rows = [(name, value) for name, value in _flat(report) if name != "step" and (value or name != "minutes")]
+    rows = [(name, value) for name, value in _flat(report) if name != "step" and (name, str(value)) != ("minutes", "0")]
     found = report.get("step", step)
     note = "" if found == step else f"\n\nMeasured at step {found}, not at that of these weights."
     return table(("", "value"), rows) + note
