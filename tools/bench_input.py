@@ -10,20 +10,17 @@ of many short rounds.
 """
 
 import concurrent.futures
-import io
 import os
 import statistics
 import time
-from typing import NamedTuple
 
-import numpy as np
 from absl import flags as absl_flags
-from PIL import Image
 
 from itit import flags
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams, num_workers
 from itit.tasks import of_stream
+from tools.timing.decoding import bare_speed, timed
 
 NUM_PICTURES = 512  # decoded from memory in a round
 
@@ -41,28 +38,6 @@ def sample_pictures(streams):
             break
         step += 1
     return found[:NUM_PICTURES]
-
-
-def decode(data):
-    """Bytes -> uint8 [height, width, 3]."""
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-class Speed(NamedTuple):
-    """Of batches or of pictures: how many a second, and seconds of all processors for one."""
-
-    rate: float
-    cost: float
-
-
-def timed(work, count):
-    start, used = time.perf_counter(), time.process_time()
-    work()
-    return Speed(count / (time.perf_counter() - start), (time.process_time() - used) / count)
-
-
-def bare_speed(pictures, pool):
-    return timed(lambda: list(pool.map(lambda data: decode(data).size, pictures)), len(pictures))  # nothing is kept
 
 
 def input_speed(streams, start_step, num_batches, depth):

@@ -21,7 +21,8 @@ from itit import flags as flags_lib
 from itit import storage
 from itit.config import DataConfig
 from itit.flags import run_main
-from tools.data import inspection, preparing, splits, workers
+from tools.data import inspection, preparing, splits
+from tools.spread import workers
 
 NUM_TILES, NUM_NAMED, BINS, BAR = 24, 20, 10, 40  # pictures on the grid a group; lines of damage; of histograms
 

@@ -13,6 +13,7 @@ from itit import flags as flags_lib
 from itit.flags import run_main
 from tools.data import preparing
 from tools.data.sources import coco, folder, table, text, webdataset
+from tools.spread.distribution import Distribution
 
 SOURCES = {"coco": coco.Coco, "folder": folder.Folder, "jsonl": table.Jsonl, "csv": table.Csv, "tsv": table.Tsv,
            "webdataset": webdataset.Webdataset, "text": text.Text}  # fmt: skip
@@ -22,6 +23,7 @@ def define_flags(name):
     """The flags of a source; of an unknown one none."""
     if name in SOURCES:
         flags_lib.define(preparing.Settings())
+        flags_lib.define(Distribution())
         flags_lib.define(SOURCES[name]())
 
 
@@ -32,7 +34,11 @@ def prepare(name):
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"source {name!r}: choose one of {', '.join(SOURCES)}{hint}")
     settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), SOURCES[name]()))
-    found = preparing.run(name, source, settings)
+    distribution = flags_lib.from_flags(Distribution())
+    found = preparing.run(name, source, settings, distribution)
+    if not found:
+        print(f"host {distribution.host_index} of {distribution.num_hosts}: its shards are done; host 0 ends the set")
+        return
     for split, values in found["splits"].items():
         features, count = " and ".join(list(values["schema"])[1:]), len(values["shards"])
         shards = f"{count} shard" + ("s" if count > 1 else "")

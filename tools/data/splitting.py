@@ -6,26 +6,14 @@ that no picture is there with a text of its own.
 
 import hashlib
 
-import numpy as np
-
 SPLITS = {"paired": ("image", "text"), "images": ("image",), "texts": ("text",)}
+HOLDS = SPLITS | {None: ()}  # also of what goes nowhere
 
 
 def draw(seed, purpose, unit):
     """A number from 0 to 2**64 - 1 for each unit, as good as random; independent for each purpose."""
     return int.from_bytes(hashlib.blake2b(unit.encode("utf-8", "surrogateescape"), digest_size=8,
                                           key=f"{seed} {purpose}".encode()).digest(), "little")  # fmt: skip
-
-
-def sample_limit(draws, count):
-    """The largest of the `count` smallest distinct draws: those at or below it are the sample.
-
-    Raises ValueError where there are fewer.
-    """
-    distinct = np.unique(np.asarray(draws, np.uint64))
-    if len(distinct) < count:
-        raise ValueError(f"--paired_sample={count}: must be at most {len(distinct)}, the pairs that there are")
-    return int(distinct[count - 1])
 
 
 def split_of(item, seed, limit, halves):

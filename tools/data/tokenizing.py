@@ -23,8 +23,8 @@ from itit.backends.connect import connect
 from itit.checkpoint.weights import load_vqgan
 from itit.config import knob
 from itit.data import blocks, made_with, records, shard_index, streams
-from tools.data import workers
 from tools.data.views import views
+from tools.spread import workers
 
 BATCH_SIZE = 64
 CHUNK = 8  # records that a thread decodes at once; a part of BATCH_SIZE
@@ -76,14 +76,18 @@ class Pictures:
         self._backend, self._model = backend, backend.adopt(load_vqgan(folder).requires_grad_(False))
         self._crops, self._flip = num_crops, flip
 
+    @property
+    def device(self):
+        """Where it runs."""
+        return self._backend.device
+
     def decode(self, data, key):
         """bytes of a picture -> its views, list of uint8 [S, S, 3]."""
         limit = config_lib.DataConfig.max_image_pixels
         return views(data, key, self._model.config.image_size, limit, self._crops, self._flip)
 
     def begin(self, pixels):
-        """Begins to tokenize a list of any number of uint8 [S, S, 3]. Returns a function that waits for their ids, int64
-        [.., N]."""
+        """Begins to tokenize uint8 [S, S, 3], a list of any number. Returns what waits for their ids, int64 [.., N]."""
         parts = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
         begun = [self._begin(np.stack(part)) for part in parts]
         return lambda: np.concatenate([ids.cpu().numpy()[: len(p)] for ids, p in zip(begun, parts, strict=True)])

@@ -17,7 +17,7 @@ from itit.data import records, shard_index
 from tests.core.test_storage import root  # noqa: F401 (a fixture)
 from tests.helpers.common import ROOT
 from tests.helpers.flaky_storage import gcs  # noqa: F401 (a fixture)
-from tools.data import preparing, splitting
+from tools.data import preparing, shard_writer, splitting
 from tools.data.preparing import Settings
 from tools.data.sources.folder import Folder
 from tools.data.sources.table import Jsonl
@@ -131,7 +131,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 1
     finished = set(killed.glob("*.tfrecord"))
-    stamps = {path: path.stat().st_mtime_ns for path in finished if (killed / f".{path.name}.done").exists()}
+    done = {path.stem.rpartition("-")[2] for path in (killed / ".work").glob("shard-*.json")}
+    stamps = {path: path.stat().st_mtime_ns for path in finished if path.stem.rpartition("-")[2] in done}
     assert stamps or (killed / "dataset.json").exists()
     done = subprocess.run([*command, f"--output={killed}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and f"{num_bad} damaged items left out" in done.stdout, done.stderr
@@ -208,7 +209,7 @@ def test_broken_off_anywhere_pictures_without_text_are_there_once(tmp_path, monk
     write_texts(tmp_path / "in", 40)
     source, rng = Folder(str(tmp_path / "in")), np.random.default_rng()
     preparing.run("folder", source, settings_of(tmp_path / "whole", shard_bytes=3000, **options))
-    real, broken = preparing.encode, 0
+    real, broken = shard_writer.encode, 0
     for attempt in range(12):
         left = 1 + attempt if attempt < 2 else int(rng.integers(1, 9))
 
@@ -218,12 +219,12 @@ def test_broken_off_anywhere_pictures_without_text_are_there_once(tmp_path, monk
                 raise KeyboardInterrupt
             return real(*given)
 
-        monkeypatch.setattr(preparing, "encode", fails)
+        monkeypatch.setattr(shard_writer, "encode", fails)
         try:
             preparing.run("folder", source, settings_of(tmp_path / "parts", shard_bytes=3000, **options))
         except KeyboardInterrupt:
             broken += 1
-    monkeypatch.setattr(preparing, "encode", real)
+    monkeypatch.setattr(shard_writer, "encode", real)
     preparing.run("folder", source, settings_of(tmp_path / "parts", shard_bytes=3000, **options))
     assert broken >= 2 and contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert len(list((tmp_path / "whole").glob("images-*.tfrecord"))) > 1
@@ -261,7 +262,7 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
     with pytest.raises(ValueError, match="max_bad_records=0"):
         preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
     (tmp_path / "in" / "000.png").rename(tmp_path / "in" / "new.png")
-    with pytest.raises(ValueError, match="the ids listed was"):
+    with pytest.raises(ValueError, match="the source's files have changed"):
         preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
 
 
@@ -278,7 +279,7 @@ def test_on_disks_and_object_stores(tmp_path, root):  # noqa: F811
             if not limit:
                 with pytest.raises(ValueError, match="texts.txt:851: the text is not UTF-8"):
                     preparing.run("text", source, settings)
-                assert ".begun.json" in storage.list_dir(settings.output)
+                assert ".work" in storage.list_dir(settings.output)
             else:
                 preparing.run("text", source, settings)
         found[name] = {}

@@ -77,7 +77,7 @@ def test_texts_stay_beside_every_view(tmp_path):
 
 
 def test_shards_are_those_of_a_plain_loop(tmp_path, root, monkeypatch):  # noqa: F811
-    """Whatever the threads and the blocks, on a disk and on gs://; shards that end in mid-batch, one without a record."""
+    """Whatever the threads and the blocks, on a disk and on gs://; shards that end in mid-batch, one that is empty."""
     counts = [
         *np.random.default_rng().integers(1, 150, 2).tolist(),
         64,

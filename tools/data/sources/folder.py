@@ -6,7 +6,7 @@ import dataclasses
 from itit import storage
 from itit.config import knob
 from tools.data.sources import names
-from tools.data.sources.item import BadItem, Blob, Item, Passed
+from tools.data.sources.item import BadItem, Blob, Item, Passed, digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +15,16 @@ class Folder:
 
     input: str = knob("", "Folder of pictures, with all that is below it.")
 
-    def items(self):
-        """Yields Items in the order of their names, BadItems and what is Passed. The id is the picture's path in the
-        folder."""
+    def parts(self):
+        """The folder, and what tells its files."""
         if not self.input:
             raise ValueError("--input is empty: give a folder of pictures")
-        root = self.input.rstrip("/") or "/"
+        return {self.input: digest(storage.list_files(self.input))}
+
+    def items(self, part):
+        """Yields Items in the order of their names, BadItems and what is Passed. The id is the picture's path in the
+        folder."""
+        root = part.rstrip("/") or "/"
         paths = [path for path in storage.list_files(root) if not names.is_leftover(path[len(root) :])]
         texts, kinds = collections.defaultdict(list), collections.defaultdict(set)
         for path in paths:

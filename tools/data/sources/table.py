@@ -33,19 +33,22 @@ class Table:
                           ("path", "basename", *HASHES))  # fmt: skip
     url_suffix: str = knob(".jpg", "What follows the hash of a URL in the name of its file.")
 
-    def items(self):
-        """Yields one Item a row, and BadItems. Items of one picture are one unit."""
+    def parts(self):
+        """The files, and what tells each."""
         if not self.input or not self.text_column and not self.image_column:
             empty = "--text_column and --image_column are both" if self.input else "--input is"
             raise ValueError(f"{empty} empty: nothing to read")
-        for path in storage.glob(self.input):
-            root = self.image_root or os.path.dirname(path)
-            for number, row in self.rows(path):
-                place = f"{path}:{number}"
-                try:
-                    yield row if isinstance(row, BadItem) else self._item(row, root, place)
-                except ValueError as error:
-                    yield BadItem(place, error)
+        return storage.stamps(self.input)
+
+    def items(self, part):
+        """Yields one Item a row, and BadItems. Items of one picture are one unit."""
+        root = self.image_root or os.path.dirname(part)
+        for number, row in self.rows(part):
+            place = f"{part}:{number}"
+            try:
+                yield row if isinstance(row, BadItem) else self._item(row, root, place)
+            except ValueError as error:
+                yield BadItem(place, error)
 
     def _item(self, row, root, place):
         for column in filter(None, (self.text_column, self.image_column, self.id_column)):

@@ -15,15 +15,18 @@ class Text:
 
     input: str = knob("", "Files of texts, one a line, plain, .gz or .zst; patterns, separated by commas.")
 
-    def items(self):
-        """Yields Items with one text each, and BadItems. The id is NAME:LINE."""
+    def parts(self):
+        """The files, and what tells each."""
         if not self.input:
             raise ValueError("--input is empty: give files of texts")
-        for path in storage.glob(self.input):
-            for number, line in lines.numbered(path):
-                if isinstance(line, BadItem):
-                    yield line
-                elif line.strip():
-                    name = f"{os.path.basename(path)}:{number}"
-                    # What is not UTF-8 passes here as it is, and is refused where texts are read.
-                    yield Item(name, f"{path}:{number}", texts=(line.decode("utf-8", "surrogateescape"),))
+        return storage.stamps(self.input)
+
+    def items(self, part):
+        """Yields Items with one text each, and BadItems. The id is NAME:LINE."""
+        for number, line in lines.numbered(part):
+            if isinstance(line, BadItem):
+                yield line
+            elif line.strip():
+                name = f"{os.path.basename(part)}:{number}"
+                # What is not UTF-8 passes here as it is, and is refused where texts are read.
+                yield Item(name, f"{part}:{number}", texts=(line.decode("utf-8", "surrogateescape"),))
