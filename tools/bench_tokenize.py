@@ -76,7 +76,7 @@ def command_speed(pattern, settings, tokenizers):
     pairs = [(source, storage.join(folder, f"{number}.tfrecord")) for number, source in enumerate(sources)]
     count = sum(len(blocks.Table([source], Config().data.block_bytes)) for source in sources)
     try:
-        return timed(lambda: tokenizing.convert(pairs, settings, tokenizers), count)
+        return timed(lambda: list(tokenizing.convert(settings, tokenizers, pairs)), count)
     finally:
         storage.remove_tree(folder)
 

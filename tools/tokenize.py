@@ -12,6 +12,9 @@ With --num_crops or --flip a record becomes several, one a view of its picture; 
 if __name__ == "tokenize":
     raise SystemExit("error: run it from the root of the repository as a module: python -m tools.NAME")
 
+import functools
+
+import tqdm
 from absl import flags
 
 from itit import flags as flags_lib
@@ -19,40 +22,46 @@ from itit import locks, storage
 from itit.data import made_with, records, shard_index
 from tools.data import tokenizing
 from tools.data.splits import settle
+from tools.spread.distribution import Distribution, results
 
 
-def run(pattern, output, settings):
-    """Converts every shard that is not yet there.
+def run(pattern, output, settings, distribution=Distribution()):  # noqa: B008 (it is frozen)
+    """Converts every shard that is not yet there, of this host's share.
 
     Raises ValueError where `output` was begun with other settings, or another process is at work on it.
     """
     settings.check()
+    distribution.check()
     sources = storage.glob(pattern)
-    with locks.hold(locks.beside(output), f"--output={output}"):
+    with locks.claim(locks.beside(output) + distribution.suffix, f"--output={output}") as check:
         storage.remove_rests(output.rpartition("/")[0] or ".")
         settle(made_with.path_of(output), {"input": sources} | settings.recorded(), {"num_crops": 1, "flip": False})
-        _run(sources, output, settings)
+        _run(sources, output, settings, distribution, check)
 
 
-def _run(sources, output, settings):
+def _run(sources, output, settings, distribution, check):
     folder, names = output.rpartition("/")[0], [f"{i:05d}-of-{len(sources):05d}.tfrecord" for i in range(len(sources))]
     there, todo = set(storage.list_dir(folder or ".")), []
-    for source, target in zip(sources, (f"{output}-{name}" for name in names), strict=True):
+    pairs = distribution.mine(list(zip(sources, (f"{output}-{name}" for name in names), strict=True)))
+    for source, target in pairs:
         if target.rpartition("/")[2] not in there:
             todo.append((source, target))
         elif (
             shard_index.path_of(target).rpartition("/")[2] not in there
         ):  # killed between the two by an earlier version
             shard_index.write(target, records.index(target))
-    if len(todo) < len(sources):
-        print(f"{len(sources) - len(todo)} of {len(sources)} shards are already there")
+    if len(todo) < len(pairs):
+        print(f"{len(pairs) - len(todo)} of {len(pairs)} shards are already there")
     if not todo:
         return
-    tokenizers = tokenizing.tokenizers_of(settings)
-    total = tokenizing.convert(todo, settings, tokenizers, show=True)
+    total, cut, convert = 0, 0, functools.partial(tokenizing.convert_all, settings)
+    with tqdm.tqdm(desc="tokenizing", unit=" records") as bar:
+        for found in results(convert, todo, distribution, len(todo), bar):
+            check()
+            total, cut = total + found["records"], cut + found["cut"]
+            bar.update(max(0, total - bar.n))
     left = [f"{name}s stay as they are (no --{flag})" for name, flag in (("image", "vqgan"), ("text", "vocabulary"))
             if not getattr(settings, flag)]  # fmt: skip
-    cut = tokenizers.text.num_cut if tokenizers.text else 0
     print(f"{output}: {total} records in {len(todo)} shards; {cut} texts were cut"
           + "".join(f"; {what}" for what in left))  # fmt: skip
 
@@ -61,11 +70,12 @@ def define_flags():
     flags.DEFINE_string("input", None, "TFRecord shards to read, comma-separated patterns.", required=True)
     flags.DEFINE_string("output", None, "Folder and first part of the names of the new shards.", required=True)
     flags_lib.define(tokenizing.Settings())
+    flags_lib.define(Distribution())
 
 
 def main(_):
     flag = flags.FLAGS
-    run(flag.input, flag.output, flags_lib.from_flags(tokenizing.Settings()))
+    run(flag.input, flag.output, flags_lib.from_flags(tokenizing.Settings()), flags_lib.from_flags(Distribution()))
 
 
 if __name__ == "__main__":

@@ -127,42 +127,65 @@ def tokenizers_of(settings):
     return Tokenizers(pictures, texts)
 
 
-def convert(pairs, settings, tokenizers, show=False):
+def convert_all(settings, pairs, num_workers, bar):
+    """`convert` as a function of tasks (see spread/distribution.py); one process takes all, for it has the device."""
+    if bar is None and not settings.num_workers:  # a task of many on a machine
+        settings = dataclasses.replace(settings, num_workers=torch.get_num_threads())
+    yield from convert(settings, tokenizers_of(settings), pairs, bar)
+
+
+def convert(settings, tokenizers, pairs, bar=None):
     """Writes shards, one after the other.
 
     Args:
       pairs: list of (path of the source, path of the new shard).
-      show: a bar.
+      bar: of tqdm.
 
-    Returns how many records were read. Raises BadRecord for a damaged one and for one with nothing to tokenize.
+    Yields, of each that is stored, a dict: `records`, and `cut`, texts that were too long among all read since the one
+    before. Raises BadRecord for a damaged record and for one with nothing to tokenize.
     """
-    threads = settings.num_workers or streams.num_workers(config_lib.Config())
+    bar = bar if bar is not None else tqdm.tqdm(disable=True)
+    threads, cut = settings.num_workers or streams.num_workers(config_lib.Config()), _num_cut(tokenizers)
     with contextlib.ExitStack() as stack:
         reads, decodes, closes = (stack.enter_context(concurrent.futures.ThreadPoolExecutor(count))
                                   for count in (READS, threads, 1))  # fmt: skip
         tables = list(reads.map(_open, [source for source, _ in pairs]))
-        bar = stack.enter_context(
-            tqdm.tqdm(total=sum(map(len, tables)), desc="tokenizing", unit=" records", disable=not show)
-        )
+        bar.reset(sum(map(len, tables)))
         places = ((table, block) for table in tables for block in range(len(table.size)))
         read = stack.enter_context(contextlib.closing(workers.ahead(reads, _read, places, BLOCKS_AHEAD)))
         decode, depth = functools.partial(_decode, tokenizers), 2 * BATCH_SIZE // CHUNK + threads
         chunks = workers.ahead(decodes, decode, _chunks(tables, read), depth)
         batches = _batches(tables, stack.enter_context(contextlib.closing(chunks)))
-        tokenized, closing = _tokenized(batches, tokenizers, settings.keep), None
-        for (_, target), table in zip(pairs, tables, strict=True):
-            with contextlib.ExitStack() as shard:
-                writer = shard.enter_context(records.RecordWriter(target))
-                for batch in itertools.islice(tokenized, -(-len(table) // BATCH_SIZE)):
-                    for features in batch:
-                        for example in _variants(features):
-                            writer.write(records.encode_example(example))
-                    bar.update(len(batch))
-                if closing:
-                    closing.result()
-                closing = closes.submit(_close, shard.pop_all(), writer, target)
-        closing.result()
-    return sum(map(len, tables))
+        tokenized = _tokenized(batches, tokenizers, settings.keep)
+        written = (_write(tokenized, target, len(table), bar) for (_, target), table in zip(pairs, tables, strict=True))
+        # The next shard is begun while one is being stored.
+        for count in workers.ahead(closes, _close, written, 1):
+            yield {"records": count, "cut": _num_cut(tokenizers) - cut}
+            cut = _num_cut(tokenizers)
+
+
+def _num_cut(tokenizers):
+    return getattr(tokenizers.text, "num_cut", 0)
+
+
+def _write(tokenized, target, count, bar):
+    """Fills a shard of the next `count` records. Returns what `_close` needs, for its file is still open."""
+    with contextlib.ExitStack() as shard:
+        writer = shard.enter_context(records.RecordWriter(target))
+        for batch in itertools.islice(tokenized, -(-count // BATCH_SIZE)):
+            for features in batch:
+                for example in _variants(features):
+                    writer.write(records.encode_example(example))
+            bar.update(len(batch))
+        return shard.pop_all(), writer, target, count
+
+
+def _close(filled):
+    """Stores a shard. Its index comes before it appears: it is never without."""
+    shard, writer, target, count = filled
+    with shard:
+        shard_index.write(target, writer.spans)
+    return count
 
 
 def _open(path):
@@ -263,9 +286,3 @@ def _variants(features):
     for number in range(count):
         variant = {name: rows[number % len(rows)] for name, rows in ids.items()}
         yield features | variant | ({"key": features["key"] + b"#%d" % number} if count > 1 else {})
-
-
-def _close(shard, writer, target):
-    """Stores a shard. Its index comes before it appears: it is never without."""
-    with shard:
-        shard_index.write(target, writer.spans)

@@ -70,7 +70,7 @@ def test_texts_stay_beside_every_view(tmp_path):
     image = tokenizing.Pictures(save_random_vqgan(tmp_path / "vqgan"), Local("cpu"), num_crops=2)
     tokenizers = tokenizing.Tokenizers(image, lambda texts: np.array([[len(text)] for text in texts]))
     pairs = [(f"{tmp_path}/raw-0.tfrecord", f"{tmp_path}/out")]
-    assert tokenizing.convert(pairs, Settings(), tokenizers) == 2
+    assert list(tokenizing.convert(Settings(), tokenizers, pairs)) == [{"records": 2, "cut": 0}]
     found = read_shard(f"{tmp_path}/out")
     assert [example["key"][0] for example in found] == [b"0/0#0", b"0/0#1", b"0/1#0", b"0/1#1"]
     assert all(example["text_ids"].tolist() == [4] for example in found)

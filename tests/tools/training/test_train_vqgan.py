@@ -183,4 +183,4 @@ def test_errors_are_one_line(tmp_path):
         tokenize.run(str(tmp_path / "raw-*"), str(tmp_path / "x"), Settings("", "", 8, keep=False))
     with pytest.raises(ValueError, match="no 'text'"):
         pairs = [(str(tmp_path / "raw-0.tfrecord"), str(tmp_path / "y"))]
-        tokenizing.convert(pairs, Settings(), tokenizing.Tokenizers(text=len))
+        list(tokenizing.convert(Settings(), tokenizing.Tokenizers(text=len), pairs))
