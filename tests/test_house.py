@@ -161,7 +161,8 @@ ONLY = {
 KNOW_XLA = {"itit.backends.connect", "tools.preflight", "tools.tpu.step_programs"}
 # Imports inside a function that save a library where it is not needed: (importing module, imported module).
 LAZY = {
-    ("tools.tokenize", "itit.data.preprocess"),
+    ("tools.data.tokenizing", "itit.data.preprocess"),
+    ("tools.spread.distribution", "tools.spread.on_ray"),
     ("itit.backends.connect", "itit.xla.mesh"),
     ("itit.storage", "aiohttp"),
     ("tools.tpu.step_programs", "itit.xla.tracing"),
@@ -174,7 +175,7 @@ LAZY = {
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 27, "tools": 33, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+MODULES = {"itit": 27, "tools": 35, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

@@ -218,19 +218,11 @@ def _batches(tables, chunks):
 
 
 def _decode(tokenizers, chunk):
-    """On a thread: for each record its features as they are, with ids of its text, and the views of its picture, or
-    None."""
-    rows = [_decode_one(tokenizers, block, number) for block, number in chunk]
-    if tokenizers.text:
-        told = [features for features, _, text in rows if text is not None]
-        ids = tokenizers.text([text for _, _, text in rows if text is not None]) if told else ()
-        for features, row in zip(told, ids, strict=True):
-            features["text_ids"] = [row]
-    return [(features, pixels) for features, pixels, _ in rows]
+    """On a thread: for each record (its features as they are, the views of its picture or None, its text or None)."""
+    return [_decode_one(tokenizers, block, number) for block, number in chunk]
 
 
 def _decode_one(tokenizers, block, number):
-    """(features of a record, views of its picture or None, its text or None)."""
     payload, pixels, text = block.payload(number), None, None
     try:
         features = records.decode_example(payload)
@@ -259,7 +251,7 @@ def _tokenized(batches, tokenizers, keep):
     before the ids of one are waited for."""
     before = None
     for batch in batches:
-        pixels = [view for _, found in batch for view in found or ()]
+        pixels = [view for _, found, _ in batch for view in found or ()]
         begun = batch, tokenizers.image.begin(pixels) if pixels else None
         if before:
             yield _finish(*before, tokenizers, keep)
@@ -269,14 +261,17 @@ def _tokenized(batches, tokenizers, keep):
 
 
 def _finish(batch, wait, tokenizers, keep):
-    ids = iter(wait() if wait else ())
-    for features, pixels in batch:
+    texts = [text for _, _, text in batch if text is not None]
+    text_ids, image_ids = iter(tokenizers.text(texts) if texts else ()), iter(wait() if wait else ())
+    for features, pixels, text in batch:
         if pixels is not None:
-            features["image_ids"] = [next(ids) for _ in pixels]
+            features["image_ids"] = [next(image_ids) for _ in pixels]
+        if text is not None:
+            features["text_ids"] = [next(text_ids)]
         for name, tokenizer in tokenizers._asdict().items():
             if tokenizer and not keep:
                 features.pop(name, None)
-    return [features for features, _ in batch]
+    return [features for features, _, _ in batch]
 
 
 def _variants(features):

@@ -1,7 +1,6 @@
 """Samples and halves: exact counts, no unit on both sides, the same whatever else is there."""
 
 import numpy as np
-import pytest
 
 from tools.data import splitting
 from tools.data.sources.item import Blob, Item
@@ -38,16 +37,14 @@ def test_the_sample_has_exactly_n_and_grows_without_changing():
     items, seed = pairs(300), int(np.random.default_rng().integers(10**6))
     taken = []
     for count in (1, 40, 41, 300):
-        limit = splitting.sample_limit(draws(items, seed), count)
+        limit = sorted(draws(items, seed))[count - 1]
         taken.append({item.key for item in items if splitting.split_of(item, seed, limit, False) == "paired"})
         assert len(taken[-1]) == count
         dealt = [splitting.split_of(item, seed, limit, True) for item in items]
         assert dealt.count("paired") == count and dealt.count(None) == 0
     assert taken[0] < taken[1] < taken[2] < taken[3]
-    limit = splitting.sample_limit(draws(items, seed), 10)
+    limit = sorted(draws(items, seed))[9]
     assert {splitting.split_of(item, seed, limit, False) for item in items} == {"paired", None}
-    with pytest.raises(ValueError, match="--paired_sample=301: must be at most 300"):
-        splitting.sample_limit(draws(items, seed), 301)
 
 
 def test_sample_and_halves_do_not_depend_on_each_other():
