@@ -3,6 +3,9 @@
 Ray starts a task again where its process or its machine is lost.
 """
 
+import os
+import socket
+
 from itit import untrusted
 
 try:
@@ -61,8 +64,11 @@ def _connect():
     if ray.is_initialized():
         return
     try:
+        host, _, port = os.environ.get("RAY_ADDRESS", "").rpartition(":")
+        if host and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), 10).close()
         ray.init(address="auto", log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         first = untrusted.shown(str(error).strip().splitlines()[0])
         raise ValueError(f"--distributor=ray: no Ray cluster is there (`ray start --head`, or set RAY_ADDRESS): "
                          f"{first}") from None  # fmt: skip
