@@ -10,7 +10,9 @@ FOLDER/list-00000.items is pieces of items, each packed JSON, then the hashes, t
 import array
 import collections
 import concurrent.futures
+import functools
 import heapq
+import importlib
 import itertools
 import json
 import zlib
@@ -20,14 +22,14 @@ import numpy as np
 from itit import storage
 from tools.data import splitting
 from tools.data.ids import hash_of
-from tools.data.sources.item import BadItem, Blob, Item, Passed
+from tools.data.sources.item import BadItem, Item, Passed
 
 PIECE = 1000  # items
 CELLS = 256  # ranges of hashes whose places are known
 RANGE = 2**22  # hashes looked through at once, some 32 MB
 SAMPLE = 64  # items that are measured
 NAMED = 100  # twins that a range tells of
-REFERENCES = {kind.__name__: kind for kind in (Blob,)}  # what an item's picture or text may be
+REFERENCES = {"Blob": "item", "Cell": "parquet", "Row": "hf"}  # what a picture or text may be, and its source
 
 
 def list_parts(source, settings, folder, tasks, num_workers, advance):
@@ -123,7 +125,12 @@ def _unpack(found):
 
 
 def _follow(value):
-    return value if value is None or isinstance(value, str) else REFERENCES[value[0]](*value[1:])
+    return value if value is None or isinstance(value, str) else _kind(value[0])(*value[1:])
+
+
+@functools.cache
+def _kind(name):
+    return getattr(importlib.import_module(f"tools.data.sources.{REFERENCES[name]}"), name)
 
 
 # ---------------------------------------------------------------------------------------------- twins

@@ -64,11 +64,11 @@ def test_every_source_gives_the_same_pairs(tmp_path, monkeypatch):
     for name, given in arguments.items():
         # In process, with flags of its own: seven interpreters would take long.
         values = flags_lib.flags.FlagValues()
-        for part in (preparing.Settings(), prepare.SOURCES[name]()):
+        for part in (preparing.Settings(), prepare.source_of(name)()):
             flags_lib.define(part, values)
         values(["prepare", f"--output={tmp_path}/{name}", "--image_quality=0", "--num_workers=1", *given])
         settings, source = (
-            flags_lib.from_flags(part, values) for part in (preparing.Settings(), prepare.SOURCES[name]())
+            flags_lib.from_flags(part, values) for part in (preparing.Settings(), prepare.source_of(name)())
         )
         found = preparing.run(name, source, settings)
         split = "texts" if name == "text" else "paired"
@@ -98,7 +98,7 @@ def test_real_coco_photos_of_any_mode(tmp_path):
     pictures = sorted((data / "images").iterdir())[::12]
     listed = tmp_path / "list"
     listed.write_text("".join(f"train2017/{path.name} 0\n" for path in pictures))
-    source = prepare.SOURCES["coco"](str(data / "captions.json"), str(data / "images"), image_list=str(listed))
+    source = prepare.source_of("coco")(str(data / "captions.json"), str(data / "images"), image_list=str(listed))
     settings = preparing.Settings(output=str(tmp_path / "out"), short_side=32, num_workers=1)
     found = preparing.run("coco", source, settings)
     captions = json.loads((data / "captions.json").read_text())
