@@ -163,6 +163,8 @@ KNOW_XLA = {"itit.backends.connect", "tools.preflight", "tools.tpu.step_programs
 LAZY = {
     ("tools.data.tokenizing", "itit.data.preprocess"),
     ("tools.spread.distribution", "tools.spread.on_ray"),
+    ("itit.pretrained", "itit.checkpoint.hub"),
+    ("tools.push_to_hub", "itit.checkpoint.hub"),
     ("itit.backends.connect", "itit.xla.mesh"),
     ("itit.storage", "aiohttp"),
     ("tools.tpu.step_programs", "itit.xla.tracing"),
@@ -175,7 +177,7 @@ LAZY = {
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 27, "tools": 35, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+MODULES = {"itit": 27, "tools": 36, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

@@ -16,6 +16,11 @@ model = ITIT.from_pretrained("{folder}")
 model.generate(["{prompt}"], seed=0)[0].save("picture.png")
 print(model.caption(["picture.png"]))
 ```"""
+# What the Hugging Face Hub reads of it.
+METADATA = """---
+pipeline_tag: text-to-image
+tags: [itit, image-to-text, arxiv:2310.03734]
+---"""
 _MARKUP = re.compile(r"[\\`*\[\]<>|]")
 
 
@@ -33,6 +38,7 @@ def write(config, record, sha256, tensors, report):
     count = sum(tensor.numel() for tensor in tensors.values()) / 1e6
     kind = f"averaged weights (decay {config.optim.ema_decay})" if record["averaged"] else "raw weights"
     parts = [
+        METADATA,
         f"# ITIT-{m.preset}, step {record['step']}",
         f"Text to image and image to text, trained on pairs and on unpaired pictures and texts (arXiv:2310.03734): "
         f"{count:.1f} M parameters, {kind}, step {record['step']} of {config.optim.num_steps}. Pictures of "
