@@ -164,6 +164,7 @@ LAZY = {
     ("tools.data.tokenizing", "itit.data.preprocess"),
     ("tools.spread.distribution", "tools.spread.on_ray"),
     ("itit.pretrained", "itit.checkpoint.hub"),
+    ("itit.train", "itit.training.wandb_run"),
     ("tools.push_to_hub", "itit.checkpoint.hub"),
     ("itit.backends.connect", "itit.xla.mesh"),
     ("itit.storage", "aiohttp"),

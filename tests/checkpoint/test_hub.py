@@ -61,7 +61,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                return self._answer(200, {"commitUrl": f"https://huggingface.co/{name}", "commitOid": COMMIT, "success": True})
+                return self._answer(
+                    200, {"commitUrl": f"https://huggingface.co/{name}", "commitOid": COMMIT, "success": True}
+                )
             siblings = [{"rfilename": file, "size": len(data)} for file, data in repositories[name].items()]
             if verb == "tree":
                 return self._answer(200, [{"type": "file", "path": file, "size": len(data), "oid": "0"}
