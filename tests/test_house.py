@@ -73,6 +73,7 @@ ROOMS = {
         "storage",
         "text_encoders",
         "train_step",
+        "untrusted",
     },
     "backends": {"checkpoint.pieces", "eager", "hosts", "noise", "training.interrupt"},
     "xla": {"checkpoint.pieces", "eager", "hosts", "models", "noise"},
@@ -178,7 +179,7 @@ LAZY = {
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 27, "tools": 36, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+MODULES = {"itit": 27, "tools": 37, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

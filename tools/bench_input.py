@@ -20,7 +20,7 @@ from itit import flags
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams, num_workers
 from itit.tasks import of_stream
-from tools.timing.decoding import bare_speed, timed
+from tools.timing.decoding import decode_speed, timed
 
 NUM_PICTURES = 512  # decoded from memory in a round
 
@@ -55,7 +55,7 @@ def measure(streams, config, num_batches, num_rounds):
     with concurrent.futures.ThreadPoolExecutor(max(1, num_workers(config))) as pool:
         for number in range(num_rounds):
             speed = input_speed(streams, number * num_batches, num_batches, config.data.prefetch)
-            found.append((speed, bare_speed(pictures, pool) if pictures else None))
+            found.append((speed, decode_speed(pictures, pool) if pictures else None))
     return found
 
 

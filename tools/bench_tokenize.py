@@ -23,7 +23,7 @@ from itit import storage
 from itit.config import Config
 from itit.data import blocks, records, streams
 from tools.data import tokenizing
-from tools.timing.decoding import bare_speed, timed
+from tools.timing.decoding import decode_speed, timed
 
 NUM_PICTURES, NUM_BATCHES = 512, 8  # of the parts, in a round
 
@@ -86,7 +86,7 @@ def measure(patterns, settings, tokenizers, num_rounds):
     pictures = sample_pictures(patterns[0])
     with concurrent.futures.ThreadPoolExecutor(settings.num_workers or streams.num_workers(Config())) as pool:
         return [
-            (bare_speed(pictures, pool), tokenize_speed(tokenizers.image, pictures),
+            (decode_speed(pictures, pool), tokenize_speed(tokenizers.image, pictures),
              *(command_speed(pattern, settings, tokenizers) for pattern in patterns))
             for _ in range(num_rounds)
         ]  # fmt: skip

@@ -7,24 +7,13 @@ settings. Killed and called again, it goes on where it was.
 """
 
 import difflib
-import importlib
 import sys
 
 from itit import flags as flags_lib
 from itit.flags import run_main
 from tools.data import preparing
+from tools.data.sources import SOURCES, source_of
 from tools.spread.distribution import Distribution
-
-# Where a source is; some need libraries that not everybody has.
-SOURCES = {"coco": "coco.Coco", "folder": "folder.Folder", "jsonl": "table.Jsonl", "csv": "table.Csv",
-           "tsv": "table.Tsv", "parquet": "parquet.Parquet", "hf": "hf.Hf", "webdataset": "webdataset.Webdataset",
-           "text": "text.Text"}  # fmt: skip
-
-
-def source_of(name):
-    """The dataclass of a source, a row of SOURCES. Raises ValueError where its library is not installed."""
-    module, _, kind = SOURCES[name].partition(".")
-    return getattr(importlib.import_module(f"tools.data.sources.{module}"), kind)
 
 
 def define_flags(name):

@@ -51,10 +51,12 @@ def push(folder, name, private=False):
     hashes = weightsdir.hashes_of(folder, ("README.md", "model.safetensors"))
     for file, digest in hashes.items():
         weightsdir.check_hash(storage.join(folder, file), digest, storage.sha256(storage.join(folder, file)))
-    api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    server = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        address = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(FILES), commit_message="Export of ITIT")
+        address = server.create_repo(name, private=private, exist_ok=True)
+        server.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=list(FILES), commit_message="Export of ITIT"
+        )
     except Exception as error:
         raise ValueError(f"{name}: not given to {_server()}: {_line(error)}") from None
     return str(address)

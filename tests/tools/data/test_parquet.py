@@ -20,7 +20,7 @@ from tools.data.sources.item import BadItem, Item
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet as writer  # noqa: E402
 
-from tools.data.sources import parquet  # noqa: E402
+from tools.data.sources import columns, parquet  # noqa: E402
 from tools.data.sources.parquet import Parquet  # noqa: E402
 
 
@@ -79,6 +79,15 @@ def test_structs_without_bytes_are_paths_and_lists_are_several_texts(tmp_path):
     assert [item.key for item in found] == ["7", "8", "9"] and not bad
     assert [item.image and item.image.read(10**6) for item in found] == [data, data, None]
     assert [item.load_texts() for item in found] == [(["a", "b"], 0), ([], 0), (["c"], 0)] and found[2].num_empty == 1
+
+
+def test_large_columns_are_columns(tmp_path):
+    """As Arrow has them of more than 2 GB."""
+    large = pyarrow.struct([("path", pyarrow.large_string()), ("bytes", pyarrow.large_binary())])
+    assert [columns.kind_of(kind, "x") for kind in (large, pyarrow.large_binary(), pyarrow.large_string())] == [
+        "struct", "bytes", "path"]  # fmt: skip
+    values = pyarrow.chunked_array([[{"path": "a", "bytes": b"1"}], [None, {"path": None, "bytes": None}]], large)
+    assert columns.bytes_of(values).to_pylist() == [b"1", None, None] and columns.paths_of(values) == ["a", None, None]
 
 
 def test_nothing_of_the_pictures_is_read_to_list_them(tmp_path, monkeypatch):
