@@ -18,7 +18,6 @@ from tests.helpers.common import ROOT, shared_data
 from tools.data import preparing
 from tools.data.sources import SOURCES, source_of
 
-
 with contextlib.suppress(ModuleNotFoundError):
     import pyarrow.parquet
 with contextlib.suppress(ModuleNotFoundError):

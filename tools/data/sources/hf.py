@@ -27,18 +27,18 @@ class Row:
     """The bytes of the picture in a row of a dataset."""
 
     name: str
-    config: str
+    subset: str
     split: str
     row: int
     column: str
 
     def fields(self):
         """JSON values to make it again."""
-        return self.name, self.config, self.split, self.row, self.column
+        return self.name, self.subset, self.split, self.row, self.column
 
     def read(self, limit, held=()):
         """The bytes. Raises ValueError where they are more than `limit`."""
-        table = _dataset(self.name, self.config, self.split).select_columns([self.column])[self.row : self.row + 1]
+        table = _dataset(self.name, self.subset, self.split).select_columns([self.column])[self.row : self.row + 1]
         data = columns.bytes_of(table.column(0))[0].as_py()
         if len(data) > limit:
             raise ValueError(f"{len(data)} bytes, above the limit of {limit}")
@@ -51,7 +51,7 @@ class Hf(Table):
     Ids are SPLIT:ROW where pictures are bytes."""
 
     input: str = knob("", "Folder that save_to_disk has written, or OWNER/NAME, which `datasets` then fetches.")
-    config: str = knob("", "Configuration of a dataset by its name, where it has several.")
+    subset: str = knob("", "Subset (configuration) of a dataset by its name, where it has several.")
     split: str = knob("train", "Split, where it has several.")
 
     def parts(self):
@@ -85,20 +85,20 @@ class Hf(Table):
                 for number, value in enumerate(columns.bytes_of(values))]  # fmt: skip
 
     def _name(self):
-        return self.input, self.config, self.split
+        return self.input, self.subset, self.split
 
     def _open(self):
         return _dataset(*self._name())
 
 
 @functools.lru_cache(1)
-def _dataset(name, config, split):
+def _dataset(name, subset, split):
     """The dataset, whose slices are Arrow's tables. Raises ValueError, one line, where it is not there."""
     try:
         if os.path.isdir(name) or "://" in name:
             found = datasets.load_from_disk(name)
         else:
-            found = datasets.load_dataset(name, config or None)
+            found = datasets.load_dataset(name, subset or None)
         if isinstance(found, dict):
             if split not in found:
                 raise ValueError(f"--split={split}: there are {', '.join(found)}")
