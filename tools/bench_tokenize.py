@@ -97,21 +97,26 @@ def table(patterns, found, shared):
     lines = [f"{'':60}{'best':>10}{'median':>10}"]
 
     def line(label, values, best=max):
-        lines.append(f"{label:60}{best(values):>10.4g}{statistics.median(values):>10.4g}")
+        found = best if isinstance(best, float) else best(values)
+        lines.append(f"{label:60}{found:>10.4g}{statistics.median(values):>10.4g}")
+        return found
 
-    decoding, tokenizing_, *commands = zip(*found, strict=True)
+    def bound(decoding, tokenizing):
+        return 1 / (1 / decoding + 1 / tokenizing) if shared else min(decoding, tokenizing)
+
+    sides = list(zip(*found, strict=True))
     names = ["decoding", "tokenizing", *(f"tokenize {pattern}" for pattern in patterns)]
-    for name, speeds in zip(names, (decoding, tokenizing_, *commands), strict=True):
-        line(f"pictures/s, {name}", [speed.rate for speed in speeds])
-    for name, speeds in zip(names, (decoding, tokenizing_, *commands), strict=True):
-        line(f"processor ms a picture, {name}", [1e3 * speed.cost for speed in speeds], min)
-    bounds = [1 / (1 / d.rate + 1 / t.rate) if shared else min(d.rate, t.rate)
-              for d, t in zip(decoding, tokenizing_, strict=True)]  # fmt: skip
-    for pattern, speeds in zip(patterns, commands, strict=True):
-        ratios = [speed.rate / bound for speed, bound in zip(speeds, bounds, strict=True)]
-        line(f"{pattern} over {'both parts' if shared else 'the slower part'}, by time", ratios)
-        costs = [(d.cost + t.cost) / speed.cost for d, t, speed in zip(decoding, tokenizing_, speeds, strict=True)]
-        line(f"{pattern} over both parts, by processor time", costs)
+    rates = [line(f"pictures/s, {name}", [speed.rate for speed in side])
+             for name, side in zip(names, sides, strict=True)]  # fmt: skip
+    costs = [line(f"processor ms a picture, {name}", [1e3 * speed.cost for speed in side], min)
+             for name, side in zip(names, sides, strict=True)]  # fmt: skip
+    # The best of the quotients would be that of the round in which the parts were disturbed most.
+    for number, pattern in enumerate(patterns, 2):
+        values = [speeds[number].rate / bound(speeds[0].rate, speeds[1].rate) for speeds in found]
+        what = "both parts" if shared else "the slower part"
+        line(f"{pattern} over {what}, by time", values, rates[number] / bound(*rates[:2]))
+        values = [(speeds[0].cost + speeds[1].cost) / speeds[number].cost for speeds in found]
+        line(f"{pattern} over both parts, by processor time", values, sum(costs[:2]) / costs[number])
     return lines
 
 

@@ -153,7 +153,7 @@ def convert(settings, tokenizers, pairs, bar=None):
         bar.reset(sum(map(len, tables)))
         places = ((table, block) for table in tables for block in range(len(table.size)))
         read = stack.enter_context(contextlib.closing(workers.ahead(reads, _read, places, BLOCKS_AHEAD)))
-        decode, depth = functools.partial(_decode, tokenizers), 2 * BATCH_SIZE // CHUNK + threads
+        decode, depth = functools.partial(_decode, tokenizers), BATCH_SIZE // CHUNK + threads
         chunks = workers.ahead(decodes, decode, _chunks(tables, read), depth)
         batches = _batches(tables, stack.enter_context(contextlib.closing(chunks)))
         tokenized = _tokenized(batches, tokenizers, settings.keep)
