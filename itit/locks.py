@@ -43,7 +43,7 @@ def hold(path, what):
 @contextlib.contextmanager
 def claim(path, what):
     """`hold`, and on gs:// what comes near to it: whoever begins last has it. Yields a function that raises ValueError,
-    one line that names `what`, where another process has it now; it is to be asked before anything is recorded."""
+    one line that names `what`, where another process has taken it; to be asked now and then, and where work fails."""
     if not storage.is_remote(path):
         with hold(path, what):
             yield lambda: None
@@ -52,14 +52,12 @@ def claim(path, what):
     mine = storage.version(path)
 
     def check():
-        if (found := storage.version(path)) not in (0, mine):
-            holder = storage.read_bytes(path).decode(errors="replace")
-            raise ValueError(f"{what}: another process has begun on it meanwhile ({holder}), and goes on with it alone")
-        return found
+        if storage.version(path) != mine:
+            raise ValueError(f"{what}: another process has begun on it meanwhile, and goes on with it alone")
 
     yield check
-    if check():
-        storage.remove_tree(path)
+    check()
+    storage.remove_tree(path)
 
 
 @contextlib.contextmanager

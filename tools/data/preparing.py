@@ -23,7 +23,7 @@ from tools.data import listing, shard_writer, splitting
 from tools.data.damaged import Damage
 from tools.data.ids import MODULUS
 from tools.data.stored_pictures import PictureSettings
-from tools.spread.distribution import Distribution, Stage
+from tools.spread.distribution import Distribution, Stage, wait_for
 
 DATASET, WORK, BEGUN, DAMAGED = "dataset.json", ".work", "begun.json", "damaged.txt"
 SCHEMA = {"key": "UTF-8, unique", "image": "encoded picture", "text": "UTF-8"}
@@ -73,7 +73,11 @@ def run(name, source, settings, distribution=Distribution()):  # noqa: B008 (it 
             _compare(finished, found["settings"], asked)
             print(f"{settings.output}: already finished")
         else:
-            found = _prepare(source, settings, distribution, asked, check)
+            try:
+                found = _prepare(source, settings, distribution, asked, check)
+            except (OSError, ValueError):
+                check()  # another process may have taken away what was being read
+                raise
         if found:
             storage.remove_tree(storage.join(settings.output, WORK))
         return found
@@ -124,6 +128,9 @@ def _compare(path, found, asked):
 def _prepare(source, settings, distribution, asked, check):
     parts, work = source.parts(), storage.join(settings.output, WORK)
     files = hashlib.sha256(json.dumps(list(parts.items())).encode()).hexdigest()[:16]
+    begun = storage.join(work, BEGUN)
+    if distribution.host_index:
+        wait_for(lambda: storage.exists(begun), f"host 0 begins {settings.output}")
     _begin(settings.output, asked | {"files": files})
     stage = functools.partial(Stage, work, distribution=distribution, num_workers=settings.num_workers)
     try:

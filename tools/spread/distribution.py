@@ -117,17 +117,14 @@ class Stage:
         return [self.found.get(number) for number in range(len(self._tasks))]
 
     def _wait(self, seen):
-        pause, told = POLLS[0], False
-        while missing := len(self._tasks) - len(self.found):
-            if not told:
-                say(f"waiting for other hosts: {missing} of {len(self._tasks)} parts of {self._name!r} are theirs")
-            told = True
-            time.sleep(pause)
-            pause = min(2 * pause, POLLS[1])
+        def missing():
             new = self._kept(self._there() - set(self.found))
             for result in new.values():
                 seen(result)
             self.found |= new
+            return len(self._tasks) - len(self.found)
+
+        wait_for(lambda: not missing(), f"their part of {len(self._tasks)} tasks ({self._name})")
 
     def _there(self):
         start = f"{self._name}-"
@@ -139,6 +136,16 @@ class Stage:
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             texts = pool.map(lambda number: storage.read_bytes(_path(self._folder, self._name, number)), numbers)
             return dict(zip(numbers, map(json.loads, texts), strict=True))
+
+
+def wait_for(is_there, what):
+    """Returns when `is_there()` is true, which other hosts make so; says what is waited for where it is not at once."""
+    pause = POLLS[0]
+    while not is_there():
+        if pause == POLLS[0]:
+            say(f"waiting for other hosts: {what}")
+        time.sleep(pause)
+        pause = min(2 * pause, POLLS[1])
 
 
 def _path(folder, name, number):
