@@ -89,9 +89,7 @@ def test_the_sample_of_pairs_is_that_of_all_draws_sorted(tmp_path, monkeypatch):
     ranges, looked = look(tmp_path, found)
     draws = sorted(splitting.draw(seed, "sample", f"unit {n}") for n in range(50))
     for count in (1, 9, 50):
-        assert listing.sample_limit(str(tmp_path), ranges, looked, count) == draws[count - 1]
-    with pytest.raises(ValueError, match="--paired_sample=51: must be at most 50, the pairs that there are"):
-        listing.sample_limit(str(tmp_path), ranges, looked, 51)
+        assert listing.draw_of(str(tmp_path), ranges, looked, count) == draws[count - 1]
 
 
 def test_the_items_measured_are_those_of_the_least_hashes(tmp_path):
