@@ -12,12 +12,13 @@ import multiprocessing
 import os
 import resource
 import statistics
+import sys
 import time
 
 from absl import flags
 
 from itit import flags as flags_lib
-from itit import storage
+from itit import storage, usage
 from tools.data import preparing
 from tools.data.sources import SOURCES, source_of
 from tools.data.sources.item import Item
@@ -75,12 +76,20 @@ def table(found):
 
 
 def define_flags(name):
+    """The flags of a source, too. Returns whether it is known, and its library installed."""
     flags.DEFINE_integer("rounds", 3, "Rounds of both.", lower_bound=1)
-    flags_lib.define(preparing.Settings())
-    flags_lib.define(source_of(name)())
+    try:
+        settings = preparing.Settings(), source_of(name)()
+    except (KeyError, ValueError):
+        return False
+    for part in settings:
+        flags_lib.define(part)
+    return True
 
 
 def bench(name):
+    if name not in SOURCES:
+        raise ValueError(f"source {name!r}: choose one of {', '.join(SOURCES)}")
     settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), source_of(name)()))
     settings = dataclasses.replace(settings, num_workers=settings.num_workers or os.cpu_count() or 1)
     if storage.exists(settings.output):
@@ -91,7 +100,6 @@ def bench(name):
 
 if __name__ == "__main__":
     word = flags_lib.take_word()
-    if word not in SOURCES:
-        flags_lib.run_main(lambda _: (_ for _ in ()).throw(ValueError(f"source {word!r}: {', '.join(SOURCES)}")))
-    define_flags(word)
+    if not define_flags(word) and not usage.is_asked(sys.argv):
+        del sys.argv[1:]  # they cannot be read, and the source's name is what is wrong
     flags_lib.run_main(lambda _: bench(word))
