@@ -72,13 +72,11 @@ ROOMS = {
     "scores": {"data.scenes"},
     "models": {"program", "ops", "text_encoders"},
     "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},
-    "training": {
-        "checkpoint", "config", "console", "data", "program", "flagfiles", "flags", "models", "objectives", "optim",
-        "samples", "scores", "storage", "tasks", "text_encoders", "train_step", "untrusted",
-    },
+    "training": {"checkpoint", "config", "console", "data", "flagfiles", "flags", "models", "objectives", "optim"}
+    | {"program", "samples", "scores", "storage", "tasks", "text_encoders", "train_step", "untrusted"},
     "backends": {"checkpoint.pieces", "program", "hosts", "noise", "ops", "training.interrupt"},
     "xla": {"checkpoint.pieces", "program", "hosts", "models", "noise", "ops"},
-}  # fmt: skip
+}
 # Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.
 TOP = {
     name: set()
@@ -178,8 +176,7 @@ DEVICES = re.compile(r"xla|cuda|device\.type", re.IGNORECASE)
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 29, "tools": 39, "tests/core": 30, "tests/helpers": 21, "tests/tools/data": 20,
-           "tests/training": 17}  # fmt: skip
+MODULES = {"itit": 29, "tools": 39, "tests/core": 30, "tests/helpers": 21, "tests/tools/data": 20, "tests/training": 17}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

@@ -21,7 +21,7 @@ from itit import flags as flags_lib
 from itit import storage, usage
 from tools.data import preparing
 from tools.data.sources import SOURCES, source_of
-from tools.data.sources.item import Item
+from tools.data.sources.item import Item, everything
 from tools.timing.decoding import Speed, store_speed
 
 NUM_PICTURES = 256  # of each process, in a round
@@ -46,7 +46,7 @@ def _processor_time():
 def measure(name, source, settings, num_rounds):
     """`Speed` of the command and of bare pictures, of each round."""
     count = settings.num_workers
-    items = (item for part in source.parts() for item in source.items(part) if isinstance(item, Item) and item.image)
+    items = (item for item in everything(source) if isinstance(item, Item) and item.image)
     images, found = [item.image for item in itertools.islice(items, count * NUM_PICTURES)], []
     with concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
         store_speed(settings, images, pool, count)  # the processes begin

@@ -16,11 +16,6 @@ def shared_data():
     return folder if folder.is_dir() else pytest.skip(f"no shared data at {folder}; set ITIT_SHARED_DATA to its folder")
 
 
-def everything(source):
-    """All that a source of `tools.prepare` lists."""
-    return (item for part in source.parts() for item in source.items(part))
-
-
 def free_port():
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("localhost", 0))

@@ -4,7 +4,7 @@ A part is what a source names so, a file as a rule. Of all parts together nothin
 part: twins are looked for in one range of hashes after the other (`find_twins`), and workers read the items of their
 shard out of these files (`items`).
 
-FOLDER/list-00000.items is pieces of items, each packed JSON, then the hashes, then the draws of the sample, uint64.
+FOLDER/list-00000.items is pieces of items, each packed JSON, then the hashes, then the draws of the pairs, uint64.
 """
 
 import array
@@ -178,13 +178,12 @@ def refuse_twins(folder, listed, twins):
                 seen[item.key] = item.place
 
 
-def draw_of(folder, tasks, found, count):
-    """The `count`-th of the distinct draws of the sample, the least first. `tasks`, `found`: of `find_twins`, all
-    ranges."""
+def draw_of(folder, tasks, found, number):
+    """The `number`-th of the distinct draws, from 1, least first. `tasks`, `found`: of `find_twins`, of all ranges."""
     ends = itertools.accumulate(result["draws"] for result in found)
-    task, end = next((task, end) for task, end in zip(tasks, ends, strict=True) if end >= count)
+    task, end = next((task, end) for task, end in zip(tasks, ends, strict=True) if end >= number)
     here = np.unique(np.concatenate(_read(folder, task["draws"])))
-    return int(here[count - 1 - (end - len(here))])
+    return int(here[number - 1 - (end - len(here))])
 
 
 # ---------------------------------------------------------------------------------------------- sample

@@ -180,11 +180,10 @@ def _plan(source, settings, work, parts, stage):
     ranges = list(listing.ranges(listed))
     looked = stage("twins", functools.partial(listing.find_twins, work), ranges).run()
     listing.refuse_twins(work, listed, [twin for found in looked for twin in found["twins"]])
-    pairs, share = sum(found["draws"] for found in looked), 0.0 if settings.unpaired_halves else 1.0
-    draw_of = functools.partial(listing.draw_of, work, ranges, looked)
+    pairs, draw_of = sum(found["draws"] for found in looked), functools.partial(listing.draw_of, work, ranges, looked)
     limits = splitting.limits(pairs, settings.paired_sample, settings.held_out, draw_of)
-    if settings.paired_sample:
-        share = settings.paired_sample / pairs
+    share = settings.paired_sample / max(1, pairs) if settings.paired_sample else float(not settings.unpaired_halves)
+    share = min(1.0, share + settings.held_out)
     total, passed = sum(found["items"] for found in listed), collections.Counter()
     for found in listed:
         passed.update(found["passed"])

@@ -173,7 +173,7 @@ def mean_bytes(settings, share, items):
     """Of an item of the source in all shards together.
 
     Args:
-      share: of the pairs, that stay pairs.
+      share: of the pairs, that stay pairs or are held out.
       items: some of the source.
     """
     rest = (1 - share) / 2 if settings.unpaired_halves else 0

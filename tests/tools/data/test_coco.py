@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers.common import everything
 from tests.tools.data.test_sources import split
 from tools.data.sources import coco, coco_captions
+from tools.data.sources.item import everything
 from tools.data.sources.lookup import Lookup
 
 

@@ -81,15 +81,16 @@ def test_twins_are_found_wherever_they_are(tmp_path, monkeypatch, per_range):
             listing.refuse_twins(str(tmp_path), found, twins)
 
 
-def test_the_sample_of_pairs_is_that_of_all_draws_sorted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("asked", [{"paired_sample": 9}, {"held_out": 0.2}])
+def test_the_nth_draw_is_that_of_all_draws_sorted(tmp_path, monkeypatch, asked):
     monkeypatch.setattr(listing, "RANGE", 30)
     seed = int(np.random.default_rng().integers(10**6))
     parts = [[Item(f"{p}/{n}", "", Blob("x"), ("t",), f"unit {n % 50}") for n in range(80)] for p in range(2)]
-    found = listed(tmp_path, parts, paired_sample=9, seed=seed)
+    found = listed(tmp_path, parts, seed=seed, **asked)
     ranges, looked = look(tmp_path, found)
     draws = sorted(splitting.draw(seed, "sample", f"unit {n}") for n in range(50))
-    for count in (1, 9, 50):
-        assert listing.draw_of(str(tmp_path), ranges, looked, count) == draws[count - 1]
+    assert len(ranges) > 4 and sum(result["draws"] for result in looked) == 50
+    assert [listing.draw_of(str(tmp_path), ranges, looked, n) for n in range(1, 51)] == draws
 
 
 def test_the_items_measured_are_those_of_the_least_hashes(tmp_path):

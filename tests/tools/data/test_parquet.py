@@ -12,10 +12,10 @@ from PIL import Image
 from itit import storage
 from itit.data import records
 from tests.core.test_storage import root  # noqa: F401 (a fixture)
-from tests.helpers.common import ROOT, everything
+from tests.helpers.common import ROOT
 from tests.helpers.flaky_storage import gcs  # noqa: F401 (a fixture)
 from tools.data import listing, preparing
-from tools.data.sources.item import BadItem, Item
+from tools.data.sources.item import BadItem, Item, everything
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet as writer  # noqa: E402

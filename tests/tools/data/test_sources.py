@@ -9,9 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from tests.helpers.common import everything
 from tools.data.sources import caption_file, folder, lines, names, table, text
-from tools.data.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
+from tools.data.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed, everything
 
 
 def split(items):

@@ -10,9 +10,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from tests.helpers.common import everything
 from tools.data.sources import tar
-from tools.data.sources.item import MAX_TEXT, BadItem, Item, Passed
+from tools.data.sources.item import MAX_TEXT, BadItem, Item, Passed, everything
 from tools.data.sources.webdataset import Webdataset
 
 

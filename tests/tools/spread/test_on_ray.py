@@ -27,7 +27,10 @@ def cluster(tmp_path_factory):
     """(environment in which Ray is found, the weather before gs://weather)."""
     folder = tmp_path_factory.mktemp("ray")
     with Weather() as weather:
-        environment = os.environ | weather.environment | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | weather.environment | {
+            "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # else a machine that does other work hardly lets them begin
+        }  # fmt: skip
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
                    "--num-cpus=2", "--node-ip-address=127.0.0.1", "--include-dashboard=false",
                    "--object-store-memory=80000000", f"--temp-dir={folder}"]  # fmt: skip
@@ -111,7 +114,9 @@ def test_prepare_through_kills_and_weather(cluster, tmp_path, monkeypatch):
     os.kill(wait_for_worker(), signal.SIGKILL)
     said = end(driver)
     weather.share = 0.0
-    assert told.splitlines()[:3] == said.splitlines()[:3] and weather.num_failed > 0 and len(kept) > 3
+    for line in told.splitlines():
+        assert " records of " not in line or line in said
+    assert weather.num_failed > 0 and len(kept) > 3
     assert contents(output) == whole
     assert ".work" not in storage.list_dir(output)
 

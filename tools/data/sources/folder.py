@@ -24,8 +24,8 @@ class Folder:
         """The folder, and what tells its files."""
         if not self.input:
             raise ValueError("--input is empty: give a folder of pictures")
-        captions = storage.sha256(self.captions) if self.captions and storage.exists(self.captions) else ""
-        return {self.input: digest([captions, *storage.list_files(self.input)])}
+        captions = storage.stamps(self.captions).values() if self.captions and storage.exists(self.captions) else ()
+        return {self.input: digest([*captions, *storage.list_files(self.input)])}
 
     def items(self, part):
         """Yields Items in the order of their names, BadItems and what is Passed. The id is the picture's path in the

@@ -113,6 +113,11 @@ class Item:
         return [text for text in texts if text], texts.count("")
 
 
+def everything(source):
+    """All that a source lists, part after part."""
+    return (item for part in source.parts() for item in source.items(part))
+
+
 def digest(values):
     """A text that tells lists of texts apart."""
     return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()[:16]

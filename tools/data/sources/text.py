@@ -16,7 +16,7 @@ class Text:
     input: str = knob("", "Files of texts, one a line, plain, .gz or .zst; a folder, or patterns, separated by commas.")
 
     def parts(self):
-        """The files, and what tells each."""
+        """The files, and what tells each. Raises ValueError where there is none."""
         if not self.input:
             raise ValueError("--input is empty: give files of texts")
         if not os.path.isdir(self.input):
@@ -27,15 +27,15 @@ class Text:
         if not found:
             there = f"{len(inside)} other files" if inside else "nothing"
             raise ValueError(f"--input={self.input}: no .txt, .txt.gz or .txt.zst in this folder, but {there}")
-        return {path: storage.sha256(path) for path in found}
+        return {path: storage.stamps(path)[path] for path in found}
 
     def items(self, part):
         """Yields Items with one text each, and BadItems. The id is NAME:LINE."""
-        name = os.path.relpath(part, self.input) if os.path.isdir(self.input) else os.path.basename(part)
+        root = f"{self.input.rstrip('/')}/" if os.path.isdir(self.input) else ""
         for number, line in lines.numbered(part):
             if isinstance(line, BadItem):
                 yield line
             elif line.strip():
+                name = f"{part.removeprefix(root) if root else os.path.basename(part)}:{number}"
                 # What is not UTF-8 passes here as it is, and is refused where texts are read.
-                text = line.decode("utf-8", "surrogateescape")
-                yield Item(f"{name}:{number}", f"{part}:{number}", texts=(text,))
+                yield Item(name, f"{part}:{number}", texts=(line.decode("utf-8", "surrogateescape"),))
