@@ -61,6 +61,7 @@ def _connect(pid):  # not across a fork: connections are tied to a thread of the
     except ImportError as error:
         raise ValueError(f"gs:// paths need gcsfs (pip install gcsfs): {error}") from None
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints stacks of what is raised to us anyway
+    logging.getLogger("fsspec").setLevel(logging.WARNING)  # it tells of each file that is opened
     # Without limits a connection that falls silent is waited for for ever. Other hosts write, too: no list is kept.
     patience = aiohttp.ClientTimeout(sock_connect=30, sock_read=120)
     return make(use_listings_cache=False, requests_timeout=patience)
