@@ -11,6 +11,7 @@ repeated by gcsfs, up to six times within about half a minute, with growing and 
 
 import builtins
 import contextlib
+import errno
 import fcntl
 import functools
 import glob as local_glob
@@ -46,6 +47,8 @@ def _remote(path):
     """The file system of gs://, for work on `path`: its failures are OSErrors."""
     try:
         yield _connect(os.getpid())
+    except FileNotFoundError:  # which names an address inside the storage, or nothing
+        raise FileNotFoundError(errno.ENOENT, "no such file or bucket", path) from None
     except (OSError, ValueError):
         raise
     except Exception as error:  # gcsfs and aiohttp have a dozen of their own
