@@ -102,6 +102,7 @@ class VqganConfig:
     image_size: int = knob(256, "Side of the pictures in pixels.")
     patch_size: int = knob(1, "Side in pixels of the squares that the first layer takes in and the last draws whole.")
     local_encoder: bool = knob(False, "Each token tells of its own square of pixels alone; for simple pictures.")
+    local_decoder: bool = knob(False, "Each token draws its own square of pixels alone; for simple pictures.")
     family: str = knob("plain", "plain; maskgit: shortcuts that change the width act on the branch; taming: strided "
                        "convolutions, 1x1 ones around the codes.", ("plain", "maskgit", "taming"))  # fmt: skip
     attention_levels: tuple[int, ...] = knob((), "Levels, from 0, with attention after each residual block.")

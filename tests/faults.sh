@@ -39,6 +39,7 @@ long 1 tests/data/test_streams_order.py
 long 1 tests/checkpoint/test_hostile.py
 long 1 tests/tools/convert/test_pickled.py
 long 1 tests/tools/data/test_webdataset.py
+long 7 tests/tools/own/test_start.py -k killed
 
 cat "$ITIT_FAULT_REPORT"
 echo "$passed passed, $failed failed"

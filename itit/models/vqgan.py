@@ -108,14 +108,20 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour by two, then a 3x3 convolution."""
+    """Nearest neighbour by two, then a 3x3 convolution, or a 1x1 one where it is local."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, local=False):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = _conv(channels, channels, local)
 
     def forward(self, x):
         return self.conv(enlarge(x))
+
+
+def _conv(in_channels, out_channels, local=False):
+    """3x3, or 1x1 where it is local."""
+    kernel = 1 if local else 3
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
 
 
 def _level(config, level, width, num_blocks, local=False):
@@ -148,9 +154,8 @@ class Encoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         width, local, taming = config.channels, config.local_encoder, config.family == "taming"
-        kernel = 1 if local else 3
         self.patch_size = config.patch_size
-        self.conv_in = nn.Conv2d(3 * config.patch_size**2, width, kernel, padding=kernel // 2)
+        self.conv_in = _conv(3 * config.patch_size**2, width, local)
         stages = []
         for level, multiplier in enumerate(config.channel_multipliers):
             if level > 0:
@@ -172,24 +177,28 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes [B, D, G, G] -> pictures [B, 3, S, S]."""
+    """Codes [B, D, G, G] -> pictures [B, 3, S, S].
+
+    A local one has 1x1 convolutions and norms over channels: equal codes are drawn as equal squares of pixels.
+    """
 
     def __init__(self, config):
         super().__init__()
-        width, taming = config.channels * config.channel_multipliers[-1], config.family == "taming"
+        local, taming = config.local_decoder, config.family == "taming"
+        width = config.channels * config.channel_multipliers[-1]
         bottleneck = config.bottleneck_dim if taming else config.latent_dim
         self.from_codes = nn.Conv2d(config.latent_dim, bottleneck, 1) if taming else nn.Identity()
-        self.conv_in = nn.Conv2d(bottleneck, width, 3, padding=1)
-        stages = _middle(config, width)
+        self.conv_in = _conv(bottleneck, width, local)
+        stages = _middle(config, width, local)
         for level, multiplier in reversed(list(enumerate(config.channel_multipliers))):
-            stages += _level(config, level, width, config.num_res_blocks + taming)
+            stages += _level(config, level, width, config.num_res_blocks + taming, local)
             width = config.channels * multiplier
             if level > 0:
-                stages.append(Upsample(width))
+                stages.append(Upsample(width, local))
         self.stages = nn.Sequential(*stages)
-        self.norm_out = _norm(config)(width)
+        self.norm_out = _norm(config, local)(width)
         self.patch_size = config.patch_size
-        self.conv_out = nn.Conv2d(width, 3 * config.patch_size**2, 3, padding=1)
+        self.conv_out = _conv(width, 3 * config.patch_size**2, local)
 
     def forward(self, codes):
         x = self.stages(self.conv_in(self.from_codes(codes)))
@@ -280,8 +289,9 @@ def _check(v):
         (set(v.attention_levels) <= set(levels), "attention_levels", f"in {list(levels)}"),
         (v.norm_groups >= 0 and not any(w % v.norm_groups for w in [v.channels, *widths] if v.norm_groups),
          "norm_groups", f"0 or a divisor of the widths {sorted({v.channels, *widths})}"),
-        (not (v.local_encoder and mixing), "local_encoder",
-         "false with attention and in the family taming, which mix positions"),
+        *((not (getattr(v, name) and mixing), name,
+           "false with attention and in the family taming, which mix positions")
+          for name in ("local_encoder", "local_decoder")),
         (v.codebook_size >= 2, "codebook_size", "at least 2"),
         (v.pixel_low < v.pixel_high and math.isfinite(v.pixel_high - v.pixel_low), "pixel_low",
          f"finite and below pixel_high={v.pixel_high}"),

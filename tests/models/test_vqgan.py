@@ -186,6 +186,7 @@ def test_paper_size_has_256_tokens_and_32_groups():
     ({"attention_levels": (5,)}, r"attention_levels=\(5,\): must be in \[0, 1, 2, 3, 4\]"),
     ({"norm_groups": 48}, r"norm_groups=48: must be 0 or a divisor of the widths \[128, 256, 512\]"),
     ({"local_encoder": True, "middle_attention": True}, "local_encoder=True: must be false with attention"),
+    ({"local_decoder": True, "attention_levels": (0,)}, "local_decoder=True: must be false with attention"),
     ({"codebook_size": 1}, "codebook_size=1: must be at least 2"),
     ({"pixel_low": math.nan}, "pixel_low=nan: must be finite and below pixel_high=1.0"),
     ({"pixel_high": -1.0}, "pixel_low=0.0: must be finite and below pixel_high=-1.0"),
@@ -223,15 +224,20 @@ def test_initial_network_keeps_colour():
     assert first(seen)[..., 1:-1, 1:-1].std().item() == pytest.approx(1.0, rel=0.35)
 
 
-def test_a_local_encoder_sees_each_square_alone():
-    """Features of a token do not change with the other squares, and equal squares anywhere get equal features."""
+def local():
     config = VqganConfig(
-        image_size=32, patch_size=4, local_encoder=True, channels=8, channel_multipliers=(1, 2), num_res_blocks=1,
-        latent_dim=5, codebook_size=11,
+        image_size=32, patch_size=4, local_encoder=True, local_decoder=True, channels=8, channel_multipliers=(1, 2),
+        num_res_blocks=1, latent_dim=5, codebook_size=11,
     )  # fmt: skip
     model = VQGAN(config)
     for parameter in model.parameters():  # the residual branches begin at zero
         torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_a_local_encoder_sees_each_square_alone():
+    """Features of a token do not change with the other squares, and equal squares anywhere get equal features."""
+    model = local()
     images = torch.rand(1, 3, 32, 32)
     changed = images.clone()
     changed[..., 8:16, 16:24] = torch.rand(3, 8, 8)  # the square of row 1, column 2
@@ -241,3 +247,18 @@ def test_a_local_encoder_sees_each_square_alone():
     changed[..., 24:32, 0:8] = changed[..., 8:16, 16:24]
     again = model.encoder(changed)[0]
     torch.testing.assert_close(again[:, 3, 0], again[:, 1, 2])
+
+
+def test_a_local_decoder_draws_each_square_alone():
+    """A code changes the pixels of its own square alone, and is drawn alike wherever it stands."""
+    model = local()
+    ids = torch.randint(11, (1, 16))
+    changed = ids.clone()
+    changed[0, 6] = (ids[0, 6] + 3) % 11  # row 1, column 2
+    changed[0, 12] = changed[0, 6]  # row 3, column 0
+    before, after = model.decode(ids)[0], model.decode(changed)[0]  # [3, S, S]
+    differs = (before - after).abs().amax(0)
+    assert differs[8:16, 16:24].max() > 1e-4
+    differs[8:16, 16:24] = differs[24:32, 0:8] = 0
+    assert differs.max() < 1e-6
+    torch.testing.assert_close(after[:, 24:32, 0:8], after[:, 8:16, 16:24])

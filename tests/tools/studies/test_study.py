@@ -13,9 +13,9 @@ from tools import study
 from tools.studies import study_file, study_results
 
 SIZES = small.SIZES | dict(
-    t2i_batch=2, i2t_batch=2, t2i2t_batch=2, i2t2i_batch=2, t2i2t_warmup_steps=10, i2t2i_warmup_steps=10,
-    num_text_tokens=40, vocab_size=320, bos_id=319, num_decode_steps=2, beam_size=1, image_size=64, num_steps=60,
-    lr_warmup_steps=2, log_every=1, sample_every=0, checkpoint_every=5, eval_every=30, num_eval=3, compute_dtype="fp32",
+    t2i_batch=2, i2t_batch=2, t2i2t_batch=2, i2t2i_batch=2, t2i2t_warmup_steps=8, i2t2i_warmup_steps=8,
+    num_text_tokens=40, vocab_size=320, bos_id=319, num_decode_steps=2, beam_size=1, image_size=64, num_steps=24,
+    lr_warmup_steps=2, log_every=1, sample_every=0, checkpoint_every=4, eval_every=12, num_eval=3, compute_dtype="fp32",
 )  # fmt: skip
 VQGAN = """# Sixteen tokens of a picture.
 --image_size=64
@@ -71,7 +71,7 @@ def test_killed_in_the_middle(path):
     out = path.parent / "out"
     code, said, _ = call(path, "--dry_run")
     assert code == 0 and not out.exists()
-    assert "both cycles, seed 0: 60 steps\n" in said and "the same again, seed 0: the same as one above" in said
+    assert "both cycles, seed 0: 24 steps\n" in said and "the same again, seed 0: the same as one above" in said
     assert "2 runs to do, 2 at a time; no line" in said
     with subprocess.Popen(command(path), cwd=ROOT) as first:
         while first.poll() is None and not list(out.glob("runs/*/checkpoints/step_*/commit.json")):
@@ -84,8 +84,8 @@ def test_killed_in_the_middle(path):
     lines = study_results.read(str(out / "results.jsonl"))
     assert sorted(line["experiment"] for line in lines.values()) == ["both cycles", "pairs alone"]
     for line in lines.values():
-        assert line["step"] == 60 and line["minutes"] > 0 and line["device"] == "cpu" and line["jobs"] == 2
-        assert line["curves"]["captions_exact"][0] == line["curves"]["pictures_exact"][0] == [0, 30, 60]
+        assert line["step"] == 24 and line["minutes"] > 0 and line["device"] == "cpu" and line["jobs"] == 2
+        assert line["curves"]["captions_exact"][0] == line["curves"]["pictures_exact"][0] == [0, 12, 24]
         assert set(line["scores"]) == {"seen", "unpaired", "never"}
     assert any("goes on from step" in log.read_text() for log in out.glob("runs/*/log.txt"))
     assert len(list(out.glob("runs/*"))) == 2
@@ -93,7 +93,7 @@ def test_killed_in_the_middle(path):
     assert "## Tiny" in report and report.count("1 of 1") == 3 and (out / "plots" / "tiny_curves.png").exists()
     stamps = {log: log.stat().st_mtime_ns for log in out.glob("runs/*/log.txt")}
     code, said, _ = call(path, "--dry_run")
-    assert code == 0 and "nothing to do" in said and "pairs alone, seed 0: done, step 60" in said
+    assert code == 0 and "nothing to do" in said and "pairs alone, seed 0: done, step 24" in said
     # In another sitting, from the file of results alone.
     elsewhere = path.parent / "elsewhere"
     elsewhere.mkdir()

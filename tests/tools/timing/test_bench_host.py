@@ -25,7 +25,8 @@ def test_the_command():
     flags = ["--preset=nano", "--depth=1", "--image_decoder_depth=1", "--text_decoder_depth=1", "--t5_size=nano",
              "--codebook_size=256", "--vocab_size=256", "--bos_id=255", "--num_image_tokens=16", "--num_text_tokens=8",
              "--synth_decode_steps=2", "--num_decode_steps=2", "--t2i2t_warmup_steps=0", "--i2t2i_warmup_steps=0",
-             *(f"--{task}_batch=2" for task in ("t2i", "i2t", "t2i2t", "i2t2i")), "--steps=1"]  # fmt: skip
+             "--t2i_batch=0", "--i2t_batch=0", "--t2i2t=half", "--t2i2t_batch=2", "--i2t2i=half", "--i2t2i_batch=2",
+             "--steps=1"]  # fmt: skip
     ended = subprocess.run([sys.executable, "-m", "tools.bench_host", *flags], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
     rows = {line.split()[0]: line.split()[1:] for line in ended.stdout.splitlines()}

@@ -80,7 +80,8 @@ def test_parts_of_several_tasks_add_up():
 
 
 TOKENIZERS = (
-    {"local_encoder": False}, {"local_encoder": True}, {"family": "maskgit"}, {"family": "taming", "bottleneck_dim": 6},
+    {}, {"local_encoder": True}, {"local_decoder": True}, {"family": "maskgit"},
+    {"family": "taming", "bottleneck_dim": 6},
     {"family": "taming", "attention_levels": (1,), "middle_attention": True},
 )  # fmt: skip
 
