@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from itit.checkpoint.pieces import Piece, slices, whole_index
-from itit.hosts import Hosts
+from itit.hosts import Hosts, over_tcp
 from itit.models import weights_to_cast
 from itit.models.product import COMPUTED_ONCE
 from itit.noise import CounterNoise, counter_key
@@ -63,8 +63,8 @@ class Mesh:
     def __init__(self, data, fsdp):
         self.data, self.fsdp, self.num_devices = data, fsdp, data * fsdp
         self.device = api.device()
-        address = api.master_ip() if api.process_count() > 1 else ""
-        self.hosts = Hosts(api.process_index(), api.process_count(), address, PORT)
+        count = api.process_count()
+        self.hosts = over_tcp(api.process_index(), count, api.master_ip(), PORT) if count > 1 else Hosts()
         axes = sharding.axes(data, fsdp)
         self._mesh = api.device_mesh(tuple(axes.values()), tuple(axes))
         self._shardings, self.texts = {}, {}  # spec -> as XLA has it, and as it writes it

@@ -6,7 +6,7 @@ import traceback
 
 import torch
 
-from itit.hosts import Hosts
+from itit.hosts import Hosts, over_tcp
 from tests.helpers.common import free_port
 
 PATIENCE = 400  # seconds for a result, on a machine that does other work
@@ -47,7 +47,8 @@ def run(function, count, *args, timeout=20):
 def _run(function, index, count, port, timeout, send, args):
     torch.set_num_threads(1)
     try:
-        hosts = Hosts(index, count, "localhost", port, datetime.timedelta(seconds=timeout))
+        seconds = datetime.timedelta(seconds=timeout)
+        hosts = over_tcp(index, count, "localhost", port, seconds) if count > 1 else Hosts()
         result = function(hosts, *args)
         hosts.close()
     except Exception as error:
