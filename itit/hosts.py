@@ -27,10 +27,11 @@ class Hosts:
       store: torch's store of keys and values that all hosts reach (see `over_tcp`); None of one host alone. Its timeout
         is the longest wait for another host.
 
-    `leads`: whether this host writes what all hosts know. `called`: what people call one of them.
+    `leads`: whether this host writes what all hosts know. `called`: what people call one of them. `agrees_at_once`:
+    whether `any` takes no time to speak of.
     """
 
-    called = "host"
+    called, agrees_at_once = "host", False
 
     def __init__(self, index=0, count=1, store=None):
         self.index, self.count, self.leads = index, count, index == 0

@@ -1,11 +1,13 @@
 """Random draws, each a function of (seed, step, part, name): a resumed run repeats them, nothing is stored.
 
-Everything that draws takes a `noise(name, shape)` that returns uniform float32 in (0, 1); tests pass their own. `Noise`
-is torch's generator, fastest on processors and GPUs. `CounterNoise` computes the same numbers on every device and from
-every position by itself, for XLA: a compiled step gets fresh draws by a new key, and a chip draws its rows alone
-(XLA's own generator draws the global batch on every chip).
+Everything that draws takes a `noise(name, shape)` that returns uniform float32 in (0, 1); tests pass their own. The
+first dimension is the rows of the batch; a number without any, of shape (), is the whole batch's. `Noise` is torch's
+generator, fastest on processors and GPUs. `CounterNoise` computes the same numbers on every device and from every
+position by itself, for XLA: a compiled step gets fresh draws by a new key, and a chip draws its rows alone (XLA's own
+generator draws the global batch on every chip).
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable
@@ -39,22 +41,33 @@ class Noise:
 
     Args:
       rows: numbers, one a row of what is drawn: each row is then a function of its number, whatever is beside it.
+      share: (index, count): what is asked for are this one's of the rows that `count` processes have in equal parts. It
+        draws for all, as one process would, and keeps its own.
     """
 
-    def __init__(self, seed, step, device, part=0, rows=None):
+    def __init__(self, seed, step, device, part=0, rows=None, share=(0, 1)):
         self.key = (seed, step, part)
-        self.device, self.rows = torch.device(device), rows
+        self.device, self.rows, self.share = torch.device(device), rows, share
 
     def __call__(self, name, shape):
         """Uniform float32 of this shape, in (0, 1)."""
-        drawn = torch.empty(shape, device=self.device)
         if self.rows is None:
-            torch.rand(shape, generator=self._generator(name), out=drawn)
-        else:
-            assert len(drawn) == len(self.rows)
-            for place, row in enumerate(drawn):
-                torch.rand(row.shape, generator=self._generator(name, place), out=row)
+            drawn = torch.empty(self._whole(shape), device=self.device)
+            torch.rand(drawn.shape, generator=self._generator(name), out=drawn)
+            return self._own(drawn, shape).clamp_(min=_SMALLEST)
+        drawn = torch.empty(shape, device=self.device)
+        assert len(drawn) == len(self.rows)
+        for place, row in enumerate(drawn):
+            torch.rand(row.shape, generator=self._generator(name, place), out=row)
         return drawn.clamp_(min=_SMALLEST)
+
+    def _whole(self, shape):
+        """What all processes together draw, where this one asks for that shape."""
+        return (shape[0] * self.share[1], *shape[1:]) if shape else ()
+
+    def _own(self, drawn, shape):
+        index, count = self.share
+        return drawn.view(-1, *shape)[index].clone() if shape and count > 1 else drawn  # the rest is not kept
 
     def _generator(self, name, place=None):
         """The generator of a draw, or of the row at a place of it."""
@@ -67,14 +80,24 @@ class Noise:
 
     def start_dropout(self, model, is_first=True):
         """Dropout draws from torch's own generators. The first part of a step seeds them, and the others go on: none
-        can be seeded in the middle of a recording (see cuda_graphs.py), which must draw as the step that is run."""
+        can be seeded in the middle of a recording (see cuda_graphs.py), which must draw as the step that is run.
+
+        On processors, one of several processes draws for the rows of all here, too. Elsewhere it would give up torch's
+        fused kernels for that, whose draws are no function of a row: there each process has dropout of its own.
+        """
         for _, dropout in _dropouts(model):
-            dropout.noise = None
+            shared = self.share[1] > 1 and self.device.type == "cpu"
+            dropout.noise = functools.partial(self._kept, dropout.rate) if shared else None
         if is_first:
             self.seed_dropout()
 
+    def _kept(self, rate, name, shape):
+        """What `F.dropout` of all rows keeps of these: 1, or 0 of what it drops; for a `Dropout` of that rate."""
+        return self._own(torch.empty(self._whole(shape)).bernoulli_(1 - rate), shape)
+
     def seed_dropout(self):
-        torch.manual_seed(_hash(*self.key, "dropout"))
+        own = () if self.device.type == "cpu" or not self.share[0] else self.share[:1]
+        torch.manual_seed(_hash(*self.key, "dropout", *own))
         seed_generator(torch.default_generator, *self.key, "dropout")
 
 
@@ -85,7 +108,7 @@ class RepeatedNoise(Noise):
     """
 
     def __init__(self, noise):
-        super().__init__(*noise.key[:2], noise.device, noise.key[2], noise.rows)
+        super().__init__(*noise.key[:2], noise.device, noise.key[2], noise.rows, noise.share)
         self._seeds_dropout = False
         self._draws, self._next = [], None  # (name, place, generator) of each; the next one, once they are repeated
 
@@ -139,6 +162,8 @@ class CounterNoise(NamedTuple):
         """Uniform float32 of this shape, in (0, 1)."""
         word = _hash(self.prefix + name)
         low, high = _mix(self.key[0] ^ _int32(word)), _mix(self.key[1] ^ _int32(word >> 31))
+        if not shape:
+            return self._replace(rows=None)(name, (1,))[0]
         rows = self.rows
         if rows is None:
             rows = torch.arange(shape[0], dtype=torch.int32, device=self.key.device)

@@ -12,6 +12,7 @@ from absl import logging
 
 from itit import flags, locks, samples, storage, text_encoders
 from itit.backends.connect import connect
+from itit.backends.processes import launched
 from itit.checkpoint import store
 from itit.checks import check_batches
 from itit.config import Config, ModelConfig, from_json, to_json
@@ -26,7 +27,7 @@ from itit.training.interrupt import Interrupt, Interrupted
 from itit.training.metrics import Metrics, Silent
 from itit.training.saver import Saver
 from itit.training.skips import Skips
-from itit.training.state import frozen, image_ids_of, load_state, make_state, settle
+from itit.training.state import code, frozen, image_ids_of, load_state, make_state, settle
 from itit.training.watchdog import Watchdog
 
 # ---------------------------------------------------------------------------------------------- resume
@@ -77,9 +78,10 @@ def tell_changes(then, now, step):
 
 def open_streams(config, backend):
     """This host's share of the data. Raises ValueError where the batches do not divide, or hosts read the same rows."""
-    streams = Streams(config, backend.hosts.index, backend.hosts.count)
+    parts = config.optim.num_microbatches
+    check_batches(tasks(config, sys.maxsize), backend.num_devices, parts)
+    streams = Streams(config, backend.hosts.index, backend.hosts.count, parts if backend.splits_parts else 1)
     logging.info("data:\n%s", streams.describe())
-    check_batches(tasks(config, sys.maxsize), backend.num_devices, config.optim.num_microbatches)
     backend.hosts.check_rows(streams.rows(0))
     return streams
 
@@ -87,7 +89,8 @@ def open_streams(config, backend):
 def identity(config, streams, state):
     """What must be the same on all hosts: name -> text."""
     lines = [line for line in flags.to_flagfile(config).splitlines() if line.startswith("--")]
-    return dict(line.partition("=")[::2] for line in lines) | streams.identity() | frozen(state)
+    found = dict(line.partition("=")[::2] for line in lines) | streams.identity() | frozen(state)
+    return found | {"the code in itit/": code()}
 
 
 def check_pictures(batch, state):
@@ -173,13 +176,14 @@ class Looks:
 def run(config):
     """Trains until num_steps (or stop_after_steps of this call). Returns the exit code."""
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
-    if not workdir:
-        raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
-    if storage.is_remote(workdir) and t.profile_step >= 0:
-        raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
-    backend = connect(t)
-    with locks.of_run(workdir, backend.hosts):
-        return _run(config, backend, started)
+    with launched(t) as processes:
+        if not workdir:
+            raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
+        if storage.is_remote(workdir) and t.profile_step >= 0:
+            raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not {workdir}")
+        backend = connect(t, processes)
+        with locks.of_run(workdir, backend.hosts):
+            return _run(config, backend, started)
 
 
 def _run(config, backend, started):

@@ -85,7 +85,8 @@ def train_step(state, batch, noises, rate, config, active, run=None):
              for i, noise in enumerate(noises)]  # fmt: skip
     with inference.weights_cast(state.model, run):
         parts = [synthesize(state, part, noise, config, run) for part, noise in zip(parts, noises, strict=True)]
-        return run(update, state, parts, noises, run.number(rate), config, updates=list(state.tensors().values()))
+        updates = list(state.tensors().values())
+        return run(update, state, parts, noises, run.number(rate), config, run.across, updates=updates)
 
 
 def synthesize(state, part, noise, config, run):
@@ -108,9 +109,12 @@ def synthesize(state, part, noise, config, run):
     return part._replace(image_ids=part.image_ids | images, text_ids=part.text_ids | texts)
 
 
-def update(state, parts, noises, rate, config):
-    """Losses, gradients and the optimizer's step, in place. Returns what `train_step` returns."""
-    totals = {name: sum(part.totals[name] for part in parts) for name in parts[0].totals}
+def update(state, parts, noises, rate, config, across):
+    """Losses, gradients and the optimizer's step, in place. Returns what `train_step` returns.
+
+    `across`: the processes that share the batch (see eager.py).
+    """
+    totals = across.sum({name: sum(part.totals[name] for part in parts) for name in parts[0].totals})
     metrics = {}
     state.model.train()
     for index, (part, noise) in enumerate(zip(parts, noises, strict=True)):
@@ -118,10 +122,13 @@ def update(state, parts, noises, rate, config):
         with cast_once(state.model):
             losses = compute_losses(state, part, totals, noise, config)
         loss = sum(getattr(config.objective, f"{name}_weight") * value for name, value in losses.items())
-        loss.backward()
+        with across.summing(state.model) if index == len(parts) - 1 else contextlib.nullcontext():
+            loss.backward()
         for name, value in [("loss", loss), *((f"loss/{name}", value) for name, value in losses.items())]:
             metrics[name] = metrics.get(name, 0.0) + value.detach()
+    metrics = across.sum(metrics)
     metrics["grad_norm"], made = state.optimizer.step(rate, torch.isfinite(metrics["loss"]))
+    across.update(state.model)
     if state.ema is not None:
         state.ema.update(state.model.named_parameters(), made)
     metrics["skipped"] = 1 - made.float()

@@ -1,6 +1,7 @@
-"""Where a run computes: one processor or GPU (`local.Local`), or all chips of all hosts by PyTorch/XLA (`xla.mesh`).
+"""Where a run computes: one processor or GPU (`local.Local`), many of them, each with a process
+(`distributed.Distributed`), or all chips of all hosts by PyTorch/XLA (`xla.mesh`).
 
-Both have the same attributes and methods, which is all that the mains know of a device.
+All have the same attributes and methods, which is all that the mains know of a device.
 """
 
 import glob
@@ -8,20 +9,30 @@ import os
 
 import torch
 
+from itit.backends import distributed
 from itit.backends.local import Local
+from itit.backends.processes import num_started
 
 
-def connect(config):
+def connect(config, processes=None):
     """The backend of a TrainConfig. Sets torch's precision of float32 products and convolutions, too.
 
-    Raises ValueError, one line, where it is not there.
+    Args:
+      processes: those of torchrun that the work is shared by (see `processes.launched`).
+
+    Raises ValueError, one line, where it is not there, or this was started by torchrun and does not share its work.
     """
     torch.set_float32_matmul_precision(config.matmul_precision)
     torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"  # by default it is, whatever the line above
+    if processes is None and num_started() > 1:
+        raise ValueError(f"WORLD_SIZE={num_started()}: this command is one process; start it without torchrun")
     backend = config.backend
     if backend == "auto":
         backend = "xla" if _has_tpu() else "cuda" if torch.cuda.is_available() else "cpu"
     if backend == "xla":
+        if processes is not None:
+            raise ValueError(f"--backend=xla with WORLD_SIZE={num_started()}: one process drives all chips of a host; "
+                             "start it without torchrun")  # fmt: skip
         try:
             from itit.xla import mesh  # takes seconds, and not every machine has it
         except ImportError as error:
@@ -29,7 +40,8 @@ def connect(config):
         return mesh.connect(config)
     if backend == "cuda" and not torch.cuda.is_available():
         raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
-    return Local(backend, graphs=backend == "cuda" and config.cuda_graphs)
+    graphs = backend == "cuda" and config.cuda_graphs
+    return Local(backend, graphs) if processes is None else distributed.connect(backend, processes, graphs)
 
 
 def _has_tpu():

@@ -7,11 +7,13 @@ Shapes: B batch, N image tokens, S side of a picture in pixels.
 
 import concurrent.futures
 import dataclasses
+import pathlib
 
 import google_crc32c
 import torch
 from absl import logging
 
+import itit
 from itit import storage, text_encoders
 from itit.checkpoint import weights, weightsdir
 from itit.config import T5Config, from_json
@@ -105,6 +107,14 @@ def fingerprint(module):
     for _, tensor in sorted(module.state_dict().items()):
         checksum.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return checksum.hexdigest().decode()
+
+
+def code():
+    """Checksum of the package, and torch's version."""
+    checksum = google_crc32c.Checksum()
+    for path in sorted(pathlib.Path(itit.__file__).parent.rglob("*.py")):
+        checksum.update(path.read_bytes())
+    return f"{checksum.hexdigest().decode()}, with torch {torch.__version__}"
 
 
 def frozen(state):

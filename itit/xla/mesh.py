@@ -60,6 +60,8 @@ def prepare(matmul_precision):
 class Mesh:
     """The devices as a grid of data x fsdp, and where tensors lie on it. A backend: see backends/connect.py."""
 
+    splits_parts = False
+
     def __init__(self, data, fsdp):
         self.data, self.fsdp, self.num_devices = data, fsdp, data * fsdp
         self.device = api.device()
@@ -70,6 +72,10 @@ class Mesh:
         self._shardings, self.texts = {}, {}  # spec -> as XLA has it, and as it writes it
         self.packs = Packs()
         self.run, self.sampler = Captured(self), Captured(self, strict=False)
+
+    def spread(self, function, items):
+        """What function(item) returns for each item: here of all devices together."""
+        return [function(item) for item in items]
 
     def stop_by(self, interrupt):
         """Nothing: all hosts run all parts of what they have begun."""
@@ -258,7 +264,7 @@ class Mesh:
             out[name] = api.to_devices(torch.as_tensor(value), self.device, self._mesh, spec, minibatch)
         return out
 
-    def noise(self, seed, step, part=0, rows=None):
+    def noise(self, seed, step, part=0, rows=None, whole=False):
         """The draws of a part of a step, an index or a name; `rows`: list of numbers, one a row (see noise.py)."""
         key = self.mark(counter_key(seed, step, part).to(self.device), (None,))
         if rows is not None:

@@ -1,7 +1,11 @@
-"""What the tests of several hosts share: functions in real processes, one a host, that find each other over TCP."""
+"""What the tests of several hosts share: functions in real processes, one a host, that find each other over TCP.
+
+`launch` starts them as torchrun does, without its supervision.
+"""
 
 import datetime
 import multiprocessing
+import os
 import traceback
 
 import torch
@@ -17,10 +21,19 @@ def start(function, count, *args, timeout=20):
 
     Returns [(process, the pipe that its result comes from)].
     """
+    return _start(_with_hosts, count, function, timeout, args)
+
+
+def launch(function, count, *args):
+    """Starts `function(*args)` in `count` processes with the environment that torchrun gives them; like `start`."""
+    return _start(_with_environment, count, function, args)
+
+
+def _start(call, count, *given):
     context, port, running = multiprocessing.get_context("fork"), free_port(), []
     for index in range(count):
         receive, send = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(function, index, count, port, timeout, send, args), daemon=True)
+        process = context.Process(target=_run, args=(send, call, index, count, port, *given), daemon=True)
         process.start()
         send.close()
         running.append((process, receive))
@@ -44,14 +57,28 @@ def run(function, count, *args, timeout=20):
     return results(start(function, count, *args, timeout=timeout))
 
 
-def _run(function, index, count, port, timeout, send, args):
+def _run(send, call, *given):
     torch.set_num_threads(1)
     try:
-        seconds = datetime.timedelta(seconds=timeout)
-        hosts = over_tcp(index, count, "localhost", port, seconds) if count > 1 else Hosts()
-        result = function(hosts, *args)
-        hosts.close()
+        result = call(*given)
     except Exception as error:
         traceback.print_exc()
         result = error
     send.send(result)
+
+
+def _with_hosts(index, count, port, function, timeout, args):
+    seconds = datetime.timedelta(seconds=timeout)
+    hosts = over_tcp(index, count, "localhost", port, seconds) if count > 1 else Hosts()
+    result = function(hosts, *args)
+    hosts.close()
+    return result
+
+
+def _with_environment(index, count, port, function, args):
+    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost",
+                   "MASTER_PORT": str(port)}  # fmt: skip
+    try:
+        return function(*args)
+    except SystemExit as error:
+        return error

@@ -1,0 +1,107 @@
+"""Many processes, one a device, on torch.distributed: the run that `torchrun -m itit.train` starts.
+
+Every process has the whole model and an equal share of the rows of each microbatch. What belongs to rows (tokens,
+features, synthesis, losses) it computes for its own; draws are those of its rows in the global batch (see
+`noise.Noise`). Three things go between processes: what counts in each loss, before the losses; gradients; losses, for
+the curves (see exchange.py). From there on all compute the same update, so weights stay equal without being sent.
+A checkpoint is one file a process, as it is one a host on a pod, each with some of the tensors: it goes on anywhere.
+"""
+
+import torch
+import torch.distributed as dist
+
+from itit.backends.exchange import Exchange
+from itit.backends.local import Local
+from itit.backends.processes import local_index
+from itit.eager import Eager
+from itit.noise import Noise
+
+
+def connect(kind, processes, graphs):
+    """The backend of one of torchrun's `processes.Processes`. `kind`: of device, as torch names it."""
+    device = torch.device(kind)
+    if kind != "cpu":
+        if local_index() >= torch.accelerator.device_count():
+            raise ValueError(f"--nproc_per_node: this machine has {torch.accelerator.device_count()} of {kind}, and "
+                             f"process {local_index()} of it none")  # fmt: skip
+        torch.accelerator.set_device_index(local_index())
+        device = torch.device(kind, local_index())
+    kinds = {"cpu": "gloo", kind: dist.get_default_backend_for_device(device)}
+    dist.init_process_group(
+        ",".join(f"{name}:{backend}" for name, backend in kinds.items()), store=processes.group_store,
+        rank=processes.index, world_size=processes.count, timeout=processes.timeout,
+    )  # fmt: skip
+    return Distributed(device, processes, graphs)
+
+
+class Shared(Eager):
+    """Runs the parts of a step as they stand, with other processes beside this one."""
+
+    def __init__(self, across):
+        self.across = across
+
+
+class Distributed(Local):
+    """One of several processes. A backend: see connect.py."""
+
+    splits_parts = True
+
+    def __init__(self, device, processes, graphs=False):
+        super().__init__(device, graphs)
+        self.hosts, self.num_devices = processes, processes.count
+        self.run = Shared(Exchange(processes.peers))
+        self._owners = {}  # parameter -> the process that saves what belongs to it
+
+    def spread(self, function, items):
+        """Process p makes every item whose number leaves the rest p, and sends the others what they have not made."""
+        index, count = self.hosts.index, self.hosts.count
+        own = [function(item) if number % count == index else None for number, item in enumerate(items)]
+        kinds = self.hosts.gather([made if made is None else _kind(made) for made in own])
+        found = []
+        for number, made in enumerate(own):
+            owner = number % count
+            made = _empty(kinds[owner][number], self.device) if made is None else made
+            for tensor in made if isinstance(made, tuple) else (made,):
+                with self.hosts.peers.waiting():
+                    dist.broadcast(tensor.contiguous(), owner)
+            found.append(made)
+        return found
+
+    def stop_by(self, interrupt):
+        """Nothing: all processes run all parts of what they have begun."""
+
+    def __str__(self):
+        return f"{self.num_devices} x {self.device.type}, {dist.get_backend_config()}"
+
+    def place_state(self, state):
+        """Shares the saving of a state out, by sizes."""
+        loads = [0] * self.hosts.count
+        for name, p in state.model.named_parameters():
+            self._owners[name] = owner = loads.index(min(loads))
+            loads[owner] += p.numel()
+
+    def owned(self, tensors):
+        mine = {name: t for name, t in tensors.items() if self._owner(name) == self.hosts.index}
+        return {name: [] for name in tensors} | super().owned(mine)
+
+    def _owner(self, name):
+        """Of a tensor of the state by its name there; process 0 has what belongs to no parameter."""
+        return self._owners.get(name.rpartition("/")[2], 0)
+
+    def noise(self, seed, step, part=0, rows=None, whole=False):
+        share = (0, 1) if whole or rows is not None else (self.hosts.index, self.hosts.count)
+        return Noise(seed, step, self.device, part, rows, share)
+
+
+def _kind(made):
+    """Shape and dtype of a tensor, or of each of a tuple, as JSON values."""
+    if isinstance(made, tuple):
+        return {"tuple": [_kind(tensor) for tensor in made]}
+    return {"shape": list(made.shape), "dtype": str(made.dtype).removeprefix("torch.")}
+
+
+def _empty(kind, device):
+    """Without values, what was of this kind."""
+    if "tuple" in kind:
+        return tuple(_empty(each, device) for each in kind["tuple"])
+    return torch.empty(kind["shape"], dtype=getattr(torch, kind["dtype"]), device=device)
