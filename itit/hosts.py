@@ -27,14 +27,15 @@ class Hosts:
       store: torch's store of keys and values that all hosts reach (see `over_tcp`); None of one host alone. Its timeout
         is the longest wait for another host.
 
-    `leads`: whether this host writes what all hosts know. `called`: what people call one of them. `agrees_at_once`:
-    whether `any` takes no time to speak of.
+    `leads`: whether this host writes what all hosts know. `says`: whether it says what all would say: each host has a
+    screen of its own. `called`: what people call one of them. `agrees_at_once`: whether `any` takes no time to speak
+    of.
     """
 
     called, agrees_at_once = "host", False
 
     def __init__(self, index=0, count=1, store=None):
-        self.index, self.count, self.leads = index, count, index == 0
+        self.index, self.count, self.leads, self.says = index, count, index == 0, True
         self._store, self._turn = store, 0
 
     def channel(self, name):

@@ -260,7 +260,7 @@ def _run(config, backend, started):
     batches.close()
     metrics.close()
     backend.hosts.close()
-    if code := interrupt.ended(stop, step, workdir):
+    if code := interrupt.ended(stop, step, workdir, backend.hosts.says):
         return code
     logging.info("done: step %d of %d", step, config.optim.num_steps)
     if state.vqgan is not None and config.data.vocabulary and backend.hosts.leads:

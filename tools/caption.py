@@ -31,8 +31,8 @@ def main(_):
     damage = Damage(flag.max_bad_records, "pictures")
     pictures = inputs.pictures(flag.pictures, flag.images, damage.add)
     pictures = pictures[: flag.num_pictures] if flag.num_pictures else pictures
-    loading, sharing = flags_lib.from_flags(generation.Loading()), flags_lib.from_flags(generation.Sharing())
-    model, telling = generation.load(loading), flags_lib.from_flags(generation.Telling())
+    loading, sharing = flags_lib.from_flags(generation.Loading()), generation.sharing()
+    model, telling = generation.load(loading, shared=True), flags_lib.from_flags(generation.Telling())
     whole = generation.export_captions(
         model, pictures, flag.output, telling, loading.batch_size, sharing, flag.num_shown, damage
     )

@@ -39,12 +39,12 @@ def evaluate(flag, loading, sharing):
     if flag.protocol in protocols.CAPTIONS:
         telling = flags_lib.from_flags(generation.Telling())
         return protocols.evaluate_captions(
-            generation.load(loading), flag.captions, flag.image_list, flag.images, flag.output, telling,
+            generation.load(loading, shared=True), flag.captions, flag.image_list, flag.images, flag.output, telling,
             loading.batch_size, sharing, flag.force,
         )  # fmt: skip
     drawing = flags_lib.from_flags(generation.Drawing())
     prompts = protocols.choose_prompts(flag.captions, flag.split, flag.num_prompts, flag.list_seed)
-    model = generation.load(loading)
+    model = generation.load(loading, shared=True)
     extractor = picture_features.of(flag.inception, flag.features, model.backend, flag.force)
     return protocols.evaluate_pictures(
         model, prompts, flag.reference, extractor, flag.output, drawing, loading.batch_size, sharing, flag.force
@@ -54,7 +54,7 @@ def evaluate(flag, loading, sharing):
 def main(_):
     flag = flags.FLAGS
     check(flag)
-    loading, sharing = flags_lib.from_flags(generation.Loading()), flags_lib.from_flags(generation.Sharing())
+    loading, sharing = flags_lib.from_flags(generation.Loading()), generation.sharing()
     result = evaluate(flag, loading, sharing)
     if result is None:
         print(f"{flag.output}: done here; other hosts are not yet")

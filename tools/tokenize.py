@@ -5,6 +5,8 @@ Writes the same records in the same order, with `image_ids` for `image` (--vqgan
 rerun, an unfinished one is never visible. PREFIX-settings.json holds what the shards were made with; a rerun must be
 given the same, and so must a training on them.
 
+Under torchrun each process makes some of the shards, on a device of its own.
+
 With --num_crops or --flip a record becomes several, one a view of its picture; their ids are KEY#0, KEY#1, ...
 
 Shapes: B records of a batch, S picture side, N image tokens, L text tokens.
@@ -22,6 +24,7 @@ from absl import flags
 from itit import config as config_lib
 from itit import locks, storage
 from itit.backends.connect import connect
+from itit.backends.processes import index_started, num_started
 from itit.checkpoint.weights import load_vqgan
 from itit.data import made_with, records, shard_index
 from itit.flags import run_main
@@ -72,7 +75,7 @@ def make_tokenizers(vqgan, vocabulary, num_text_tokens, num_crops=1, flip=False,
         raise ValueError("--vqgan and --vocabulary are both missing: give one or both")
     tokenizers = {}
     if vqgan:  # first, because torch_xla must be imported before TensorFlow
-        device = connect(config_lib.TrainConfig(backend=backend))
+        device = connect(config_lib.TrainConfig(backend=backend), each=True)
         image_tokenizer = ImageTokenizer(vqgan, device, num_crops, flip)
         tokenizers["image"] = ("image_ids", image_tokenizer.decode, image_tokenizer)
     if vocabulary:
@@ -150,15 +153,18 @@ def run(pattern, output, vqgan, vocabulary, num_text_tokens, keep, num_crops=1, 
         "vocabulary": vocabulary and made_with.checksum(vocabulary),
         "num_crops": num_crops, "flip": flip,
     }  # fmt: skip
-    with locks.hold(locks.beside(output), f"--output={output}"):
+    index, count = index_started(), num_started()
+    share = f"{output}-{index}-of-{count}" if count > 1 else output
+    with locks.hold(locks.beside(share), f"--output={output}"):
         storage.remove_rests(output.rpartition("/")[0] or ".")
         settle(made_with.path_of(output), settings, {"num_crops": 1, "flip": False})
-        _run(sources, output, (vqgan, vocabulary, num_text_tokens, num_crops, flip, backend), keep)
+        _run(sources, output, (vqgan, vocabulary, num_text_tokens, num_crops, flip, backend), keep, (index, count))
 
 
-def _run(sources, output, asked, keep):
-    """`asked`: what `make_tokenizers` takes."""
+def _run(sources, output, asked, keep, share):
+    """`asked`: what `make_tokenizers` takes. `share`: (index, count), which of the shards are made here."""
     targets = [f"{output}-{i:05d}-of-{len(sources):05d}.tfrecord" for i in range(len(sources))]
+    sources, targets = sources[share[0] :: share[1]], targets[share[0] :: share[1]]
     todo = [(source, target) for source, target in zip(sources, targets, strict=True) if not storage.exists(target)]
     for target in set(targets) - {target for _, target in todo}:
         if not storage.exists(shard_index.path_of(target)):  # killed between the two, before they were in this order

@@ -11,26 +11,27 @@ import torch
 
 from itit.backends import distributed
 from itit.backends.local import Local
-from itit.backends.processes import num_started
+from itit.backends.processes import num_started, own_device
 
 
-def connect(config, processes=None):
+def connect(config, processes=None, each=False):
     """The backend of a TrainConfig. Sets torch's precision of float32 products and convolutions, too.
 
     Args:
-      processes: those of torchrun that the work is shared by (see `processes.launched`).
+      processes: those of torchrun that are one run (see `processes.launched`).
+      each: where torchrun has started several, each is alone on its device; they share the work out by themselves.
 
     Raises ValueError, one line, where it is not there, or this was started by torchrun and does not share its work.
     """
     torch.set_float32_matmul_precision(config.matmul_precision)
     torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"  # by default it is, whatever the line above
-    if processes is None and num_started() > 1:
+    if processes is None and not each and num_started() > 1:
         raise ValueError(f"WORLD_SIZE={num_started()}: this command is one process; start it without torchrun")
     backend = config.backend
     if backend == "auto":
         backend = "xla" if _has_tpu() else "cuda" if torch.cuda.is_available() else "cpu"
     if backend == "xla":
-        if processes is not None:
+        if num_started() > 1:
             raise ValueError(f"--backend=xla with WORLD_SIZE={num_started()}: one process drives all chips of a host; "
                              "start it without torchrun")  # fmt: skip
         try:
@@ -40,8 +41,8 @@ def connect(config, processes=None):
         return mesh.connect(config)
     if backend == "cuda" and not torch.cuda.is_available():
         raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
-    graphs = backend == "cuda" and config.cuda_graphs
-    return Local(backend, graphs) if processes is None else distributed.connect(backend, processes, graphs)
+    device, graphs = own_device(backend), backend == "cuda" and config.cuda_graphs
+    return Local(device, graphs) if processes is None else distributed.connect(device, processes, graphs)
 
 
 def _has_tpu():

@@ -12,21 +12,13 @@ import torch.distributed as dist
 
 from itit.backends.exchange import Exchange
 from itit.backends.local import Local
-from itit.backends.processes import local_index
 from itit.eager import Eager
 from itit.noise import Noise
 
 
-def connect(kind, processes, graphs):
-    """The backend of one of torchrun's `processes.Processes`. `kind`: of device, as torch names it."""
-    device = torch.device(kind)
-    if kind != "cpu":
-        if local_index() >= torch.accelerator.device_count():
-            raise ValueError(f"--nproc_per_node: this machine has {torch.accelerator.device_count()} of {kind}, and "
-                             f"process {local_index()} of it none")  # fmt: skip
-        torch.accelerator.set_device_index(local_index())
-        device = torch.device(kind, local_index())
-    kinds = {"cpu": "gloo", kind: dist.get_default_backend_for_device(device)}
+def connect(device, processes, graphs):
+    """The backend of one of torchrun's `processes.Processes`."""
+    kinds = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}
     dist.init_process_group(
         ",".join(f"{name}:{backend}" for name, backend in kinds.items()), store=processes.group_store,
         rank=processes.index, world_size=processes.count, timeout=processes.timeout,

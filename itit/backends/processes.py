@@ -6,8 +6,10 @@ these, a Slurm script, say, starts a run as well.
 
 import contextlib
 import datetime
+import math
 import os
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -29,9 +31,23 @@ def num_started():
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _TOLD) else 1
 
 
-def local_index():
-    """Which one of its node this process is."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+def index_started():
+    """Which of them this process is."""
+    return int(os.environ["RANK"]) if num_started() > 1 else 0
+
+
+def own_device(kind):
+    """The torch.device of this process, one of its node's of a kind, which becomes torch's current one.
+
+    Raises ValueError where torchrun has started more processes than there are devices.
+    """
+    if kind == "cpu" or num_started() == 1:
+        return torch.device(kind)
+    index, count = int(os.environ.get("LOCAL_RANK", 0)), torch.accelerator.device_count()
+    if index >= count:
+        raise ValueError(f"--nproc_per_node: must be at most {count}: this machine has no {kind}:{index}")
+    torch.accelerator.set_device_index(index)
+    return torch.device(kind, index)
 
 
 @contextlib.contextmanager
@@ -47,7 +63,7 @@ def launched(config):
         return
     store, index, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
     seconds = config.watchdog_seconds if config.watchdog_factor else None
-    processes = Processes(index, count, dist.PrefixStore("itit", store), seconds)
+    processes = Processes(index, count, dist.PrefixStore(meet(store, index, count), store), seconds)
     if not processes.leads:
         logging.set_verbosity(logging.WARNING)
     try:
@@ -56,6 +72,30 @@ def launched(config):
         if os.environ.get("ITIT_TRACEBACK") != "1" and not processes.is_first_to_say(str(error)):
             sys.exit(2)
         raise
+
+
+def meet(store, index, count):
+    """A name, the same for all processes that were started together and for no others: torchrun that begins again keeps
+    the store, and what processes told each other before is still there.
+
+    Each says hello by a name of its own, and process 0 answers whoever stands there, until all have heard it.
+    """
+    name = secrets.token_hex(8)
+    if index:
+        store.set(f"hello/{index}", name)
+        found = store.get(f"welcome/{name}").decode()
+        store.set(f"here/{found}/{index}", "")
+        return found
+    missing, end = set(range(1, count)), time.monotonic() + TIMEOUT.total_seconds()
+    while missing:
+        for other in missing:
+            if store.check([f"hello/{other}"]):
+                store.set(f"welcome/{store.get(f'hello/{other}').decode()}", name)
+        missing = {other for other in missing if not store.check([f"here/{name}/{other}"])}
+        if time.monotonic() > end:
+            raise ValueError(f"processes {sorted(missing)} of {count} did not come within {TIMEOUT}")
+        time.sleep(0.01)
+    return name
 
 
 class Processes(Hosts):
@@ -68,6 +108,7 @@ class Processes(Hosts):
 
     def __init__(self, index, count, store, seconds):
         super().__init__(index, count, store)
+        self.says = self.leads
         self.group_store = dist.PrefixStore("group", store)
         self.timeout = datetime.timedelta(seconds=2 * seconds) if seconds else TIMEOUT
         names = self.gather(f"PID {os.getpid()} on {socket.gethostname()}")
@@ -106,9 +147,11 @@ class Peers:
 
     def __init__(self, store, index, names, seconds):
         self._store, self._index, self._names = store, index, names
-        self._patience = seconds / 2 if seconds else float("inf")
-        self._interval = min(1.0, self._patience / 4)
-        self._beats, self._heard = {}, dict.fromkeys(range(len(names)), time.monotonic())
+        patience = seconds / 2 if seconds else math.inf
+        self._interval = min(1.0, patience / 4)
+        # Time is counted in beats of this process, so that one that sleeps with all others wakes up with them.
+        self._now, self._patience = 0, patience / self._interval
+        self._beats, self._heard = {}, dict.fromkeys(range(len(names)), 0)
         self._turn, self._since = 0, None
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
@@ -117,7 +160,7 @@ class Peers:
     @contextlib.contextmanager
     def waiting(self):
         """Goes around what waits for all processes; they come to it equally often."""
-        self._turn, self._since = self._turn + 1, time.monotonic()
+        self._turn, self._since = self._turn + 1, self._now
         try:
             yield
         except RuntimeError:
@@ -140,28 +183,34 @@ class Peers:
                 self._leave(f"torchrun is gone, or cannot be reached: {str(error).splitlines()[0]}")
 
     def _listen(self):
+        self._now += 1
         self._store.set(f"turn/{self._index}", str(self._turn))
         for index in range(len(self._names)):
             beats = self._store.add(f"beat/{index}", int(index == self._index))
             if beats != self._beats.get(index):
-                self._beats[index], self._heard[index] = beats, time.monotonic()
+                self._beats[index], self._heard[index] = beats, self._now
 
     def _look(self, patience):
-        now, since = time.monotonic(), self._since
+        since = self._since
         for index, heard in self._heard.items():
-            if now - heard > patience:
-                self._leave(f"{self._name(index)} is gone or stopped: no sign of it for {now - heard:.0f} s")
-        if since is not None and now - since > self._patience:
-            for index in range(len(self._names)):
-                if int(self._store.get(f"turn/{index}")) < self._turn:
-                    self._leave(f"{self._name(index)} hangs: {self._name(self._index)} has waited for it for "
-                                f"{now - since:.0f} s")  # fmt: skip
+            if self._now - heard > patience:
+                self._leave(f"{self._name(index)} is gone or stopped: no sign of it {self._for(heard)}")
+        if since is None or self._now - since <= self._patience:
+            return
+        for index, heard in self._heard.items():
+            if self._now - heard < 3 and int(self._store.get(f"turn/{index}")) < self._turn:
+                name = self._name(self._index)
+                self._leave(f"{self._name(index)} hangs: {name} has waited for it {self._for(since)}")
 
     def _explain(self):
         """After an error of the group: leaves where one of the others turns out to be gone."""
-        patience, end = 5 * self._interval, time.monotonic() + 15 * self._interval
-        while time.monotonic() < end and not self._ended.wait(self._interval):
-            self._look(patience)
+        for _ in range(15):
+            self._look(5)
+            if self._ended.wait(self._interval):
+                return
+
+    def _for(self, since):
+        return f"for {(self._now - since) * self._interval:.0f} s"
 
     def _name(self, index):
         return f"process {index} of {len(self._names)} ({self._names[index]})"

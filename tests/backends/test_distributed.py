@@ -1,11 +1,11 @@
-"""Several processes, as torchrun starts them, against one: every draw, loss, gradient and weight, and what they save."""
+"""Several processes, as torchrun starts them, against one: draws, losses, gradients, weights, and what they save."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from itit import train
+from itit import samples, train
 from itit.backends.connect import connect
 from itit.backends.processes import launched
 from itit.checkpoint import store
@@ -15,10 +15,12 @@ from itit.models.layers import Dropout
 from itit.noise import Noise
 from itit.tasks import TASKS
 from itit.train_step import tasks, train_step
+from itit.training import evaluation
 from tests.helpers import processes
 from tests.helpers.backend_parity import Gradients, config_of
 from tests.helpers.tiny import make_state, random_batch, seeds
-from tests.training.test_train import run_here, settings, write_ids
+from tests.training.test_train import curves, run_here, settings, write_ids
+from tests.training.test_train import data as scenes  # noqa: F401
 
 SIZES = dict(ema_decay=0.9, num_steps=5, checkpoint_every=1, keep_last=9, t2i2t_warmup_steps=0, i2t2i_warmup_steps=2,
              t2i_text_drop_prob=0.3, **{f"{task}_batch": 8 for task in TASKS})  # fmt: skip
@@ -134,8 +136,8 @@ def launch(count, values, *rest):
 
 
 def assert_near(workdir, other, steps):
-    """The same tensors but for rounding. Left out are biases of attention: those of keys have no gradient, and Adafactor
-    makes whole updates of what rounding fills it with."""
+    """The same tensors but for rounding. Left out are biases of attention: those of keys have no gradient, and
+    Adafactor makes whole updates of what rounding fills it with."""
     for step in steps:
         (_, tensors, _), (_, expected, _) = (store.restore(str(path), step=step) for path in (workdir, other))
         assert tensors.keys() == expected.keys()
@@ -169,3 +171,37 @@ def test_what_some_processes_saved_others_continue(data, tmp_path, alone):
     assert run(values | {"stop_after_steps": 1}) == 0
     assert launch(2, values) == [0] * 2
     assert_near(tmp_path, alone, [5])
+
+
+def test_samples_and_scores_are_those_of_one_process(scenes, tmp_path):  # noqa: F811
+    """Of the untrained model to the last bit: pictures, captions, losses and CIDEr, by batches of few samples."""
+    values = settings(
+        scenes, vocabulary=str(scenes / "words.model"), vqgan=str(scenes / "vqgan"), sample_every=1, num_samples=5,
+        eval_every=1, num_eval=7, num_steps=1, keep_best="CIDEr", ema_decay=0.9,
+    )  # fmt: skip
+    found = []
+    for name, started in (("one", run_in_parts), ("two", lambda values: launch_in_parts(2, values))):
+        assert started(values | {"workdir": str(tmp_path / name)}) in (0, [0, 0])
+        assert store.latest_step(str(tmp_path / name / "best")) is not None
+        events = curves(tmp_path / name)
+        tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("eval/")]
+        pictures = {tag: [x.encoded_image_string for x in events.Images(tag)] for tag in events.Tags()["images"]}
+        found.append(({tag: events.Scalars(tag)[0].value for tag in tags}, pictures))
+    (scores, pictures), (wanted, expected) = found
+    assert scores == wanted and len(scores) == 4
+    assert pictures.keys() == expected.keys() and len(pictures) == 4
+    assert all(map(len, pictures.values()))
+
+
+def run_in_parts(values):
+    """`itit.train` that draws and scores 2 samples at once."""
+    evaluation.CHUNK, defaults = 2, samples.Translator.__init__.__defaults__
+    samples.Translator.__init__.__defaults__ = (2,)
+    try:
+        return run(values)
+    finally:
+        evaluation.CHUNK, samples.Translator.__init__.__defaults__ = 64, defaults
+
+
+def launch_in_parts(count, values):
+    return processes.results(processes.launch(run_in_parts, count, values))
