@@ -47,7 +47,7 @@ class State(NamedTuple):
     @contextlib.contextmanager
     def averaged(self):
         """Inside, the model holds the averaged weights, if there are any."""
-        average = self.ema.average if self.ema else {}
+        average = self.ema.whole() if self.ema else {}
         own = {name: p.data for name, p in self.model.named_parameters()}
         for name, p in self.model.named_parameters():
             p.data = average.get(name, p.data)

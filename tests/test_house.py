@@ -49,7 +49,7 @@ EXPECTED = {
     "scores": ("captions", "scenes"),
     "training": ("state", "initial", "evaluation", "metrics", "skips", "watchdog", "interrupt", "saver", "runs"),
     "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
-    "backends": ("connect", "local", "cuda_graphs", "processor"),
+    "backends": ("connect", "local", "cuda_graphs", "processor", "distributed", "exchange", "processes"),
     "xla": ("api", "mesh", "sharding", "capture", "tracing", "packs"),
 }
 
@@ -74,7 +74,7 @@ ROOMS = {
         "text_encoders",
         "train_step",
     },
-    "backends": {"checkpoint.pieces", "eager", "hosts", "noise", "training.interrupt"},
+    "backends": {"checkpoint.pieces", "console", "eager", "hosts", "noise", "training.interrupt"},
     "xla": {"checkpoint.pieces", "eager", "hosts", "models", "noise"},
 }
 # Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.

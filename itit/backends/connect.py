@@ -42,7 +42,9 @@ def connect(config, processes=None, each=False):
     if backend == "cuda" and not torch.cuda.is_available():
         raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
     device, graphs = own_device(backend), backend == "cuda" and config.cuda_graphs
-    return Local(device, graphs) if processes is None else distributed.connect(device, processes, graphs)
+    if processes is None:
+        return Local(device, graphs)
+    return distributed.connect(device, processes, graphs, config.shard_state)
 
 
 def _has_tpu():

@@ -16,14 +16,14 @@ from itit.eager import Eager
 from itit.noise import Noise
 
 
-def connect(device, processes, graphs):
+def connect(device, processes, graphs, shard_state):
     """The backend of one of torchrun's `processes.Processes`."""
     kinds = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}
     dist.init_process_group(
         ",".join(f"{name}:{backend}" for name, backend in kinds.items()), store=processes.group_store,
         rank=processes.index, world_size=processes.count, timeout=processes.timeout,
     )  # fmt: skip
-    return Distributed(device, processes, graphs)
+    return Distributed(device, processes, graphs, shard_state)
 
 
 class Shared(Eager):
@@ -38,11 +38,11 @@ class Distributed(Local):
 
     splits_parts = True
 
-    def __init__(self, device, processes, graphs=False):
+    def __init__(self, device, processes, graphs=False, shard_state=False):
         super().__init__(device, graphs)
         self.hosts, self.num_devices = processes, processes.count
-        self.run = Shared(Exchange(processes.peers))
-        self._owners = {}  # parameter -> the process that saves what belongs to it
+        self.run = Shared(Exchange(processes.index, processes.count, processes.peers, shard_state))
+        self._owners = {}  # parameter -> the process that saves, and perhaps alone has, what belongs to it
 
     def spread(self, function, items):
         """Process p makes every item whose number leaves the rest p, and sends the others what they have not made."""
@@ -66,11 +66,23 @@ class Distributed(Local):
         return f"{self.num_devices} x {self.device.type}, {dist.get_backend_config()}"
 
     def place_state(self, state):
-        """Shares the saving of a state out, by sizes."""
-        loads = [0] * self.hosts.count
-        for name, p in state.model.named_parameters():
-            self._owners[name] = owner = loads.index(min(loads))
-            loads[owner] += p.numel()
+        """Gives every parameter to a process: to save it, or to keep alone what the optimizer has of it, too."""
+        exchange, parameters = self.run.across, dict(state.model.named_parameters())
+        self._owners = exchange.own(state.model)
+        mine = [name for name, owner in self._owners.items() if owner == self.hosts.index]
+        if not exchange.splits:
+            return
+        if not mine:
+            raise ValueError(f"--shard_state: more processes, {self.hosts.count}, than tensors to share out")
+        state.optimizer.keep(mine, lambda part: exchange.sum({"": part})[""])
+        if state.ema is not None:
+            names = {p: name for name, p in parameters.items()}
+
+            def whole(average):
+                found = exchange.all_of({parameters[name]: tensor for name, tensor in average.items()})
+                return {names[p]: tensor for p, tensor in found.items()}
+
+            state.ema.keep(mine, whole)
 
     def owned(self, tensors):
         mine = {name: t for name, t in tensors.items() if self._owner(name) == self.hosts.index}

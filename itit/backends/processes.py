@@ -23,6 +23,7 @@ from itit.console import say
 from itit.hosts import TIMEOUT, Hosts
 
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LEFT = 1 << 40  # beats of a process that is done
 _OF_ANOTHER = re.compile(r"^process \d+: ")
 
 
@@ -122,11 +123,14 @@ class Processes(Hosts):
 
     def is_first_to_say(self, text):
         """Whether no process has said this before. What another one failed with is the same text."""
-        return self._store.add(f"said/{_OF_ANOTHER.sub('', text)}", 1) == 1
+        try:
+            return self._store.add(f"said/{_OF_ANOTHER.sub('', text)}", 1) == 1
+        except RuntimeError:  # process 0 serves the store where torchrun does not, and has left: it failed first
+            return False
 
     def close(self):
-        super().close()
         self.peers.stop()
+        super().close()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -170,9 +174,10 @@ class Peers:
             self._since = None
 
     def stop(self):
-        """Before this process leaves with the others."""
+        """Before this process leaves with the others, which are not to miss it."""
         self._ended.set()
         self._thread.join()
+        self._store.add(f"beat/{self._index}", _LEFT)
 
     def _watch(self):
         while not self._ended.wait(self._interval):
@@ -187,7 +192,7 @@ class Peers:
         self._store.set(f"turn/{self._index}", str(self._turn))
         for index in range(len(self._names)):
             beats = self._store.add(f"beat/{index}", int(index == self._index))
-            if beats != self._beats.get(index):
+            if beats != self._beats.get(index) or beats >= _LEFT:
                 self._beats[index], self._heard[index] = beats, self._now
 
     def _look(self, patience):

@@ -95,7 +95,7 @@ class Evaluation:
         self._state.model.eval()
         chunks = enumerate(zip(*map(_chunks, self._batch.values()), strict=True))
         found = self._backend.spread(self._sums, chunks)
-        values, totals = (sum(part.cpu().double()) for part in zip(*found, strict=True))
+        values, totals = (sum(part.cpu().double() for part in parts) for parts in zip(*found, strict=True))
         self._state.model.train()
         found = dict(zip(LOSSES, (values / totals).tolist(), strict=True))
         return {name: value for name, value in found.items() if getattr(self._config.objective, f"{name}_weight")}

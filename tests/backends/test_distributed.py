@@ -76,6 +76,7 @@ def losses_and_gradients(config, seed):
         index, count, parts = backend.hosts.index, backend.hosts.count, config.optim.num_microbatches
         state, found = make_state(config, seed), []
         state = state._replace(optimizer=Gradients(state.model.named_parameters(), config.optim))
+        backend.place_state(state)
         for step in range(2):
             batch = {name: value.view(parts, count, -1, *value.shape[1:])[:, index].flatten(0, 1).numpy()
                      for name, value in random_batch(config, 100 + step).items()}  # fmt: skip
@@ -137,14 +138,15 @@ def launch(count, values, *rest):
 
 def assert_near(workdir, other, steps):
     """The same tensors but for rounding. Left out are biases of attention: those of keys have no gradient, and
-    Adafactor makes whole updates of what rounding fills it with."""
+    Adafactor makes whole updates of what rounding fills it with. Biases begin at zero: so far they are updates alone.
+    """
     for step in steps:
         (_, tensors, _), (_, expected, _) = (store.restore(str(path), step=step) for path in (workdir, other))
         assert tensors.keys() == expected.keys()
         for name, tensor in expected.items():
             if name.startswith(("model/", "ema/")) and "qkv.bias" not in name:
-                apart = (tensors[name] - tensor).norm() / tensor.norm()
-                assert apart < 1e-5, (step, name, float(apart))
+                apart = float((tensors[name] - tensor).norm() / tensor.norm())
+                assert apart < (2e-4 if name.endswith("bias") else 1e-5), (step, name, apart)
 
 
 @pytest.fixture(scope="module")
@@ -155,29 +157,56 @@ def alone(data, tmp_path_factory):
     return values["workdir"]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_a_run_of_several_processes_is_that_of_one(data, tmp_path, alone, count):
+@pytest.mark.parametrize("count, shard_state", [(2, False), (2, True), (4, False)])
+def test_a_run_of_several_processes_is_that_of_one(data, tmp_path, alone, count, shard_state):
     """Five steps, one of them skipped, weights and averages."""
-    values = settings(data, **SIZES, num_microbatches=2, workdir=str(tmp_path))
+    values = settings(data, **SIZES, num_microbatches=2, workdir=str(tmp_path), shard_state=shard_state)
     assert launch(count, values, (3,)) == [0] * count
     assert_near(tmp_path, alone, range(1, 6))
 
 
 def test_what_some_processes_saved_others_continue(data, tmp_path, alone):
-    """4 processes, then 1, then 2, each from where those before stopped."""
+    """4 processes with a state in parts, then 1, then 2, each from where those before stopped."""
     values = settings(data, **SIZES, num_microbatches=2, workdir=str(tmp_path), stop_after_steps=2)
-    assert launch(4, values, (3,)) == [0] * 4
+    assert launch(4, values | {"shard_state": True}, (3,)) == [0] * 4
     assert len(list(tmp_path.glob("checkpoints/step_00000002/state-*-of-00004-*"))) == 4
     assert run(values | {"stop_after_steps": 1}) == 0
     assert launch(2, values) == [0] * 2
     assert_near(tmp_path, alone, [5])
 
 
+def kept(config):
+    """Numbers of the optimizer and the averages that this process keeps, of the averages that it can look at."""
+    with launched(config.train) as started:
+        backend = connect(config.train, started)
+        state = make_state(config, 1)
+        backend.place_state(state)
+        with torch.no_grad():  # told apart from those that others have
+            for name, tensor in state.ema.average.items():
+                tensor.fill_(len(name))
+        own = {"optimizer": state.optimizer.state(), "averages": state.ema.state()}
+        with state.averaged():
+            right = all(bool((p == len(name)).all()) for name, p in state.model.named_parameters())
+        backend.hosts.close()
+        return {kind: sum(t.numel() for t in tensors.values()) for kind, tensors in own.items()}, right
+
+
+def test_a_state_in_parts_is_kept_once_and_its_averages_can_be_looked_at():
+    config = config_of(ema_decay=0.9, backend="cpu", shard_state=True)
+    whole, right = kept(config)
+    found = processes.results(processes.launch(kept, 3, config))
+    assert right and all(right for _, right in found)
+    for kind, numbers in whole.items():
+        parts = [own[kind] for own, _ in found]
+        assert sum(parts) == numbers + 2 * (kind == "optimizer")  # the count of updates is everywhere
+        assert max(parts) < 0.45 * numbers
+
+
 def test_samples_and_scores_are_those_of_one_process(scenes, tmp_path):  # noqa: F811
     """Of the untrained model to the last bit: pictures, captions, losses and CIDEr, by batches of few samples."""
     values = settings(
         scenes, vocabulary=str(scenes / "words.model"), vqgan=str(scenes / "vqgan"), sample_every=1, num_samples=5,
-        eval_every=1, num_eval=7, num_steps=1, keep_best="CIDEr", ema_decay=0.9,
+        eval_every=1, num_eval=7, num_steps=2, keep_best="CIDEr", ema_decay=0.9,
     )  # fmt: skip
     found = []
     for name, started in (("one", run_in_parts), ("two", lambda values: launch_in_parts(2, values))):

@@ -9,6 +9,7 @@ import os
 import traceback
 
 import torch
+import torch.distributed
 
 from itit.hosts import Hosts, over_tcp
 from tests.helpers.common import free_port
@@ -21,16 +22,28 @@ def start(function, count, *args, timeout=20):
 
     Returns [(process, the pipe that its result comes from)].
     """
-    return _start(_with_hosts, count, function, timeout, args)
+    return _start(_with_hosts, free_port(), count, function, timeout, args)
 
 
 def launch(function, count, *args):
-    """Starts `function(*args)` in `count` processes with the environment that torchrun gives them; like `start`."""
-    return _start(_with_environment, count, function, args)
+    """Starts `function(*args)` in `count` processes with the environment that torchrun gives them, and its store; like
+    `start`."""
+    port = free_port()
+    store = torch.distributed.TCPStore("localhost", port, None, True, wait_for_workers=False)
+    return [
+        (process, _Kept(receive, store)) for process, receive in _start(_with_environment, port, count, function, args)
+    ]
 
 
-def _start(call, count, *given):
-    context, port, running = multiprocessing.get_context("fork"), free_port(), []
+class _Kept:
+    """A pipe, and what is to live as long."""
+
+    def __init__(self, pipe, kept):
+        self.poll, self.recv, self.kept = pipe.poll, pipe.recv, kept
+
+
+def _start(call, port, count, *given):
+    context, running = multiprocessing.get_context("fork"), []
     for index in range(count):
         receive, send = context.Pipe(duplex=False)
         process = context.Process(target=_run, args=(send, call, index, count, port, *given), daemon=True)
@@ -77,7 +90,7 @@ def _with_hosts(index, count, port, function, timeout, args):
 
 def _with_environment(index, count, port, function, args):
     os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost",
-                   "MASTER_PORT": str(port)}  # fmt: skip
+                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
     try:
         return function(*args)
     except SystemExit as error:
