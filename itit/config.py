@@ -233,8 +233,8 @@ class TrainConfig:
     workdir: str = knob("", "Folder of checkpoints, logs and the resolved flagfile, local or gs://.")
     init_from: str = knob("", "Begin with the weights of this export or workdir, the optimizer fresh (fine-tuning).")
     seed: int = knob(0, "Seed of the weights, the data order and every draw.")
-    backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
-                        ("auto", "cpu", "cuda", "xla"))  # fmt: skip
+    backend: str = knob("auto", "Where to run: cpu, cuda, xla, or what else torch names (mps, xpu, ...); auto: xla if "
+                        "there are TPUs, cuda if there is a GPU, else cpu.")  # fmt: skip
     cuda_graphs: bool = knob(
         True, "On a GPU, record a step as a CUDA graph; off: launch its kernels one by one, to debug."
     )

@@ -71,6 +71,7 @@ ROOMS = {
         "samples",
         "scores",
         "storage",
+        "tasks",
         "text_encoders",
         "train_step",
     },

@@ -196,9 +196,7 @@ def define_flags():
         "num_crops", 1, "Crops of each picture: the centre, as in training, and others.", lower_bound=1
     )
     flags.DEFINE_boolean("flip", False, "Each crop also mirrored (wrong where texts say left or right).")
-    flags.DEFINE_enum(
-        "backend", "auto", ["auto", "cpu", "cuda", "xla"], "Where the image tokenizer runs, as in training."
-    )
+    flags.DEFINE_string("backend", "auto", "Where the image tokenizer runs, as in training.")
 
 
 def main(_):

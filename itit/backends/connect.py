@@ -8,10 +8,13 @@ import glob
 import os
 
 import torch
+from absl import logging
 
 from itit.backends import distributed
 from itit.backends.local import Local
 from itit.backends.processes import num_started, own_device
+
+TRIED = ("cpu", "cuda")  # kinds of devices of torch's that ITIT has run on
 
 
 def connect(config, processes=None, each=False):
@@ -27,9 +30,11 @@ def connect(config, processes=None, each=False):
     torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"  # by default it is, whatever the line above
     if processes is None and not each and num_started() > 1:
         raise ValueError(f"WORLD_SIZE={num_started()}: this command is one process; start it without torchrun")
+    there = torch.accelerator.current_accelerator(check_available=True)
+    there = there.type if there else "cpu"
     backend = config.backend
     if backend == "auto":
-        backend = "xla" if _has_tpu() else "cuda" if torch.cuda.is_available() else "cpu"
+        backend = "xla" if _has_tpu() else there if there in TRIED else "cpu"
     if backend == "xla":
         if num_started() > 1:
             raise ValueError(f"--backend=xla with WORLD_SIZE={num_started()}: one process drives all chips of a host; "
@@ -39,8 +44,11 @@ def connect(config, processes=None, each=False):
         except ImportError as error:
             raise ValueError(f"--backend=xla: torch_xla cannot be imported: {error}") from None
         return mesh.connect(config)
-    if backend == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--backend=cuda: this machine has no CUDA GPU that torch can use; choose cpu")
+    if backend not in ("cpu", there):
+        known = " or ".join(dict.fromkeys(("cpu", there)))
+        raise ValueError(f"--backend={backend}: this machine has no such device that torch can use; choose {known}")
+    if backend not in TRIED:
+        logging.warning("--backend=%s: ITIT has never run on one; compare its first losses with --backend=cpu", backend)
     device, graphs = own_device(backend), backend == "cuda" and config.cuda_graphs
     if processes is None:
         return Local(device, graphs)

@@ -38,8 +38,7 @@ class Loading:
     workdir: str = knob("", "In the place of --model: folder of a run.")
     step: int | None = knob(None, "Checkpoint of --workdir; by default the newest whole one.")
     weights: str = knob("auto", "Of --workdir; auto takes averaged ones where the run has them.", tuple(WEIGHTS))
-    backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
-                        ("auto", "cpu", "cuda", "xla"))  # fmt: skip
+    backend: str = knob("auto", "Where to run, as in training.")
     compute_dtype: str | None = knob(None, "Type of matrix products; by default that of training.", ("bf16", "fp32"))
     t5_weights: str = knob("", "Where the text encoder is, if it was moved or lies outside of the export.")
     vqgan: str = knob("", "Where the image tokenizer is now, if it was moved.")
