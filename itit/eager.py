@@ -1,27 +1,6 @@
-"""How the parts of a step run: here as they stand, one operation after the other; on XLA captured (xla/capture.py).
-
-And what a step adds up over the processes that share its batch (`Alone`, backends/distributed.py).
-"""
-
-import contextlib
+"""How the parts of a step run: here as they stand, one operation after the other; on XLA captured (xla/capture.py)."""
 
 import torch
-
-
-class Alone:
-    """The processes of a step, each with its rows of the batch: here one, or all devices of XLA, with all rows."""
-
-    def sum(self, values):
-        """name -> float32, 0-d, of each process's rows -> of all rows."""
-        return values
-
-    @contextlib.contextmanager
-    def summing(self, module):
-        """Goes around the last backward pass of a step: after it the gradients are those of all rows."""
-        yield
-
-    def update(self, module):
-        """After the optimizer's step: the weights that this process has not updated are those of who has."""
 
 
 class Eager:
@@ -33,7 +12,6 @@ class Eager:
     """
 
     unroll = 1  # turns of a loop of small steps in one call
-    across = Alone()
 
     def __call__(self, function, *args, updates=()):
         """Result of `function(*args)`. `updates`: tensors that it changes in place."""

@@ -17,6 +17,23 @@ from itit.optim import Adafactor, Ema
 from itit.tasks import CYCLES, TASKS, batches
 
 
+class Alone:
+    """What a step does across the processes that share its batch, each with a part of the rows. Here, nothing: there is
+    one, or all devices of XLA, with all rows. See backends/exchange.py."""
+
+    def sum(self, values):
+        """name -> float32, 0-d, of the rows of each process -> of all rows."""
+        return values
+
+    @contextlib.contextmanager
+    def summing(self, module):
+        """Goes around the last backward pass of a step: after it, gradients are those of all rows."""
+        yield
+
+    def update(self, module):
+        """After the optimizer's step: brings weights that another process has updated."""
+
+
 class State(NamedTuple):
     """All that a step reads and changes. `t5` and `vqgan` are frozen; `vqgan` may be None where codes are ready. Where
     nothing is trained, `optimizer` and `ema` are None."""
@@ -27,6 +44,7 @@ class State(NamedTuple):
     t5_of_nothing: Text
     optimizer: Adafactor | None
     ema: Ema | None
+    across: Alone = Alone()
 
     def empty_text(self):
         return self.model.empty_text(self.t5_of_nothing)
@@ -85,8 +103,7 @@ def train_step(state, batch, noises, rate, config, active, run=None):
              for i, noise in enumerate(noises)]  # fmt: skip
     with inference.weights_cast(state.model, run):
         parts = [synthesize(state, part, noise, config, run) for part, noise in zip(parts, noises, strict=True)]
-        updates = list(state.tensors().values())
-        return run(update, state, parts, noises, run.number(rate), config, run.across, updates=updates)
+        return run(update, state, parts, noises, run.number(rate), config, updates=list(state.tensors().values()))
 
 
 def synthesize(state, part, noise, config, run):
@@ -109,12 +126,9 @@ def synthesize(state, part, noise, config, run):
     return part._replace(image_ids=part.image_ids | images, text_ids=part.text_ids | texts)
 
 
-def update(state, parts, noises, rate, config, across):
-    """Losses, gradients and the optimizer's step, in place. Returns what `train_step` returns.
-
-    `across`: the processes that share the batch (see eager.py).
-    """
-    totals = across.sum({name: sum(part.totals[name] for part in parts) for name in parts[0].totals})
+def update(state, parts, noises, rate, config):
+    """Losses, gradients and the optimizer's step, in place. Returns what `train_step` returns."""
+    totals = state.across.sum({name: sum(part.totals[name] for part in parts) for name in parts[0].totals})
     metrics = {}
     state.model.train()
     for index, (part, noise) in enumerate(zip(parts, noises, strict=True)):
@@ -122,13 +136,13 @@ def update(state, parts, noises, rate, config, across):
         with cast_once(state.model):
             losses = compute_losses(state, part, totals, noise, config)
         loss = sum(getattr(config.objective, f"{name}_weight") * value for name, value in losses.items())
-        with across.summing(state.model) if index == len(parts) - 1 else contextlib.nullcontext():
+        with state.across.summing(state.model) if index == len(parts) - 1 else contextlib.nullcontext():
             loss.backward()
         for name, value in [("loss", loss), *((f"loss/{name}", value) for name, value in losses.items())]:
             metrics[name] = metrics.get(name, 0.0) + value.detach()
-    metrics = across.sum(metrics)
+    metrics = state.across.sum(metrics)
     metrics["grad_norm"], made = state.optimizer.step(rate, torch.isfinite(metrics["loss"]))
-    across.update(state.model)
+    state.across.update(state.model)
     if state.ema is not None:
         state.ema.update(state.model.named_parameters(), made)
     metrics["skipped"] = 1 - made.float()

@@ -75,8 +75,8 @@ ROOMS = {
         "text_encoders",
         "train_step",
     },
-    "backends": {"checkpoint.pieces", "console", "eager", "hosts", "noise", "training.interrupt"},
-    "xla": {"checkpoint.pieces", "eager", "hosts", "models", "noise"},
+    "backends": {"checkpoint.pieces", "console", "eager", "hosts", "noise", "train_step", "training.interrupt"},
+    "xla": {"checkpoint.pieces", "eager", "hosts", "models", "noise", "train_step"},
 }
 # Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.
 TOP = {
@@ -173,7 +173,7 @@ LAZY = {
     ("itit.models.t5", "itit.checkpoint.weights"),
 }
 # Processes that a library of a room starts; no commands.
-WORKERS = {"tools.tpu.compile_worker"}
+WORKERS = {"tools.tpu.compile_worker", "tools.timing.step_worker"}
 # Folder -> modules that it may have, where those are more than 16.
 MODULES = {"itit": 27, "tools": 33, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.

@@ -8,6 +8,9 @@ warm-up. Random weights hardly ever end a caption: the synthesis of texts takes 
 A step of one row a task warms up, then --steps steps are timed, then one is profiled for the shares. On a GPU two whole
 steps warm up, too, the second of which is recorded as a CUDA graph, and steps with their kernels started one by one
 stand beside (not with --nocuda_graphs); the shares are of the kernels' time.
+
+--processes=1,2 times the first flagfile's step on so many processes instead, with the same global batch, beside the
+ideal. On processors each process has one thread.
 """
 
 import statistics
@@ -20,11 +23,12 @@ from absl import flags as absl_flags
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from itit import config as config_lib
-from itit import flagfiles, flags
+from itit import flags
 from itit import train_step as step_lib
 from itit.backends.connect import connect
 from itit.training.state import make_state
-from tools.timing.batches import random_batch
+from tools.timing import scaling
+from tools.timing.batches import random_batch, read_config
 from tools.timing.flops import step_flops
 from tools.timing.parts import PARTS as ALL_PARTS
 from tools.timing.parts import REST, VQGAN, labelled
@@ -118,25 +122,6 @@ def measure(config, num_steps):
     return Result(seconds, one_by_one, shares(profiled(num_steps + 1, batch).events(), on_gpu), memory)
 
 
-def read_config(flagfile, arguments, batch):
-    """The resolved Config of a flagfile with further arguments, each active task at `batch` rows unless that is 0.
-
-    Weights that it names are left out: random ones take the same time.
-
-    Raises ValueError, one line, for a flagfile that is not there or holds what is no setting.
-    """
-    values = absl_flags.FlagValues()
-    flags.define(flag_values=values)
-    lines = flagfiles.read(flagfile)
-    try:
-        flags.parse(["bench", *lines, *arguments], values)
-    except ValueError as error:
-        raise ValueError(f"{flagfile}: {error}") from None
-    config = config_lib.replace(flags.from_flags(flag_values=values), vqgan="", t5_weights="")
-    sizes = {f"{task}_batch": batch for task in step_lib.tasks(config, sys.maxsize)} if batch else {}
-    return config_lib.replace(config, **sizes).resolve()
-
-
 def table(names, configs, results):
     """The lines to print: a column for each flagfile."""
     means = [statistics.mean(result.seconds) for result in results]
@@ -184,6 +169,9 @@ def define_flags():
     absl_flags.DEFINE_list("flagfiles", None, "What --flagfile=A,B becomes.", required=True)
     absl_flags.DEFINE_integer("batch", 0, "Samples a step of each task that a flagfile has; 0: its own.", lower_bound=0)
     absl_flags.DEFINE_integer("steps", 2, "Steps timed.", lower_bound=1)
+    absl_flags.DEFINE_list(
+        "processes", [], "Numbers of processes to compare, such as 1,2,4, in the place of flagfiles."
+    )
 
 
 def main(_):
@@ -191,6 +179,10 @@ def main(_):
     settings = [name for name, _, _ in config_lib.fields(config_lib.Config()) if given[name].present]
     arguments = [f"--{name}={given[name].value}" for name in settings]
     configs = [read_config(flagfile, arguments, given.batch) for flagfile in given.flagfiles]
+    if given.processes:
+        counts = [int(count) for count in given.processes]
+        print("\n".join(scaling.table(scaling.run(given.flagfiles[0], arguments, given.batch, given.steps, counts))))
+        return
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {gpu}, --steps={given.steps}", flush=True)
     results = [measure(config, given.steps) for config in configs]

@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from itit.backends.exchange import Exchange
 from itit.backends.local import Local
-from itit.eager import Eager
 from itit.noise import Noise
 
 
@@ -26,13 +25,6 @@ def connect(device, processes, graphs, shard_state):
     return Distributed(device, processes, graphs, shard_state)
 
 
-class Shared(Eager):
-    """Runs the parts of a step as they stand, with other processes beside this one."""
-
-    def __init__(self, across):
-        self.across = across
-
-
 class Distributed(Local):
     """One of several processes. A backend: see connect.py."""
 
@@ -41,7 +33,7 @@ class Distributed(Local):
     def __init__(self, device, processes, graphs=False, shard_state=False):
         super().__init__(device, graphs)
         self.hosts, self.num_devices = processes, processes.count
-        self.run = Shared(Exchange(processes.index, processes.count, processes.peers, shard_state))
+        self.across = Exchange(processes.index, processes.count, processes.peers, shard_state)
         self._owners = {}  # parameter -> the process that saves, and perhaps alone has, what belongs to it
 
     def spread(self, function, items):
@@ -67,7 +59,7 @@ class Distributed(Local):
 
     def place_state(self, state):
         """Gives every parameter to a process: to save it, or to keep alone what the optimizer has of it, too."""
-        exchange, parameters = self.run.across, dict(state.model.named_parameters())
+        exchange, parameters = self.across, dict(state.model.named_parameters())
         self._owners = exchange.own(state.model)
         mine = [name for name, owner in self._owners.items() if owner == self.hosts.index]
         if not exchange.splits:

@@ -6,7 +6,7 @@ import contextlib
 import torch
 import torch.distributed as dist
 
-from itit.eager import Alone
+from itit.train_step import Alone
 
 BUCKET_BYTES = 25 << 20  # of one message
 MESSAGES = 4  # of weights, under way at once

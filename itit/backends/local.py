@@ -9,6 +9,7 @@ from itit.checkpoint.pieces import Piece, whole_index
 from itit.eager import Eager
 from itit.hosts import Hosts
 from itit.noise import Noise
+from itit.train_step import Alone
 from itit.training.interrupt import Stoppable
 
 
@@ -17,13 +18,14 @@ class Local:
 
     Attributes: `device`; `run`, which runs the parts of a step, and `sampler`, which runs those of generation (see
     eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py);
-    `splits_parts`, whether the rows of a host are a share of each microbatch, or one of the batch.
+    `splits_parts`, whether the rows of a host are a share of each microbatch, or one of the batch; `across`, of a
+    `train_step.State`.
 
     Args:
       graphs: on a GPU, functions of many parts run as CUDA graphs (see cuda_graphs.py).
     """
 
-    num_devices, splits_parts = 1, False
+    num_devices, splits_parts, across = 1, False, Alone()
 
     def __init__(self, device, graphs=False):
         self.device, self.hosts = torch.device(device), Hosts()

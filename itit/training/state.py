@@ -96,7 +96,7 @@ def make_state(config, backend):
     optimizer = Adafactor(model.named_parameters(), config.optim)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
     nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, backend.device))
-    state = State(model, t5, vqgan, nothing, optimizer, ema)
+    state = State(model, t5, vqgan, nothing, optimizer, ema, backend.across)
     backend.place_state(state)
     return state
 

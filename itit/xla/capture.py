@@ -16,7 +16,7 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
-from itit.eager import Alone, owned_by
+from itit.eager import owned_by
 from itit.xla import api
 
 _CONSTANTS = set()  # handles of the numbers inside all captured functions
@@ -26,7 +26,6 @@ class Lazy:
     """Runs a function as torch_xla does by itself, traced anew at every call; for debugging."""
 
     unroll = 16
-    across = Alone()
 
     def __init__(self, mesh):
         self.mesh, self._numbers, self._owned = mesh, {}, weakref.WeakKeyDictionary()

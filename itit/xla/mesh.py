@@ -10,6 +10,7 @@ from itit.hosts import Hosts, over_tcp
 from itit.models import weights_to_cast
 from itit.models.product import COMPUTED_ONCE
 from itit.noise import CounterNoise, counter_key
+from itit.train_step import Alone
 from itit.xla import api, sharding
 from itit.xla.capture import Captured, Lazy
 from itit.xla.packs import Packs, lay
@@ -60,7 +61,7 @@ def prepare(matmul_precision):
 class Mesh:
     """The devices as a grid of data x fsdp, and where tensors lie on it. A backend: see backends/connect.py."""
 
-    splits_parts = False
+    splits_parts, across = False, Alone()
 
     def __init__(self, data, fsdp):
         self.data, self.fsdp, self.num_devices = data, fsdp, data * fsdp

@@ -72,10 +72,11 @@ def losses_and_gradients(config, seed):
     with launched(config.train) as started:
         backend = connect(config.train, started)
         if started:
-            backend.run.across._bucket_bytes = 3000  # many, full and not
+            backend.across._bucket_bytes = 3000  # many, full and not
         index, count, parts = backend.hosts.index, backend.hosts.count, config.optim.num_microbatches
         state, found = make_state(config, seed), []
-        state = state._replace(optimizer=Gradients(state.model.named_parameters(), config.optim))
+        optimizer = Gradients(state.model.named_parameters(), config.optim)
+        state = state._replace(optimizer=optimizer, across=backend.across)
         backend.place_state(state)
         for step in range(2):
             batch = {name: value.view(parts, count, -1, *value.shape[1:])[:, index].flatten(0, 1).numpy()

@@ -41,7 +41,7 @@ def wait_for_step(workdir, step, alive):
 
 def test_told_to_stop_then_killed_torchrun_goes_on_to_the_same_end(data, tmp_path):
     """SIGTERM to torchrun saves once; SIGKILL of a process, and --max-restarts begins again from what was saved."""
-    values = settings(data, **SIZES, workdir=str(tmp_path / "run"), num_steps=400, keep_last=10**6)
+    values = settings(data, **SIZES, workdir=str(tmp_path / "run"), num_steps=120, keep_last=10**6)
     agent = torchrun.start(values, 2)
     wait_for_step(values["workdir"], 5, lambda: agent.poll() is None)
     agent.terminate()

@@ -6,6 +6,7 @@
 import datetime
 import multiprocessing
 import os
+import time
 import traceback
 
 import torch
@@ -26,20 +27,28 @@ def start(function, count, *args, timeout=20):
 
 
 def launch(function, count, *args):
-    """Starts `function(*args)` in `count` processes with the environment that torchrun gives them, and its store; like
-    `start`."""
+    """Starts `function(*args)` in `count` processes with the environment that torchrun gives them; like `start`. The
+    store that they meet in is that of another process, as with torchrun."""
     port = free_port()
+    running = _start(_with_environment, port, count, function, args)
+    pids = [process.pid for process, _ in running]
+    multiprocessing.get_context("fork").Process(target=_serve, args=(port, pids), daemon=True).start()
+    return running
+
+
+def _serve(port, pids):
     store = torch.distributed.TCPStore("localhost", port, None, True, wait_for_workers=False)
-    return [
-        (process, _Kept(receive, store)) for process, receive in _start(_with_environment, port, count, function, args)
-    ]
+    while any(map(_lives, pids)):
+        time.sleep(0.1)
+    del store
 
 
-class _Kept:
-    """A pipe, and what is to live as long."""
-
-    def __init__(self, pipe, kept):
-        self.poll, self.recv, self.kept = pipe.poll, pipe.recv, kept
+def _lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _start(call, port, count, *given):
