@@ -6,9 +6,12 @@ Weights are float32; matrix products run in `compute_dtype` by explicit casts, w
 (autocast does not). The residual stream, LayerNorm and softmax stay float32.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from itit.models.attention import attend, project_heads, project_out
 from itit.models.cast import CastsWeights
@@ -112,6 +115,20 @@ def set_compute_dtype(module, dtype):
     for part in module.modules():
         if hasattr(part, "compute_dtype"):
             part.compute_dtype = dtype
+
+
+def recompute_blocks(module):
+    """The blocks below `module` keep what goes into them alone, and are computed again in the backward pass, with the
+    same draws: less memory for a longer step."""
+    for part in module.modules():
+        if isinstance(part, Block):
+            part.forward = functools.partial(_recomputed, part.forward)
+
+
+def _recomputed(forward, *args, **kwargs):
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 class Attention(nn.Module):
