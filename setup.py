@@ -26,7 +26,7 @@ setuptools.setup(
     description="Vision-language training on paired and unpaired data with cycle consistency (arXiv:2310.03734).",
     python_requires=">=3.10",
     packages=setuptools.find_namespace_packages(include=["itit*", "tools*"]),
-    package_data={"tools.generation": ["*.html"]},
+    package_data={"tools.generation": ["*.html"], "itit": ["shipped/*/*", "shipped/*/*/*"]},
     install_requires=(ROOT / "requirements.txt").read_text().split("\n"),
     extras_require={
         "bench": BENCH,

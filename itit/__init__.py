@@ -1,8 +1,10 @@
 """ITIT: vision-language training on paired and unpaired data with cycle consistency (arXiv:2310.03734)."""
 
+from itit import usage
 from itit.backends import processor  # noqa: F401 (before torch, whoever imports it)
 
 __version__ = "0.1.0"
+usage.prepare()
 
 
 def __getattr__(name):

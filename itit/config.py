@@ -6,7 +6,8 @@ Sections are frozen dataclasses. `flags.py` turns each field into a flag of the 
 `prefix` get it in front), so that a setting is declared here and nowhere else. Sources: P is the ITIT paper
 (arXiv:2310.03734); "unstated" marks a choice that the paper leaves open.
 
-`None` means "from the preset"; `Config.resolve()` fills it in and checks everything.
+`None` means "from the files, else as usual" (training/taken.py reads them), or "from the preset"; `Config.resolve()`
+fills it in and checks everything.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import math
 import typing
 
 from itit.checks import check, check_ranges
-from itit.presets import MODEL_PRESETS, T5_PRESETS
+from itit.presets import MODEL_PRESETS, T5_PRESETS, USUAL
 from itit.tasks import CYCLES, LOSSES, TASKS
 from itit.text_encoders import FAMILIES
 from itit.untrusted import parse_json, shown
@@ -45,12 +46,16 @@ class ModelConfig:
     text_decoder_num_heads: int | None = knob(None, "Text decoder attention heads.")
     mlp_ratio: float = knob(4.0, "Hidden width of the MLPs over the width of their block.")
     dropout: float = knob(0.1, "Dropout on embeddings, attention and MLPs (P table 3).")
-    num_image_tokens: int = knob(256, "Image tokens, a square number: 16 x 16.")
-    num_text_tokens: int = knob(64, "Text tokens with EOS; shorter texts are padded, longer ones cut.")
-    codebook_size: int = knob(8192, "Codes of the image tokenizer.")
-    vocab_size: int = knob(32128, "Rows of the text vocabulary, T5's 28 unused ones included.")
+    num_image_tokens: int | None = knob(None, "Image tokens, a square number; by default those of --vqgan or of ready "
+                                        "ids, else 256.")  # fmt: skip
+    num_text_tokens: int | None = knob(None, "Text tokens with EOS; shorter texts are padded, longer ones cut; by "
+                                       "default those of ready ids, else 64.")  # fmt: skip
+    codebook_size: int | None = knob(None, "Codes of the image tokenizer; by default those of --vqgan, else 8192.")
+    vocab_size: int | None = knob(None, "Rows of the text vocabulary; by default those of --t5_weights, else the "
+                                  "pieces of --vocabulary and up to 64 more, else T5's 32128.")  # fmt: skip
     text_feature_dim: int | None = knob(None, "Width of the T5 features; by default that of the chosen T5.")
-    bos_id: int = knob(32100, "First input of the text decoder; a row that is no piece of the vocabulary (unstated).")
+    bos_id: int | None = knob(None, "First input of the text decoder; a row that is no piece of the vocabulary, by "
+                              "default the last one (unstated).")  # fmt: skip
     class_token: bool = knob(False, "Add MAGE's class token to the encoder (unstated).")
     text_positions: bool = knob(True, "Learned positions for text slots in the encoder (unstated).")
     text_key_mask: bool = knob(False, "Hide PAD text slots from attention in encoder and image decoder (unstated).")
@@ -214,7 +219,8 @@ class DataConfig:
     eval_data: str = knob("", "Paired shards that sample pictures are made from; by default paired_data.")
     vocabulary: str = knob("", "SentencePiece model (.model); needed for texts that are not ready ids, and to print.")
     vqgan: str = knob("", "Folder of the image tokenizer (config.json, model.safetensors).")
-    image_size: int = knob(256, "Side in pixels that pictures are resized and cropped to.")
+    image_size: int | None = knob(None, "Side in pixels that pictures are resized and cropped to; by default that of "
+                                  "--vqgan, else 256.")  # fmt: skip
     random_flip: bool = knob(False, "Flip half of the pictures left to right (wrong where captions say left or right).")
     max_bad_records: int = knob(0, "Damaged records to skip, each counted and named, before the run stops.")
     max_image_pixels: int = knob(50_000_000, "Pictures with more pixels than this count as damaged.")
@@ -238,8 +244,8 @@ class TrainConfig:
     cuda_graphs: bool = knob(
         True, "On a GPU, record a step as a CUDA graph; off: launch its kernels one by one, to debug."
     )
-    recompute_blocks: bool = knob(False, "Keep nothing inside the blocks for the backward pass, which computes it again: "
-                                  "less memory, a longer step; not on XLA, and without CUDA graphs.")  # fmt: skip
+    recompute_blocks: bool = knob(False, "Compute what is inside the blocks again in the backward pass: less memory, a longer "
+                                  "step; not on XLA, and without CUDA graphs.")  # fmt: skip
     shard_state: bool = knob(False, "Under torchrun, a process keeps optimizer and averages of its weights alone.")
     mesh_data: int = knob(0, "XLA devices that the batch is split over, what products take copied; 0: the rest.")
     mesh_fsdp: int = knob(0, "XLA devices that the batch and the weights are split over; 0: up to 8.")
@@ -271,6 +277,10 @@ class TrainConfig:
     stop_after_steps: int = knob(0, "Save and leave after this many steps of this call; 0: run to num_steps.")
 
 
+# What people set first, beside the flagfile: on top of --help.
+FIRST = ("workdir", "paired_data", "image_data", "text_data", "eval_data", "vqgan", "vocabulary", "preset", "num_steps")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """All sections. Build with `Config(...).resolve()`."""
@@ -284,11 +294,13 @@ class Config:
     train: TrainConfig = section(TrainConfig)
 
     def resolve(self):
-        """Fills presets in and checks every value. Raises ValueError with one line naming flag and allowed values."""
+        """Fills in what is None and checks every value. Reads no file. Raises ValueError with one line naming flag and
+        allowed values."""
         _check_choices(self)
-        t5 = _fill(self.t5, T5_PRESETS[self.t5.size] | {"vocab_size": self.model.vocab_size})
-        model = _fill(self.model, MODEL_PRESETS[self.model.preset] | {"text_feature_dim": t5.dim})
-        config = dataclasses.replace(self, model=model, t5=t5)
+        data, model = _fill(self.data, USUAL), _fill(self.model, USUAL | MODEL_PRESETS[self.model.preset])
+        t5 = _fill(self.t5, T5_PRESETS[self.t5.size] | {"vocab_size": model.vocab_size})
+        model = _fill(model, {"text_feature_dim": t5.dim, "bos_id": model.vocab_size - 1})
+        config = dataclasses.replace(self, model=model, t5=t5, data=data)
         check_ranges(values_of(config))
         check(config)
         return config
@@ -369,7 +381,7 @@ def _is_of(value, kind):
 
 
 def _fill(part, defaults):
-    missing = {name: value for name, value in defaults.items() if getattr(part, name) is None}
+    missing = {name: value for name, value in defaults.items() if getattr(part, name, value) is None}
     return dataclasses.replace(part, **missing)
 
 

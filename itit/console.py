@@ -3,6 +3,9 @@
 import contextlib
 import os
 import sys
+import textwrap
+
+WIDTH, INDENT = 80, 4 * " "  # columns of a terminal that nobody has widened
 
 
 def say(line, stream=None):
@@ -15,6 +18,18 @@ def say(line, stream=None):
         _silence(stream)
         if stream is not sys.stderr:
             say(f"warning: stdout: {error.strerror}: it goes on without; see TensorBoard", sys.stderr)
+
+
+def listed(words):
+    """Words, such as names with their numbers, in indented lines of 80 columns, none of them cut in two."""
+    text = "  ".join(word.replace(" ", "\0") for word in words)
+    form = {"initial_indent": INDENT, "subsequent_indent": INDENT, "break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, WIDTH, **form).replace("\0", " ")
+
+
+def counted(number, thing):
+    """ "1 shard", "2 shards"."""
+    return f"{number} {thing}" + "s" * (number != 1)
 
 
 def _silence(stream):

@@ -1,8 +1,8 @@
 """Generation: parallel decoding of image tokens (MaskGIT, arXiv:2202.04200 sec. 3.2), greedy and beam decoding of text.
 
 Knows no model: takes callables that return logits, and a `noise(name, shape)` of uniform draws. Fixed shapes. The loops
-are Python's, over a body that is the same for every turn: a `run` that captures (see eager.py) compiles it once. Their
-callables are then NamedTuples of what they read, called as functions.
+are Python's, over a body that is the same for every turn, a program (see program.py). Callables are NamedTuples of what
+they read, called as functions: a backend that compiles the body takes them apart.
 
 Shapes: B batch, N image tokens, C codebook, L text tokens, V vocabulary, R beams (rows of a sample).
 """
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from itit.eager import Eager
 from itit.masking import mask_fraction
 from itit.noise import gumbel, indexed
+from itit.ops import argmax, at_hand, pick
+from itit.program import program, runner
 from itit.text_encoders import EOS, PAD
-from itit.tokens import argmax, pick
 
 
 def guide(conditional, unconditional, scale):
@@ -70,7 +70,7 @@ def by_confidence(logits, sampled, noise, choice, table):
     unless `choice_anneal` is "constant" (MaskGIT)."""
     temperature, linear = choice.config.choice_temperature, choice.config.choice_anneal == "linear"
     scale = table(lambda i: temperature * (1 - (i + 1) / choice.num_steps if linear else 1.0))
-    # XLA reads the logits once for both; log_softmax would also write those of all codes.
+    # The logits can be read once for both; log_softmax would also write those of all codes.
     confidence = pick(logits, sampled) - logits.logsumexp(-1)
     return confidence + scale * gumbel(noise("choice", confidence.shape))
 
@@ -84,7 +84,7 @@ def by_confidence(logits, sampled, noise, choice, table):
 ORDERS = {"confidence": by_confidence}
 
 
-def parallel_decode(logits_fns, image_ids, noise, config, mask_token_id, run=None, watch=None):
+def parallel_decode(logits_fns, image_ids, noise, config, mask_token_id, watch=None):
     """Fills every masked token, the most confident first.
 
     Each step samples all masked tokens, then masks again those of the lowest priority (see `ORDERS`).
@@ -93,27 +93,27 @@ def parallel_decode(logits_fns, image_ids, noise, config, mask_token_id, run=Non
       logits_fns: for each step (int64 [B, N], step, its noise) -> float32 [B, N, C].
       image_ids: int64 [B, N]; `mask_token_id` marks the unknown. Known tokens never change.
       config: DecodeConfig.
-      run: how the steps are run (default: as they stand).
       watch: called with what each step leaves, int64 [B, N], `mask_token_id` where unknown.
 
     Returns:
       int64 [B, N] with no `mask_token_id` left.
     """
-    run = run or Eager()
     choice = Choice(len(logits_fns), mask_token_id, config)
-    canvas = run(_new_canvas, image_ids, mask_token_id)
+    canvas = _new_canvas(image_ids, mask_token_id)
     for step, logits_fn in enumerate(logits_fns):
-        canvas = run(decode_step, logits_fn, canvas, noise, run.number(step), choice)
+        canvas = decode_step(logits_fn, canvas, noise, step, choice)
         if watch is not None:
             watch(canvas.image_ids)
     return canvas.image_ids
 
 
+@program
 def _new_canvas(image_ids, mask_token_id):
     unknown = (image_ids == mask_token_id).sum(1, keepdim=True)
     return Canvas(image_ids, unknown, unknown + 0)
 
 
+@program(varying=("step",))
 def decode_step(logits_fn, canvas, noise, step, choice):
     """One step of `parallel_decode`, the same for every one of them: Canvas -> Canvas. `step` is an int or a tensor."""
     image_ids, unknown, left = canvas
@@ -155,29 +155,27 @@ class Caption(NamedTuple):
     ended: torch.Tensor
 
 
-def greedy_decode(step_fn, cache, batch, length, *, bos_id, suppressed, device, early_exit=False, run=None):
+def greedy_decode(step_fn, cache, batch, length, *, bos_id, suppressed, device):
     """The likeliest next token, again and again; PAD after EOS.
 
     Args:
       step_fn: (int64 [B], position int64 [1], cache) -> float32 [B, V], logits of the next token; updates the cache.
       cache: what step_fn keeps between tokens.
       suppressed: ids never chosen.
-      early_exit: stop computing when every row has ended (reads from the device).
-      run: how the steps are run, `run.unroll` of them at once (default: as they stand).
 
     Returns:
       int64 [B, L]; no EOS in a row that did not end.
     """
-    run = run or Eager()
-    caption = run(_new_caption, batch, length, bos_id, device)
-    for first in range(0, length, run.unroll):
-        if early_exit and bool(caption.ended.all()):
+    caption, unroll = _new_caption(batch, length, bos_id, device), runner().unroll
+    for first in range(0, length, unroll):
+        if at_hand(caption.ended) and caption.ended.all():
             break
-        count = min(run.unroll, length - first)
-        caption, cache = run(greedy_steps, step_fn, caption, cache, run.number(first), count, tuple(suppressed))
+        count = min(unroll, length - first)
+        caption, cache = greedy_steps(step_fn, caption, cache, first, count, tuple(suppressed))
     return caption.ids
 
 
+@program
 def _new_caption(batch, length, bos_id, device):
     return Caption(
         torch.full((batch, length), PAD, dtype=torch.long, device=device),
@@ -186,6 +184,7 @@ def _new_caption(batch, length, bos_id, device):
     )
 
 
+@program(varying=("first",))
 def greedy_steps(step_fn, caption, cache, first, count, suppressed):
     """`count` tokens of `greedy_decode` from position `first`, an int or a tensor: (Caption, cache)."""
     ids, token, ended = caption
@@ -216,10 +215,7 @@ def best(candidates):
     return candidates.texts[:, 0]
 
 
-def beam_decode(
-    step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, bos_id, suppressed, device, early_exit=False,
-    run=None,
-):  # fmt: skip
+def beam_decode(step_fn, reorder_fn, cache, batch, length, *, beam_size, alpha, bos_id, suppressed, device):
     """Beam search: scores divided by GIT's `length_penalty`, texts finished and samples ended by Hugging Face's rule.
 
     Each step looks at the 2 `beam_size` best candidates. One that ends is a finished text if it is among the
@@ -230,19 +226,16 @@ def beam_decode(
       step_fn: (int64 [B R], position int64 [1], cache) -> float32 [B R, V]; rows of one sample lie together.
       reorder_fn: (cache, int64 [B R]) -> cache: row i goes on from row `rows[i]`, of the same sample.
       cache: what step_fn keeps between tokens, of B R rows.
-      early_exit: stop computing when every sample is done (reads from the device).
-      run: how the steps are run (default: as they stand).
 
     Returns:
       Candidates.
     """
-    run = run or Eager()
-    beams = run(_new_beams, batch, beam_size, length, bos_id, device)
+    beams = _new_beams(batch, beam_size, length, bos_id, device)
     for position in range(length):
-        if early_exit and bool(beams.finished.done.all()):
+        if at_hand(beams.finished.done) and beams.finished.done.all():
             break
-        beams, cache = run(beam_step, step_fn, reorder_fn, beams, cache, run.number(position), alpha, tuple(suppressed))
-    return run(_candidates, beams, alpha)
+        beams, cache = beam_step(step_fn, reorder_fn, beams, cache, position, alpha, tuple(suppressed))
+    return _candidates(beams, alpha)
 
 
 class Finished(NamedTuple):
@@ -277,6 +270,7 @@ class Beams(NamedTuple):
     finished: Finished
 
 
+@program
 def _new_beams(batch, beam_size, length, bos_id, device):
     texts = torch.full((batch, beam_size, length), PAD, dtype=torch.long, device=device)
     none = torch.full((batch, beam_size), -torch.inf, device=device)
@@ -287,6 +281,7 @@ def _new_beams(batch, beam_size, length, bos_id, device):
     return Beams(scores, token, texts, finished)
 
 
+@program(varying=("position",))
 def beam_step(step_fn, reorder_fn, beams, cache, position, alpha, suppressed):
     """One token of `beam_decode`, at `position`, an int or a tensor: (Beams, cache)."""
     batch, beam_size, length = beams.texts.shape
@@ -312,6 +307,7 @@ def beam_step(step_fn, reorder_fn, beams, cache, position, alpha, suppressed):
     return Beams(scores, token.flatten(), texts, finished), reorder_fn(cache, rows.flatten())
 
 
+@program
 def _candidates(beams, alpha):
     length = beams.texts.shape[2]
     found = beams.finished.add(beams.texts, beams.scores / length_penalty(length + 1, alpha))

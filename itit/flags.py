@@ -7,19 +7,24 @@ A setting is declared once, in `config.py`; here it becomes the flag of the same
 import difflib
 import math
 import os
+import signal
 import sys
 import traceback
+import types
 import typing
 
 from absl import app, flags
 
 from itit import config as config_lib
-from itit import flagfiles
+from itit import flagfiles, usage
 from itit.checks import check_ranges
 from itit.console import say
 from itit.untrusted import shown
 
 MAX_LINE = 2000  # characters of an error
+FLAGFILE = types.SimpleNamespace(name="flagfile", boolean=False, default="", help="Plain text, a flag a line, in its "
+                                 "place; flags after it win. Those of the repository: launch/flagfiles.")  # fmt: skip
+_sections = {}  # name of a section whose flags are defined -> what it is
 
 
 class _ChoiceParser(flags.ArgumentParser):
@@ -77,27 +82,55 @@ def define(settings=None, flag_values=flags.FLAGS):
 
     Raises absl's DuplicateFlagError if two settings, or a setting and another flag, share a name.
     """
-    for name, owner, field in config_lib.fields(settings or config_lib.Config()):
+    settings = settings or config_lib.Config()
+    for name, owner, field in config_lib.fields(settings):
+        section = getattr(settings, owner) if owner else settings
+        group = owner or type(section).__name__.removesuffix("Config").lower()
+        _sections[group] = _about(section)
         choices = field.metadata["choices"]
         text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-        where = dict(flag_values=flag_values, module_name=owner or "settings")
+        where = dict(flag_values=flag_values, module_name=group)
         if field.type is bool:
             flags.DEFINE_boolean(name, field.default, text, **where)
         else:
             flags.DEFINE(_parser(field), name, field.default, text, **where)
-        flag_values.register_key_flag_for_module(sys.argv[0], flag_values[name])  # --help lists it
+
+
+def _about(section):
+    """The first lines of a section's docstring; of one that has none of its own, nothing."""
+    doc = type(section).__doc__ or ""
+    return "" if doc.startswith(f"{type(section).__name__}(") else " ".join(doc.split("\n\n")[0].split())
+
+
+def usage_text(about, flag_values=flags.FLAGS):
+    """What --help prints: the flags of a command's own, those of the whole Config that people set first, all sections.
+
+    `about`: its docstring.
+    """
+    groups = flag_values.flags_by_module_dict()
+    own = [flag for name, found in groups.items() if name not in _sections and not name.startswith("absl.")
+           for flag in found]  # fmt: skip
+    first = [FLAGFILE, *(flag_values[name] for name in config_lib.FIRST)] if "model" in groups else []
+    sections = [(f"{name}: {text}" if text else f"{name}:", groups[name])
+                for name, text in _sections.items() if name in groups]  # fmt: skip
+    return usage.page(about, [("Of this command:", own), ("What is set first:", first), *sections])
 
 
 def from_flags(settings=None, flag_values=flags.FLAGS):
-    """The parsed flags as settings of the same kind as `settings`; a `Config` comes back resolved.
+    """The parsed flags as settings of the same kind as `settings`; what nobody gave and has no default is None: a
+    `Config` is still to be settled (training/taken.py) or resolved.
 
     Raises ValueError with one line naming flag and allowed values.
     """
     template = settings or config_lib.Config()
     values = {name: flag_values[name].value for name, _, _ in config_lib.fields(template)}
     check_ranges(values)
-    filled = config_lib.replace(template, **values)
-    return filled.resolve() if isinstance(filled, config_lib.Config) else filled
+    return config_lib.replace(template, **values)
+
+
+def places():
+    """Flag of the command line -> the flagfile that it stands in, see `flagfiles.places`."""
+    return flagfiles.places(sys.argv[1:])
 
 
 def from_flagfile(path, changes=()):
@@ -109,23 +142,18 @@ def from_flagfile(path, changes=()):
     define(flag_values=flag_values)
     try:
         parse([path, *lines, *changes], flag_values)
-        return from_flags(flag_values=flag_values)
+        return from_flags(flag_values=flag_values).resolve()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def to_flagfile(settings):
-    """Flagfile text that parses back to equal settings; those that are None are left out.
+def texts(settings):
+    """Flag -> the text of its value, of all that are not None.
 
     Raises ValueError for a text that a flagfile cannot hold (line breaks, spaces at its end).
     """
-    lines = ["# Every setting of a run. Repeat it with --flagfile=THIS_FILE; flags after that one override it."]
-    last_owner = None
-    for name, owner, field in config_lib.fields(settings):
-        value = getattr(getattr(settings, owner) if owner else settings, field.name)
-        if owner != last_owner:
-            lines.append(f"\n# {owner}")
-            last_owner = owner
+    found = {}
+    for name, value in config_lib.values_of(settings).items():
         if isinstance(value, str) and (value.rstrip() != value or len(value.splitlines()) > 1):
             raise ValueError(f"--{name}={value!r}: must have no line break and no space at its end")
         if isinstance(value, bool):
@@ -133,12 +161,26 @@ def to_flagfile(settings):
         elif isinstance(value, tuple):
             value = ",".join(map(str, value))
         if value is not None:
-            lines.append(f"--{name}={value}")
+            found[name] = str(value)
+    return found
+
+
+def to_flagfile(settings):
+    """Flagfile text that parses back to equal settings; those that are None are left out. Raises as `texts` does."""
+    lines = ["# Every setting of a run. Repeat it with --flagfile=THIS_FILE; flags after that one override it."]
+    last_owner, values = None, texts(settings)
+    for name, owner, _ in config_lib.fields(settings):
+        if owner != last_owner:
+            lines.append(f"\n# {owner}")
+            last_owner = owner
+        if name in values:
+            lines.append(f"--{name}={values[name]}")
     return "\n".join(lines) + "\n"
 
 
-def take_word(argv=sys.argv):
-    """Removes the first argument and returns it; '' where there is none or it is a flag."""
+def take_word():
+    """Removes the first argument of the command and returns it; '' where there is none or it is a flag."""
+    argv = sys.argv
     return argv.pop(1) if len(argv) > 1 and not argv[1].startswith("-") else ""
 
 
@@ -160,6 +202,15 @@ def parse(argv, flag_values=flags.FLAGS):
     return rest
 
 
+def _parse_line(argv):
+    """`parse` of the command line; --help is printed, and ends the process."""
+    if usage.is_asked(argv[1:]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads only the beginning is told nothing
+        print(usage_text(sys.modules["__main__"].__doc__ or ""))
+        sys.exit(0)
+    return parse(argv)
+
+
 def run_main(main):
     """Runs `main(argv)` as a program and ends the process.
 
@@ -167,7 +218,7 @@ def run_main(main):
     Ctrl-C in `interrupted` and 130. The environment variable ITIT_TRACEBACK=1 shows the stack before that line.
     """
     try:
-        app.run(main, flags_parser=parse)
+        app.run(main, flags_parser=_parse_line)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("ITIT_TRACEBACK") == "1":
             traceback.print_exc()

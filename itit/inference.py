@@ -11,45 +11,21 @@ from typing import NamedTuple
 import torch
 
 from itit import decoding
-from itit.eager import Eager
 from itit.masking import Masking, decode_schedule, drop_masked, keep_all, num_dropped
-from itit.models import Text, casts_of, weights_to_cast
+from itit.models import Text, weights_cast
+from itit.program import program
 
 
 @contextlib.contextmanager
-def inference_mode(model, run):
+def inference_mode(model):
     """No gradient and no dropout inside, and weights are cast as by `weights_cast`. All is restored after."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), weights_cast(model, run):
+        with torch.no_grad(), weights_cast(model):
             yield
     finally:
         model.train(training)
-
-
-@contextlib.contextmanager
-def weights_cast(model, run):
-    """Inside, weights that products take in another dtype are cast already, so that not every step casts them anew.
-
-    Weights may change at its end alone. One inside another casts nothing.
-    """
-    if model.casts or not weights_to_cast(model):
-        yield
-        return
-    model.casts = run.own(model, weights_to_cast(model))
-    try:
-        with torch.no_grad():
-            run(_cast_weights, model, updates=list(model.casts.values()))
-        with casts_of(model, model.casts):
-            yield
-    finally:
-        model.casts = {}
-
-
-def _cast_weights(model):
-    for name, (p, dtype) in weights_to_cast(model).items():
-        model.casts[name].copy_(p.to(dtype))  # as it stands, XLA would have it lie where the weight does
 
 
 def drops(model, objective, decode):
@@ -89,9 +65,7 @@ class ImageLogits(NamedTuple):
         return model.logits_of(features)
 
 
-def generate(
-    model, text, empty, noise, config, *, dropped=0, num_steps=None, guided=True, image_ids=None, run=None, watch=None
-):
+def generate(model, text, empty, noise, config, *, dropped=0, num_steps=None, guided=True, image_ids=None, watch=None):
     """Text to image tokens by guided parallel decoding.
 
     Args:
@@ -101,26 +75,25 @@ def generate(
       num_steps: default config.num_decode_steps.
       guided: with guidance, which runs every row twice.
       image_ids: int64 [B, N] to start from, masked tokens marked; default all masked.
-      run: how the steps are run (see eager.py).
       watch: sees what each step leaves (see `decoding.parallel_decode`).
 
     Returns:
       int64 [B, N].
     """
-    run = run or Eager()
     num_steps = num_steps or config.num_decode_steps
     num_masked = decode_schedule(model.config.num_image_tokens, num_steps)
     if image_ids is not None:
         dropped = 0  # nobody knows how many are masked
-    with inference_mode(model, run):
-        text, image_ids = run(_start_picture, model, text, empty, guided, image_ids)
+    with inference_mode(model):
+        text, image_ids = _start_picture(model, text, empty, guided, image_ids)
         logits_fns = [
             ImageLogits(model, text, config, num_steps, guided, dropped if dropped <= masked else 0)
             for masked in num_masked
         ]
-        return decoding.parallel_decode(logits_fns, image_ids, noise, config, model.mask_token_id, run, watch)
+        return decoding.parallel_decode(logits_fns, image_ids, noise, config, model.mask_token_id, watch)
 
 
+@program
 def _start_picture(model, text, empty, guided, image_ids):
     """The texts that condition each row, and a picture of masked tokens unless one is given."""
     rows = text.mask.shape[0]
@@ -132,6 +105,7 @@ def _start_picture(model, text, empty, guided, image_ids):
     return text, image_ids
 
 
+@program
 def _start_caption(model, image_ids, empty):
     masking = keep_all(torch.zeros_like(image_ids, dtype=torch.bool))
     encoded = model.encode(model.embed(image_ids, masking), masking, empty.expand(image_ids.shape[0]))
@@ -152,18 +126,17 @@ class TextLogits(NamedTuple):
         return self.model.text_decoder.step(token, position, cache)
 
 
-def caption_greedy(model, image_ids, empty, run=None):
+def caption_greedy(model, image_ids, empty):
     """Image tokens int64 [B, N] to text int64 [B, L]; PAD after EOS. The synthesis of the image-text-image cycle."""
-    run = run or Eager()
-    with inference_mode(model, run):
-        cache = run(_start_caption, model, image_ids, empty)
+    with inference_mode(model):
+        cache = _start_caption(model, image_ids, empty)
         return decoding.greedy_decode(
             TextLogits(model), cache, image_ids.shape[0], model.config.num_text_tokens, bos_id=model.config.bos_id,
-            suppressed=suppressed_ids(model), device=image_ids.device, run=run,
-            early_exit=image_ids.device.type == "cpu",  # elsewhere the look at the data would hold the step up
+            suppressed=suppressed_ids(model), device=image_ids.device,
         )  # fmt: skip
 
 
+@program
 def _start_beams(model, image_ids, empty, beam_size):
     return _start_caption(model, image_ids, empty).repeat(beam_size)
 
@@ -172,14 +145,12 @@ def _reorder(cache, rows):
     return cache.reorder(rows)
 
 
-def caption_beam(model, image_ids, empty, config, run=None):
+def caption_beam(model, image_ids, empty, config):
     """Image tokens int64 [B, N] to `decoding.Candidates`, with the beams and the length penalty of a DecodeConfig."""
-    run = run or Eager()
-    with inference_mode(model, run):
-        cache = run(_start_beams, model, image_ids, empty, config.beam_size)
+    with inference_mode(model):
+        cache = _start_beams(model, image_ids, empty, config.beam_size)
         return decoding.beam_decode(
             TextLogits(model), _reorder, cache, image_ids.shape[0], model.config.num_text_tokens,
             beam_size=config.beam_size, alpha=config.length_penalty, bos_id=model.config.bos_id,
-            suppressed=suppressed_ids(model), device=image_ids.device, run=run,
-            early_exit=image_ids.device.type == "cpu",
+            suppressed=suppressed_ids(model), device=image_ids.device,
         )  # fmt: skip

@@ -28,9 +28,9 @@ from itit.losses import token_cross_entropy
 from itit.masking import draw_masking, mask_ratio, num_dropped
 from itit.models import Text
 from itit.noise import gumbel, prefixed
+from itit.ops import take_tokens
 from itit.straight_through import scale_gradient, straight_through_embed
 from itit.tasks import MASKED, SAMPLES, TASKS, WHOLE_BATCH, WORDS
-from itit.tokens import take_tokens
 
 
 class Given(NamedTuple):
@@ -81,11 +81,11 @@ def t2t(model, t5, given, noise, config):
     return {"t2t": loss}
 
 
-def synthesize_image(model, text, empty, noise, config, decode, run=None):
+def synthesize_image(model, text, empty, noise, config, decode):
     """The picture inside t2i2t: image tokens int64 [B, N] by the inference pipeline, without gradient."""
     return inference.generate(
         model, text, empty, prefixed(noise, "t2i2t/synthesis"), decode, num_steps=decode.synth_decode_steps,
-        guided=decode.synth_cfg, dropped=inference.drops(model, config, decode), run=run,
+        guided=decode.synth_cfg, dropped=inference.drops(model, config, decode),
     )  # fmt: skip
 
 
@@ -110,9 +110,9 @@ def t2i2t(model, t5, given, noise, config):
     return {"t2i2t": _text_loss(model, encoded, second, given.text_ids, given.totals["t2i2t"], config)}
 
 
-def synthesize_text(model, image_ids, empty, run=None):
+def synthesize_text(model, image_ids, empty):
     """The text inside i2t2i: int64 [B, L], greedy, without gradient."""
-    return inference.caption_greedy(model, image_ids, empty, run)
+    return inference.caption_greedy(model, image_ids, empty)
 
 
 def i2t2i(model, t5, given, noise, config):

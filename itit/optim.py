@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from itit.tokens import on_xla
+from itit.ops import stacks
 
 _EPS = 1e-30
 _FACTOR_FROM = 128  # matrices with both sides this long keep row and column means only
@@ -65,12 +65,9 @@ class Adafactor:
             else:
                 self.squares[name] = [torch.zeros_like(p)]
             groups.setdefault((p.shape, decays(name, p, config.decay_embeddings)), []).append(name)
-        # (names, whether they decay) of tensors that are updated as one: on XLA all of a shape, as they lie together
-        # there (see xla/packs.py), and a program of few operations is compiled and started sooner; elsewhere it copies.
-        self._stacks = []
-        for (_, decay), names in groups.items():
-            size = len(names) if on_xla(self.parameters[names[0]]) else 1
-            self._stacks += [(names[i : i + size], decay) for i in range(0, len(names), size)]
+        # (names, whether they decay) of tensors that are updated as one.
+        self._stacks = [(stack, decay) for (_, decay), names in groups.items()
+                        for stack in stacks(self.parameters[names[0]], names)]  # fmt: skip
 
     def keep(self, names, total):
         """Leaves all parameters but these to other processes, each of which has its own.

@@ -1,4 +1,7 @@
-"""Sizes of the networks by name."""
+"""Sizes of the networks by name, and those that tokenizers usually have."""
+
+# Of what a run reads, where neither a flag nor a file tells: those of the paper.
+USUAL = {"image_size": 256, "num_image_tokens": 256, "num_text_tokens": 64, "codebook_size": 8192, "vocab_size": 32128}
 
 # Widths and depths. B, L, H: ViT-B/L/H encoder, 8 image blocks at encoder width (MAGE), 6 text blocks at 768 (GIT).
 MODEL_PRESETS = {

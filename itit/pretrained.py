@@ -2,11 +2,11 @@
 
     from itit import ITIT
 
-    model = ITIT.from_pretrained("exported")
+    model = ITIT.from_pretrained("scenes")
     pictures = model.generate(["a small red circle in the top left"], seed=0)
     texts = model.caption(pictures)
 
-What it loads `tools.export` writes; `ITIT.from_run` loads the folder of a run. The networks alone:
+"scenes" is shipped; any other `tools.export` writes. `ITIT.from_run` loads the folder of a run. The networks alone:
 `itit.models.load(path)`.
 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
@@ -17,12 +17,11 @@ import math
 import os
 
 import numpy as np
-import torch
 import tqdm
 from PIL import Image
 
 from itit import storage, text_encoders
-from itit.backends.local import Local
+from itit.backends import local
 from itit.checkpoint import weights, weightsdir
 from itit.config import Config, DataConfig, replace
 from itit.data import images as images_lib
@@ -60,11 +59,11 @@ class ITIT:
         """Loads a model with its text encoder, image tokenizer and vocabulary.
 
         Args:
-          path: the folder that tools.export wrote, or the safetensors file in it.
+          path: the folder that tools.export wrote, the safetensors file in it, or "scenes", which is shipped.
           device: torch device; by default the GPU, if there is one, else the processor.
           dtype: type of matrix products, "bf16" or "fp32"; by default that of training.
           t5, vqgan, vocabulary: where these are, if not in the folder.
-          backend: in the place of `device`: of `itit.backends.connect`, or XLA's.
+          backend: in the place of `device`: of `itit.backends.connect`.
 
         Raises ValueError, one line, where a file is absent, damaged, or not the one that the model was trained with.
         """
@@ -81,7 +80,7 @@ class ITIT:
             weights.load_vqgan(*parts["vqgan"]) if parts["vqgan"] else None,
         )  # fmt: skip
         tokenizer = _read_vocabulary(config, *parts["vocabulary"]) if parts["vocabulary"] else None
-        dtype, backend = dtype or record["compute_dtype"], backend or _local(device)
+        dtype, backend = dtype or record["compute_dtype"], backend or local.on(device)
         record |= {"compute_dtype": dtype}
         return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
 
@@ -100,8 +99,7 @@ class ITIT:
         Raises ValueError as `from_pretrained`, and where there is no such checkpoint.
         """
         _check_dtype(dtype)
-        moved = {"t5_weights": t5, "vqgan": vqgan, "vocabulary": vocabulary}
-        config = runs.read_config(workdir, moved)
+        config = runs.settings(workdir, moved={"t5_weights": t5, "vqgan": vqgan, "vocabulary": vocabulary})
         step, tensors, meta = runs.restore(workdir, step)
         place = f"{workdir}, checkpoint of step {step}"
         tensors, averaged = runs.choose(tensors, averaged, place)
@@ -110,7 +108,7 @@ class ITIT:
         parts = {"t5_weights": networks[1]} | ({"vqgan": vqgan} if vqgan else {})
         check_frozen({name: fingerprint(part) for name, part in parts.items()}, meta, place)
         tokenizer = text_encoders.tokenizer(config)
-        dtype, backend = dtype or config.train.compute_dtype, backend or _local(device)
+        dtype, backend = dtype or config.train.compute_dtype, backend or local.on(device)
         record = {"step": step, "averaged": averaged, "compute_dtype": dtype}
         return cls(_make_state(networks, config, dtype, backend), tokenizer, config, record, backend)
 
@@ -256,11 +254,6 @@ def _make_state(networks, config, dtype, backend):
 def _check_dtype(dtype):
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-
-
-def _local(device):
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Local(device, graphs=device.type == "cuda")
 
 
 def _locate(name, given, recorded, file):

@@ -3,15 +3,15 @@
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 """
 
-import textwrap
-from typing import NamedTuple
-
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from itit import decoding, inference
 from itit.models import encode_text
+from itit.program import program, running
+from itit.sheets import Panel, Section, draw, in_rows
+
+COLUMNS = 4  # of pictures on a sheet
+GREY = 160  # of what is masked yet
 
 
 class Translator:
@@ -39,8 +39,9 @@ class Translator:
             numbers = rows[start : start + self.batch_size]
             noise = self.backend.noise(self.config.train.seed, self.step, f"samples/{name}", numbers)
             if watch is not None:
-                return _pictures(self.state, part, noise, self.config, self.run, watch)
-            return self.backend.whole(_pictures, self.state, part, noise, self.config, self.run)
+                with running(self.run):
+                    return _pictures(self.state, part, noise, self.config, watch)
+            return self._whole(_pictures, part, noise)
 
         return self.run(torch.cat, self._in_batches(text_ids, generate))
 
@@ -48,11 +49,11 @@ class Translator:
         """Beam search, or greedy: int64 [B, N] -> int64 [B, L]."""
         if not greedy:
             return self.run(decoding.best, self.candidates(image_ids))
-        return self.run(torch.cat, self._in_batches(image_ids, self._whole(_greedy_captions)))
+        return self.run(torch.cat, self._in_batches(image_ids, lambda part, _: self._whole(_greedy_captions, part)))
 
     def candidates(self, image_ids):
         """Beam search: int64 [B, N] -> `decoding.Candidates`."""
-        parts = self._in_batches(image_ids, self._whole(_candidates))
+        parts = self._in_batches(image_ids, lambda part, _: self._whole(_candidates, part))
         return decoding.Candidates(*(self.run(torch.cat, list(part)) for part in zip(*parts, strict=True)))
 
     def turns(self, ids, kind, num_turns, rows=None):
@@ -72,27 +73,32 @@ class Translator:
         parts = enumerate(self.run(torch.split, ids, self.batch_size))
         return self.backend.spread(lambda item: function(item[1], item[0] * self.batch_size), parts)
 
-    def _whole(self, function):
-        return lambda ids, _: self.backend.whole(function, self.state, ids, self.config, self.run)
+    def _whole(self, function, *args):
+        with running(self.run):
+            return self.backend.whole(function, self.state, *args, self.config)
 
     def _pixels(self, image_ids, _):
         return self.run(_to_pixels, self.state.vqgan, image_ids)
 
 
-def _pictures(state, text_ids, noise, config, run, watch=None):
-    text, empty = run(encode_text, state.t5, text_ids), run(_empty_text, state)
+def _pictures(state, text_ids, noise, config, watch=None):
+    text, empty = _features(state.t5, text_ids), _empty_text(state)
     dropped = inference.drops(state.model, config.objective, config.decode)
-    return inference.generate(state.model, text, empty, noise, config.decode, dropped=dropped, run=run, watch=watch)
+    return inference.generate(state.model, text, empty, noise, config.decode, dropped=dropped, watch=watch)
 
 
-def _candidates(state, image_ids, config, run):
-    return inference.caption_beam(state.model, image_ids, run(_empty_text, state), config.decode, run)
+def _candidates(state, image_ids, config):
+    return inference.caption_beam(state.model, image_ids, _empty_text(state), config.decode)
 
 
-def _greedy_captions(state, image_ids, config, run):
-    return inference.caption_greedy(state.model, image_ids, run(_empty_text, state), run)
+def _greedy_captions(state, image_ids, config):
+    return inference.caption_greedy(state.model, image_ids, _empty_text(state))
 
 
+_features = program(encode_text)
+
+
+@program
 @torch.no_grad()
 def _empty_text(state):
     return state.empty_text()
@@ -105,40 +111,6 @@ def _to_pixels(vqgan, image_ids):
     side, factor = vqgan.config.grid, vqgan.config.factor
     masked = masked.view(-1, side, 1, side, 1).expand(-1, -1, factor, -1, factor).reshape(*pixels.shape[:3], 1)
     return pixels.masked_fill(masked, GREY)
-
-
-class Panel(NamedTuple):
-    """A picture, uint8 [S, S, 3] or None, with a text beneath."""
-
-    pixels: np.ndarray | None
-    text: str
-
-
-CELL, TEXT_HEIGHT, MARGIN, GREY = 144, 62, 8, 160
-
-
-def resized(pixels, side):
-    """uint8 [S, S, 3] as a PIL picture of another side: small ones show their pixels, large ones are averaged."""
-    picture = Image.fromarray(pixels)
-    enlarged = side >= picture.width
-    return picture.resize((side, side), Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX)
-
-
-def sheet(title, rows):
-    """Draws rows of panels: uint8 [height, width, 3]."""
-    columns = max(len(row) for row in rows)
-    width, row_height = MARGIN + columns * (CELL + MARGIN), CELL + TEXT_HEIGHT
-    page = Image.new("RGB", (width, 28 + len(rows) * row_height), "white")
-    draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, 8), title, fill="black")
-    for i, row in enumerate(rows):
-        for j, panel in enumerate(row):
-            x, y = MARGIN + j * (CELL + MARGIN), 28 + i * row_height
-            if panel.pixels is not None:
-                page.paste(resized(panel.pixels, CELL), (x, y))
-            lines = textwrap.wrap(panel.text, 24)[:5]
-            draw.text((x, y + CELL + 2), "\n".join(lines), fill="black", spacing=1)
-    return np.asarray(page)
 
 
 def collect(translator, batch, detokenizer, num_turns=4):
@@ -155,34 +127,26 @@ def collect(translator, batch, detokenizer, num_turns=4):
     def words(text_ids):
         return detokenizer.decode(text_ids.cpu().numpy())
 
-    def panels(image_ids, texts):
-        return [Panel(p, t) for p, t in zip(translator.pixels(image_ids), texts, strict=True)]
+    def rows(image_ids, texts):
+        return in_rows(list(map(Panel, translator.pixels(image_ids), texts)), COLUMNS)
 
     texts, images = batch["text_ids"], batch["image_ids"]
-    made = panels(translator.pictures(texts), words(texts))
-    captioned = panels(images, words(translator.captions(images)))
-    sheets = {
-        "prompt_to_picture": sheet("prompts and their pictures", [made[i : i + 4] for i in range(0, len(made), 4)]),
-        "picture_to_caption": sheet(
-            "pictures and their captions", [captioned[i : i + 4] for i in range(0, len(captioned), 4)]
-        ),
+    sections = {
+        "prompt_to_picture": Section("prompts and their pictures", rows(translator.pictures(texts), words(texts))),
+        "picture_to_caption": Section("pictures and their captions", rows(images, words(translator.captions(images)))),
     }
     for kind, ids in (("text", texts), ("image", images)):
-        rows = cycle_rows(translator, words, ids, kind, num_turns)
-        sheets[f"cycle_from_{kind}"] = sheet(f"cycles that begin with the {kind} on the left", rows)
-    return sheets
+        sections[f"cycle_from_{kind}"] = cycles(translator, words, ids, kind, num_turns)
+    return {name: draw([section]) for name, section in sections.items()}
 
 
-def cycle_rows(translator, words, ids, kind, num_turns):
-    """One row of panels a sample: each stage's picture with the text made from it beneath."""
-    stages = list(translator.turns(ids, kind, num_turns))
-    if kind == "text":
-        stages = [None, *stages]
-    if len(stages) % 2:
-        stages = [*stages, None]
-    columns = []
-    for images, texts in zip(stages[::2], stages[1::2], strict=True):
-        pixels = [None] * len(ids) if images is None else translator.pixels(images)
-        captions = [""] * len(ids) if texts is None else words(texts)
-        columns.append([Panel(p, t) for p, t in zip(pixels, captions, strict=True)])
-    return [list(row) for row in zip(*columns, strict=True)]
+def cycles(translator, words, ids, kind, num_turns):
+    """A section with a row for each of the samples, which are ids of `kind`: what is given and what each turn makes."""
+    stages = []
+    for turn, made in enumerate(translator.turns(ids, kind, num_turns)):
+        if (kind == "text") == (turn % 2 == 0):
+            stages.append([Panel(None, text) for text in words(made)])
+        else:
+            stages.append(list(map(Panel, translator.pixels(made))))
+    title = f"cycles: the framed {kind} is given, all else is made, each from the one before"
+    return Section(title, list(zip(*stages, strict=True)), joined=True)

@@ -8,7 +8,7 @@ Shapes: B batch, K tokens, V choices, D width of a row.
 
 import torch
 
-from itit.tokens import add_rows
+from itit.ops import add_rows
 
 
 class _StraightThrough(torch.autograd.Function):

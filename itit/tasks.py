@@ -14,6 +14,8 @@ STREAMS = {"paired_data": ("picture", "text"), "image_data": ("picture",), "text
 # which is no sum over its parts, and is refused where there are several (--num_microbatches).
 MASKED, WORDS, SAMPLES, WHOLE_BATCH = "masked tokens", "words", "samples", "whole batch"
 
+TEXT_PASSES = 4  # forward passes that take as long as making a text: of B, on a processor and on a GPU
+
 
 class Loss(NamedTuple):
     """`about`: what --NAME_weight is the weight of. `mean_of`: one of the four above. `masks`: of MASKED, the pass."""
@@ -101,6 +103,21 @@ def of_stream(stream):
 def batches(objective):
     """Task -> samples of a step, of every task; `objective` is an ObjectiveConfig."""
     return {name: getattr(objective, f"{name}_batch") for name in TASKS}
+
+
+def cost(config, active):
+    """What a step costs, in forward passes of samples: to tell how much longer another step of a run takes than one
+    that was timed. `active`: task -> samples.
+
+    A loss takes three, its backward pass included; in a whole cycle two go before it, of which half has no gradient.
+    """
+    o, d, total = config.objective, config.decode, 0
+    made = {"": 0, "picture": (d.synth_decode_steps or d.num_decode_steps) * (1 + d.synth_cfg), "text": TEXT_PASSES}
+    for name, samples in active.items():
+        task = TASKS[name]
+        whole = task.cycle and (getattr(o, name) == "full" or o.half_cycle == "stop_gradient")
+        total += samples * (3 + 2 * bool(whole) + made[task.makes])
+    return total
 
 
 def off(*names):

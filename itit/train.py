@@ -1,10 +1,12 @@
-"""Trains ITIT: `python -m itit.train --flagfile=launch/flagfiles/NAME.cfg [--flag=value ...]`.
+"""Trains ITIT: `python -m itit.train --flagfile=launch/flagfiles/NAME.cfg --workdir=DIR [--flag=value ...]`.
 
-Read from top to bottom: resume, data, the loop; what is trained comes from `itit/training/state.py`. A killed run is
-started again with the same command and goes on from its newest checkpoint, bit for bit as if nothing had happened.
+The last flag wins, so --flagfile goes first. A killed run is started again with the same command and goes on from its
+newest checkpoint, bit for bit as if nothing had happened.
 """
+# Read from top to bottom: resume, data, the loop; what is trained comes from itit/training/state.py.
 
 import dataclasses
+import shlex
 import sys
 import time
 
@@ -15,19 +17,22 @@ from itit.backends.connect import connect
 from itit.backends.processes import launched
 from itit.checkpoint import store
 from itit.checks import check_batches
-from itit.config import Config, ModelConfig, from_json, to_json
+from itit.config import ModelConfig, from_json, to_json
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
 from itit.optim import learning_rate
-from itit.tasks import CYCLES, STREAMS, of_stream
+from itit.program import running
+from itit.tasks import CYCLES, STREAMS, cost, of_stream
 from itit.train_step import tasks, train_step
-from itit.training.evaluation import Evaluation
+from itit.training import runs
+from itit.training.evaluation import BEST, Evaluation
 from itit.training.initial import initialise
 from itit.training.interrupt import Interrupt, Interrupted
-from itit.training.metrics import Metrics, Silent
+from itit.training.metrics import EARLY, Metrics, Silent
 from itit.training.saver import Saver
 from itit.training.skips import Skips
-from itit.training.state import code, frozen, image_ids_of, load_state, make_state, settle
+from itit.training.state import code, frozen, image_ids_of, load_state, make_state
+from itit.training.taken import settle
 from itit.training.watchdog import Watchdog
 
 # ---------------------------------------------------------------------------------------------- resume
@@ -88,9 +93,8 @@ def open_streams(config, backend):
 
 def identity(config, streams, state):
     """What must be the same on all hosts: name -> text."""
-    lines = [line for line in flags.to_flagfile(config).splitlines() if line.startswith("--")]
-    found = dict(line.partition("=")[::2] for line in lines) | streams.identity() | frozen(state)
-    return found | {"the code in itit/": code()}
+    values = {f"--{name}": text for name, text in flags.texts(config).items()}
+    return values | streams.identity() | frozen(state) | {"the code in itit/": code()}
 
 
 def check_pictures(batch, state):
@@ -129,6 +133,30 @@ def plan(config, start, end):
     last = tasks(config, sys.maxsize)
     said = [f"{name} {size}" + (f" from step {joins[name]}" if joins.get(name) else "") for name, size in last.items()]
     return f"steps {start} to {end} of {config.optim.num_steps}; samples a step: {', '.join(said)}"
+
+
+def costs(config):
+    """What steps cost, as `Metrics` takes it: the cycles join at theirs."""
+    joins = sorted({0, *(getattr(config.objective, f"{name}_warmup_steps") for name in CYCLES)})
+    return [(step, cost(config, tasks(config, step)) or 1) for step in joins]
+
+
+def what_next(config, step):
+    """The next command to type, in a line."""
+    if step < config.optim.num_steps:
+        return "the same command goes on"
+    missing = [f"--{name}=PATH" for name in ("vqgan", "vocabulary") if not getattr(config.data, name)]
+    return " ".join([f"to try it: python -m tools.demo --workdir={shlex.quote(config.train.workdir)}", *missing])
+
+
+def keep_settings(config, start):
+    """Writes the settings down, beside the best checkpoint, too, and says which have changed."""
+    workdir = config.train.workdir
+    if changed := runs.keep_settings(workdir, config, start):
+        told = ", ".join(f"--{name} {old} -> {new}" for name, (old, new) in changed.items())
+        logging.warning("settings that were others up to step %d: %s", start, told)
+    if config.train.keep_best:
+        runs.copy_settings(workdir, storage.join(workdir, BEST))
 
 
 def can_sample(config, state):
@@ -173,22 +201,27 @@ class Looks:
         return False
 
 
-def run(config):
-    """Trains until num_steps (or stop_after_steps of this call). Returns the exit code."""
+def run(config, places=None):
+    """Trains until num_steps (or stop_after_steps of this call). Returns the exit code.
+
+    Args:
+      config: still to be settled.
+      places: flag -> the flagfile that it stands in.
+    """
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
     with launched(t) as processes:
         if not workdir:
             raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
         if storage.is_remote(workdir) and t.profile_step >= 0:
             raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not {workdir}")
+        config = settle(config, places, runs.sizes(workdir, t.init_from))
         backend = connect(t, processes)
         with locks.of_run(workdir, backend.hosts):
             return _run(config, backend, started)
 
 
 def _run(config, backend, started):
-    config, interrupt = settle(config), Interrupt()
-    workdir, t = config.train.workdir, config.train
+    interrupt, workdir, t = Interrupt(), config.train.workdir, config.train
     streams = open_streams(config, backend)
 
     state = make_state(config, backend)
@@ -205,14 +238,14 @@ def _run(config, backend, started):
     storage.make_dirs(workdir)
     if backend.hosts.leads:
         storage.remove_rests(workdir)
-        storage.write_bytes(storage.join(workdir, "resolved.cfg"), flags.to_flagfile(config).encode())
+        keep_settings(config, start)
     meta = {"model": to_json(config.model), "frozen": frozen(state), "order": order}
     end = config.optim.num_steps
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)
     logging.info("%s", plan(config, start, end))
     looks = Looks(config, state, backend, streams, meta)
-    metrics = Metrics(workdir, config.optim.num_steps, start) if backend.hosts.leads else Silent()
+    metrics = Metrics(workdir, config.optim.num_steps, start, costs(config)) if backend.hosts.leads else Silent()
     watchdog = Watchdog(t.watchdog_factor, t.watchdog_seconds, t.log_every)
     skips = Skips(workdir, streams.rows, backend.hosts.index, config.optim.max_skipped)
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)
@@ -234,14 +267,15 @@ def _run(config, backend, started):
                         check_pictures(batch, state)
                         waited += batches.wait_seconds
                     noises = [backend.noise(t.seed, data_step, part) for part in range(config.optim.num_microbatches)]
-                    values = backend.whole(train_step, state, batch, noises, rate, config, active, backend.run)
+                    with running(backend.run):
+                        values = backend.whole(train_step, state, batch, noises, rate, config, active)
                 skips.note(data_step, values)
                 step += 1
                 num_samples += sum(active.values())
                 if step == start + 1:
                     float(values["loss"])  # waits for it
                     metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
-                if step % t.log_every == 0 or step == end:
+                if step % t.log_every == 0 or step - start in EARLY or step == end:
                     values |= {
                         "learning_rate": rate,
                         "data/damaged": streams.num_bad,
@@ -263,13 +297,13 @@ def _run(config, backend, started):
     if code := interrupt.ended(stop, step, workdir, backend.hosts.says):
         return code
     logging.info("done: step %d of %d", step, config.optim.num_steps)
-    if state.vqgan is not None and config.data.vocabulary and backend.hosts.leads:
-        logging.info("to try it: python -m tools.demo --workdir=%s", workdir)
+    if backend.hosts.leads:
+        logging.info("%s", what_next(config, step))
     return 0
 
 
 def main(_):
-    sys.exit(run(flags.from_flags(Config())))
+    sys.exit(run(flags.from_flags(), flags.places()))
 
 
 if __name__ == "__main__":

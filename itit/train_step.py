@@ -1,6 +1,6 @@
 """One optimizer step: a batch of the three streams in, every loss of ITIT out. Plain torch; what a backend compiles.
 
-A step is a few calls of `run` (see eager.py): `prepare`, the synthesis inside the two cycles, and `update`.
+A step is a few programs (see program.py): `prepare`, those of the synthesis inside the two cycles, and `update`.
 
 Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 """
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 
 from itit import inference, objectives
-from itit.eager import Eager
-from itit.models import Text, cast_once, encode_text
+from itit.models import Text, cast_once, encode_text, weights_cast
 from itit.optim import Adafactor, Ema
+from itit.program import program
 from itit.tasks import CYCLES, TASKS, batches
 
 
@@ -83,7 +83,7 @@ def tasks(config, step):
     return {name: size for name, size in batches(o).items() if size and name not in waiting}
 
 
-def train_step(state, batch, noises, rate, config, active, run=None):
+def train_step(state, batch, noises, rate, config, active):
     """Runs one step.
 
     Args:
@@ -92,22 +92,20 @@ def train_step(state, batch, noises, rate, config, active, run=None):
       noises: a `noise.Noise` for each microbatch.
       rate: learning rate.
       active: task -> samples, of this step (see `tasks`).
-      run: how its parts are run (default: as they stand).
 
     Returns:
       "loss", "grad_norm", "loss/NAME", and "skipped", 1 where the update was not made (see `Adafactor.step`), else 0;
       float32, 0-d, on the device: nothing here waits for them.
     """
-    run = run or Eager()
-    parts = [run(prepare, state, batch, noise, noises[0], config, active, (i, len(noises)))
+    parts = [prepare(state, batch, noise, noises[0], config, active, (i, len(noises)))
              for i, noise in enumerate(noises)]  # fmt: skip
-    with inference.weights_cast(state.model, run):
-        parts = [synthesize(state, part, noise, config, run) for part, noise in zip(parts, noises, strict=True)]
-        return run(update, state, parts, noises, run.number(rate), config, updates=list(state.tensors().values()))
+    with weights_cast(state.model):
+        parts = [synthesize(state, part, noise, config) for part, noise in zip(parts, noises, strict=True)]
+        return update(state, parts, noises, rate, config)
 
 
-def synthesize(state, part, noise, config, run):
-    """The Part with what the cycles make by the inference pipelines: pictures from texts, texts from pictures.
+def synthesize(state, part, noise, config):
+    """The Microbatch with what the cycles make by the inference pipelines: pictures from texts, texts from pictures.
 
     Nothing here has a gradient; the weights are those before the step.
     """
@@ -115,17 +113,18 @@ def synthesize(state, part, noise, config, run):
     if not makes:
         return part
     images, texts, model, empty = {}, {}, state.model, part.empty
-    with inference.inference_mode(model, run):
+    with inference.inference_mode(model):
         for task, kind in makes.items():
             if kind == "picture":
                 images[task] = objectives.synthesize_image(
-                    model, part.texts[task], empty, noise, config.objective, config.decode, run
+                    model, part.texts[task], empty, noise, config.objective, config.decode
                 )
             else:
-                texts[task] = objectives.synthesize_text(model, part.image_ids[task], empty, run)
+                texts[task] = objectives.synthesize_text(model, part.image_ids[task], empty)
     return part._replace(image_ids=part.image_ids | images, text_ids=part.text_ids | texts)
 
 
+@program(varying=("rate",), updates=lambda state, *_: state.tensors().values())
 def update(state, parts, noises, rate, config):
     """Losses, gradients and the optimizer's step, in place. Returns what `train_step` returns."""
     totals = state.across.sum({name: sum(part.totals[name] for part in parts) for name in parts[0].totals})
@@ -149,7 +148,7 @@ def update(state, parts, noises, rate, config):
     return metrics
 
 
-class Part(NamedTuple):
+class Microbatch(NamedTuple):
     """A microbatch ready to be learned from: per task the image ids, text ids and Text; per pass the Masking.
 
     `empty` is the empty Text, of one row, without gradient.
@@ -164,7 +163,7 @@ class Part(NamedTuple):
 
 
 def tasks_of(part):
-    """The tasks that a Part has samples of, in the order of the table."""
+    """The tasks that a Microbatch has samples of, in the order of the table."""
     return [task for task in TASKS if task in part.image_ids or task in part.text_ids]
 
 
@@ -184,6 +183,7 @@ def compute_losses(state, part, totals, noise, config):
     return losses
 
 
+@program
 def prepare(state, batch, noise, whole, config, active, part):
     """Tokenizes pictures, encodes texts and draws the masks: what needs no gradient, once for all tasks.
 
@@ -192,7 +192,7 @@ def prepare(state, batch, noise, whole, config, active, part):
       part: (index, number) of the microbatches that every task is cut into. Tasks that are not active are left out.
 
     Returns:
-      Part.
+      Microbatch.
     """
     index, number = part
     pictures, image_ids, text_ids = {}, {}, {}
@@ -215,7 +215,7 @@ def prepare(state, batch, noise, whole, config, active, part):
     with torch.no_grad():
         empty = state.empty_text()
     totals = objectives.totals(maskings, text_ids, sizes, o, device)
-    return Part(image_ids, text_ids, texts, empty, maskings, totals)
+    return Microbatch(image_ids, text_ids, texts, empty, maskings, totals)
 
 
 def _joined(function, inputs):

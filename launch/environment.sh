@@ -1,7 +1,12 @@
-# Sourced by the commands of this repository: makes .venv once and leaves its path in $venv and the root in $root.
+# Sourced by the commands of this repository: makes .venv once and leaves its path in $venv and the root in $root. Asked for
+# --help, a command prints its head instead, and ends.
 # PYTHON chooses the interpreter (3.10 to 3.12; default python3), $itit_extra what of setup.py's extras is installed beside
 # requirements.txt (none). Installed anew when what it installs from changes.
 # shellcheck shell=bash
+case " $* " in *" --help "* | *" -h "*)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0 ;;
+esac
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
@@ -17,3 +22,10 @@ if [ "$(cat "$installed" 2>/dev/null)" != "$stamp" ]; then
     (cd "$root" && "$venv/bin/python" -m pip install --quiet -r requirements.txt -e ".${itit_extra:+[$itit_extra]}")
     echo "$stamp" | tee "$venv/installed" > "$installed"
 fi
+
+# FLAGS of itit.train: ends the script with one line where they are none, before its first step.
+check_flags() {
+    "$venv/bin/python" -c 'from itit import flags
+flags.define()
+flags.run_main(lambda _: flags.from_flags().resolve())' "$@"
+}

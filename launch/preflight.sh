@@ -7,8 +7,11 @@ set -euo pipefail
 itit_extra="preflight" source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 run="${RUN:-runs/table4}"
-mkdir -p "$run"
 [ $# -gt 0 ] || set -- table2/row{01,02,05,06,07,08,10,11,14} coco_finetune itit_L itit_H
+for name in "$@"; do
+    [ -e "launch/flagfiles/$name.cfg" ] || { echo "error: no launch/flagfiles/$name.cfg" >&2; exit 2; }
+done
+mkdir -p "$run"
 for name in "$@"; do
     for topology in v4:8x8x4 v4:8x8x8; do
         json="$run/${name//\//_}-${topology#v4:}.json"

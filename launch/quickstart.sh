@@ -2,11 +2,12 @@
 # From nothing to a trained ITIT on a processor: data, tokenizers, training with both cycles, the same on the pairs
 # alone as its control, and a report with pictures.
 # Killed half way and run again, it carries on. RUN chooses the folder (default runs/quickstart); arguments go to
-# itit.train.
+# itit.train: python -m itit.train --help.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 run="${RUN:-runs/quickstart}"
+check_flags --flagfile=launch/flagfiles/quickstart.cfg --num_image_tokens=64 "$@"
 mkdir -p "$run"
 SECONDS=0
 trap 'echo "$SECONDS" >> "$run/seconds"' EXIT

@@ -7,6 +7,10 @@
 # A run holds runs/lock as long as it lives. Whether one is going on is asked of the kernel, so that no file left by a
 # reboot can tell a lie, and a TPU, which serves one process at a time, is never given to a second.
 set -euo pipefail
+if [ "${1:-}" = --help ]; then
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+fi
 code="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 home="$(dirname "$code")"
 commit="$(basename "$code")"

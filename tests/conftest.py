@@ -41,3 +41,13 @@ def traced_programs(tmp_path_factory):
     from tests.helpers import traced
 
     return traced.make(tmp_path_factory.mktemp("traced"))
+
+
+@pytest.fixture(params=["plain", "xla"])
+def way(request, monkeypatch):
+    """A test is run with operations in plain torch, and with the forms of XLA (see itit/ops.py)."""
+    from tests.helpers.small import use_forms
+
+    if request.param == "xla":
+        use_forms(monkeypatch)
+    return request.param

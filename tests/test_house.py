@@ -4,6 +4,7 @@ import ast
 import collections
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from tests.helpers.common import ROOT
 
 TOP_LEVEL = {"itit", "launch", "tools", "tests", "requirements.txt", "setup.py", "README.md"}
 MODELS = ("layers", "encoder", "image_decoder", "text_decoder", "itit", "t5", "vqgan")
-CORE = ("eager", "tokens", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
+CORE = ("program", "ops", "masking", "straight_through", "losses", "decoding", "objectives", "optim", "train_step")
 # Folder of the package -> what must be there.
 EXPECTED = {
     "": (
@@ -29,6 +30,7 @@ EXPECTED = {
         "inference",
         "noise",
         "samples",
+        "sheets",
         "pretrained",
         "hosts",
     ),
@@ -47,23 +49,36 @@ EXPECTED = {
         "scenes",
     ),
     "scores": ("captions", "scenes"),
-    "training": ("state", "initial", "evaluation", "metrics", "skips", "watchdog", "interrupt", "saver", "runs"),
+    "training": (
+        "state",
+        "initial",
+        "evaluation",
+        "metrics",
+        "skips",
+        "watchdog",
+        "interrupt",
+        "saver",
+        "runs",
+        "taken",
+    ),
     "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
-    "backends": ("connect", "local", "cuda_graphs", "processor", "distributed", "exchange", "processes"),
-    "xla": ("api", "mesh", "sharding", "capture", "tracing", "packs"),
+    "backends": ("connect", "local", "cuda_graphs", "distributed", "exchange", "forms", "processes", "processor"),
+    "xla": ("api", "mesh", "sharding", "capture", "tracing", "buffers", "forms", "noise"),
 }
 
 # Room -> what its modules may import of the package: rooms and modules. A room knows itself.
 ROOMS = {
-    "data": {"storage", "tasks", "text_encoders", "untrusted"},
+    "data": {"console", "storage", "tasks", "text_encoders", "untrusted"},
     "scores": {"data.scenes"},
-    "models": {"text_encoders", "tokens"},
+    "models": {"program", "ops", "text_encoders"},
     "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},
     "training": {
         "checkpoint",
         "config",
         "console",
         "data",
+        "program",
+        "flagfiles",
         "flags",
         "models",
         "objectives",
@@ -75,49 +90,50 @@ ROOMS = {
         "text_encoders",
         "train_step",
     },
-    "backends": {"checkpoint.pieces", "console", "eager", "hosts", "noise", "train_step", "training.interrupt"},
-    "xla": {"checkpoint.pieces", "eager", "hosts", "models", "noise", "train_step"},
+    "backends": {
+        "checkpoint.pieces",
+        "console",
+        "program",
+        "hosts",
+        "noise",
+        "ops",
+        "train_step",
+        "training.interrupt",
+    },
+    "xla": {"checkpoint.pieces", "program", "hosts", "models", "noise", "ops", "train_step"},
 }
 # Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.
 TOP = {
     name: set()
     for name in (
-        "eager",
+        "program",
         "hosts",
         "losses",
         "masking",
         "noise",
+        "ops",
         "presets",
         "storage",
         "tasks",
         "text_encoders",
-        "tokens",
         "console",
         "untrusted",
+        "usage",
     )
 } | {
     "checks": {"tasks"},
     "config": {"checks", "presets", "tasks", "text_encoders", "untrusted"},
     "flagfiles": {"storage"},
-    "flags": {"checks", "config", "console", "flagfiles", "untrusted"},
+    "flags": {"checks", "config", "console", "flagfiles", "untrusted", "usage"},
     "locks": {"storage"},
-    "straight_through": {"tokens"},
-    "optim": {"tokens"},
-    "decoding": {"eager", "masking", "noise", "text_encoders", "tokens"},
-    "inference": {"decoding", "eager", "masking", "models"},
-    "objectives": {
-        "masking",
-        "losses",
-        "straight_through",
-        "decoding",
-        "noise",
-        "inference",
-        "models",
-        "tasks",
-        "tokens",
-    },
-    "train_step": {"eager", "inference", "objectives", "optim", "models", "tasks"},
-    "samples": {"decoding", "inference", "models"},
+    "straight_through": {"ops"},
+    "optim": {"ops"},
+    "decoding": {"program", "masking", "noise", "ops", "text_encoders"},
+    "inference": {"decoding", "program", "masking", "models"},
+    "objectives": {"masking", "losses", "straight_through", "decoding", "noise", "inference", "models", "ops", "tasks"},
+    "train_step": {"program", "inference", "objectives", "optim", "models", "tasks"},
+    "sheets": {"data.images", "storage"},
+    "samples": {"decoding", "program", "inference", "models", "sheets"},
     "pretrained": {
         "backends.local",
         "checkpoint",
@@ -140,14 +156,17 @@ NARROW = {
     "xla.sharding": set(),
     "checkpoint.pieces": set(),
     "checkpoint.tensorfile": {"storage", "untrusted"},
-    "backends.cuda_graphs": {"eager", "noise"},
+    "backends.cuda_graphs": {"program", "noise"},
+    "backends.forms": {"ops"},
     "backends.processor": set(),
+    "xla.forms": {"models", "ops", "xla.api"},
+    "xla.noise": {"noise"},
     **{f"scores.{name}": {"scores.ngrams"} for name in ("bleu", "cider")},
     **{f"scores.{name}": set() for name in ("ngrams", "ptb", "rouge")},
 }
 # These are given the networks: from `models` they take only the types and pure functions on what goes in and out.
 GIVEN = ("inference", "objectives", "train_step")
-NO_NETWORKS = {"Text", "Encoded", "encode_text", "cast_once", "casts_of", "weights_to_cast"}
+NO_NETWORKS = {"Text", "Encoded", "encode_text", "cast_once", "weights_cast"}
 # Library -> the only modules that import it.
 ONLY = {
     "torch_xla": {"itit.xla.api"},
@@ -172,10 +191,13 @@ LAZY = {
     ("itit.models", "itit.checkpoint.weights"),
     ("itit.models.t5", "itit.checkpoint.weights"),
 }
+# Rooms and modules that speak of devices. Elsewhere an operation has a form for each (see itit/ops.py).
+OF_DEVICES = {"backends", "xla", "ops", "config"}
+DEVICES = re.compile(r"xla|cuda|device\.type", re.IGNORECASE)
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker", "tools.timing.step_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 27, "tools": 33, "tests/core": 28, "tests/helpers": 20, "tests/tools/data": 19}
+MODULES = {"itit": 29, "tools": 36, "tests/core": 30, "tests/helpers": 21, "tests/tools/data": 20}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 
@@ -334,6 +356,17 @@ sys.meta_path.insert(0, Blocked())
     modules = [f"itit.models.{n}" for n in MODELS] + [f"itit.{n}" for n in CORE]
     code += "import itit.models\n" + "".join(f"import {name}\n" for name in modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_rule_7_the_core_speaks_of_no_device():
+    """Neither in code nor in words: how a device computes an operation is no concern of a reader of the paper."""
+    seen = set()
+    for path in (path for path in tracked_files() if path.suffix == ".py" and path.parts[0] == "itit"):
+        room = module_name(path).removeprefix("itit.").split(".")[0]
+        found = [line for line in (ROOT / path).read_text(encoding="utf-8").splitlines() if DEVICES.search(line)]
+        assert room in OF_DEVICES or not found, f"{path}: {found}"
+        seen |= {room} if found else set()
+    assert seen == OF_DEVICES
 
 
 def test_no_pickle():

@@ -26,6 +26,8 @@ connection = http.client.HTTPConnection(*server.server_address)
 connection.request("GET", "/")
 answer = connection.getresponse()
 print(answer.status, len(answer.read()))
+model = itit.ITIT.from_pretrained("scenes", device="cpu")
+print(model.generate(model.record["prompt"], num_decode_steps=1, progress=False)[0].size)
 """
 
 
@@ -46,10 +48,10 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def test_every_module_and_the_page_are_in_it(installed):
+def test_every_module_the_page_and_the_model_are_in_it(installed):
     there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     wanted = {str(path) for path in tracked_files() if path.parts[0] in ("itit", "tools")}
-    assert {path for path in wanted if path.endswith((".py", ".html"))} <= there
+    assert {path for path in wanted if path.endswith((".py", ".html")) or "/shipped/" in path} <= there
     assert not {path for path in there if path.startswith(("tests", "launch"))}
 
 
@@ -57,7 +59,8 @@ def test_it_works_from_another_folder(installed, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    place, data, page = done.stdout.splitlines()
+    place, data, page, picture = done.stdout.splitlines()
     assert place == str(installed)
     assert data == "gs://BUCKET/cc3m/*.tfrecord,gs://BUCKET/webli_pairs_10/*.tfrecord 1024 256"
     assert page == f"200 {(ROOT / 'tools' / 'generation' / 'demo.html').stat().st_size}"
+    assert picture == "(64, 64)"

@@ -13,6 +13,7 @@ stand beside (not with --nocuda_graphs); the shares are of the kernels' time.
 ideal. On processors each process has one thread.
 """
 
+import json
 import statistics
 import sys
 import time
@@ -23,9 +24,10 @@ from absl import flags as absl_flags
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from itit import config as config_lib
-from itit import flags
+from itit import flags, storage
 from itit import train_step as step_lib
 from itit.backends.connect import connect
+from itit.program import running
 from itit.training.state import make_state
 from tools.timing import scaling
 from tools.timing.batches import random_batch, read_config
@@ -90,7 +92,8 @@ def measure(config, num_steps):
     def step(number, batch, whole=as_it_stands):
         noises = [backend.noise(config.train.seed, number, part) for part in range(parts)]
         rate = config.optim.learning_rate
-        whole(step_lib.train_step, state, batch, noises, rate, config, active, backend.run)
+        with running(backend.run):
+            whole(step_lib.train_step, state, batch, noises, rate, config, active)
         if on_gpu:
             torch.cuda.synchronize()
 
@@ -172,6 +175,7 @@ def define_flags():
     absl_flags.DEFINE_list(
         "processes", [], "Numbers of processes to compare, such as 1,2,4, in the place of flagfiles."
     )
+    absl_flags.DEFINE_string("json", "", "File for the mean seconds of a step.")
 
 
 def main(_):
@@ -187,6 +191,10 @@ def main(_):
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {gpu}, --steps={given.steps}", flush=True)
     results = [measure(config, given.steps) for config in configs]
     print("\n".join(table([flagfile.rpartition("/")[2] for flagfile in given.flagfiles], configs, results)))
+    if given.json:
+        pairs = zip(given.flagfiles, results, strict=True)
+        found = {flagfile: {"seconds": statistics.mean(result.seconds)} for flagfile, result in pairs}
+        storage.write_bytes(given.json, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

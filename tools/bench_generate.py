@@ -18,7 +18,7 @@ from itit import inference
 from itit.backends.connect import connect
 from itit.decoding import EOS, best
 from itit.flags import run_main
-from itit.models import ITIT, VQGAN, Text
+from itit.models import VQGAN, ITITModel, Text
 from itit.models.layers import set_compute_dtype
 from itit.training.state import DTYPES
 from tools.timing import peers
@@ -29,7 +29,7 @@ WARM_UP = 2  # the first loads what is needed; on a GPU the second records graph
 def itit(preset, compute_dtype="fp32"):
     """(Config, ITIT, tokenizer) of the paper's sizes with T5 features as wide as those of the peers."""
     config = config_lib.replace(config_lib.Config(), preset=preset, t5_size=peers.T5_SIZE).resolve()
-    model, vqgan = ITIT(config.model).eval(), VQGAN(config_lib.VqganConfig()).eval()
+    model, vqgan = ITITModel(config.model).eval(), VQGAN(config_lib.VqganConfig()).eval()
     set_compute_dtype(model, DTYPES[compute_dtype])
     with torch.no_grad():
         model.text_decoder.head.bias[EOS] = -1e4

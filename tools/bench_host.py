@@ -23,7 +23,9 @@ from itit import config as config_lib
 from itit import flags
 from itit.backends.connect import connect
 from itit.presets import MODEL_PRESETS
+from itit.program import running
 from itit.train_step import tasks, train_step
+from itit.training import taken
 from itit.training.state import make_state
 from tools.timing.batches import random_batch
 
@@ -48,11 +50,11 @@ class Clock:
         return result
 
 
-def narrow(config):
+def narrow(config, places=None):
     """The Config with the widths of nano where no flag gives others, and with no weights to read."""
     given = absl_flags.FLAGS
     widths = {name: value for name, value in NARROW.items() if not given[name].present}
-    return config_lib.replace(config, vqgan="", t5_weights="", **widths).resolve()
+    return config_lib.replace(taken.settle(config, places, need=False), vqgan="", t5_weights="", **widths).resolve()
 
 
 def measure(config, mode, num_steps):
@@ -65,7 +67,8 @@ def measure(config, mode, num_steps):
         host = {name: value.numpy() for name, value in random_batch(config, active, torch.device("cpu")).items()}
         batch = mesh.to_device(host)
         noises = [mesh.noise(config.train.seed, step, part) for part in range(config.optim.num_microbatches)]
-        train_step(state, batch, noises, 1e-4, config, active, clock)
+        with running(clock):
+            train_step(state, batch, noises, 1e-4, config, active)
         mesh.wait()
         if step == 0:
             first = time.perf_counter() - started
@@ -97,7 +100,8 @@ def define_flags():
 def main(_):
     given = absl_flags.FLAGS
     os.environ |= VIRTUAL | {"CPU_NUM_DEVICES": str(given.devices)}
-    config, found, fresh = narrow(flags.from_flags()), {}, multiprocessing.get_context("spawn")
+    config, found = narrow(flags.from_flags(), flags.places()), {}
+    fresh = multiprocessing.get_context("spawn")
     for mode in ("captured", "lazy"):
         with concurrent.futures.ProcessPoolExecutor(1, fresh) as process:
             found[mode] = process.submit(measure, config, mode, given.steps).result()

@@ -24,6 +24,7 @@ from itit import flags
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams, num_workers
 from itit.tasks import of_stream
+from itit.training.taken import settle
 
 NUM_PICTURES = 512  # decoded from memory in a round
 
@@ -122,7 +123,7 @@ def define_flags():
 
 
 def main(_):
-    given, config = absl_flags.FLAGS, flags.from_flags()
+    given, config = absl_flags.FLAGS, settle(flags.from_flags(), flags.places())
     start = time.perf_counter()
     streams = Streams(config, 0, given.hosts)
     print(f"{streams.describe()}\nopened in {time.perf_counter() - start:.1f} s; host 1 of {given.hosts}, "

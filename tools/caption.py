@@ -9,6 +9,7 @@ sheet.png. A killed export carries on with the same command, and so does one tha
 from absl import flags
 
 from itit import flags as flags_lib
+from itit.console import counted
 from tools.data.damaged import Damage
 from tools.generation import generation, inputs
 
@@ -36,7 +37,8 @@ def main(_):
     whole = generation.export_captions(
         model, pictures, flag.output, telling, loading.batch_size, sharing, flag.num_shown, damage
     )
-    told = f"captions of {len(pictures)} pictures" + (f", but for {damage.count} damaged ones" if damage.count else "")
+    told = f"captions of {counted(len(pictures), 'picture')}"
+    told += f", but for {damage.count} damaged" if damage.count else ""
     print(f"{flag.output}: " + (told if whole else "done here; other hosts are not yet"))
 
 

@@ -10,8 +10,9 @@ from absl import flags
 from PIL import Image
 
 from itit import flags as flags_lib
-from itit import storage
-from tools.generation import drawing, generation, inputs
+from itit import sheets, storage
+from itit.console import counted
+from tools.generation import generation, inputs
 
 
 def read_starts(flag, size):
@@ -53,7 +54,8 @@ def write(output, names, cycles):
         lines.append({"index": number, "start": name, "stages": stages})
     generation.write_lines(storage.join(output, "index.jsonl"), lines)
     title = "The framed one is given, all else is made, each from the one before"
-    drawing.write_png(storage.join(output, "cycle.png"), drawing.draw_cycles(title, cycles))
+    rows = [[sheets.Panel(None, s) if isinstance(s, str) else sheets.Panel(s) for s in cycle] for cycle in cycles]
+    sheets.write(storage.join(output, "cycle.png"), [sheets.Section(title, rows, joined=True)])
 
 
 def define_flags():
@@ -74,7 +76,7 @@ def main(_):
     model, settings = generation.load(loading), flags_lib.from_flags(generation.Drawing())
     starts, names = read_starts(flag, model.picture_size)
     write(flag.output, names, run(model, starts, flag.num_turns, settings, loading.batch_size))
-    print(f"{flag.output}: {len(starts)} cycles of {flag.num_turns} turns")
+    print(f"{flag.output}: {counted(len(starts), 'cycle')} of {counted(flag.num_turns, 'turn')}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     coco_zero_shot, coco_finetuned   CIDEr on Karpathy's test images: --captions=captions_val2014.json
                                      --images=val2014 --image_list=karpathy_test_images.txt
     coco_fid30k                      FID of 30,000 prompts: --captions=captions_val2014.json --reference=val2014
-                                     --inception=FILE; --split=train2014 with that set's files for the paper's words
+                                     --inception=FILE; those of train2014 for the paper's words
 
 Writes pictures or captions, and result.json; prints a line for a table. Killed, it carries on; --host_index and
 --num_hosts share the work. --force also takes less than the whole protocol, and the result says so.
@@ -43,7 +43,7 @@ def evaluate(flag, loading, sharing):
             loading.batch_size, sharing, flag.force,
         )  # fmt: skip
     drawing = flags_lib.from_flags(generation.Drawing())
-    prompts = protocols.choose_prompts(flag.captions, flag.split, flag.num_prompts, flag.list_seed)
+    prompts = protocols.choose_prompts(flag.captions, flag.num_prompts, flag.list_seed)
     model = generation.load(loading, shared=True)
     extractor = picture_features.of(flag.inception, flag.features, model.backend, flag.force)
     return protocols.evaluate_pictures(
@@ -54,6 +54,7 @@ def evaluate(flag, loading, sharing):
 def main(_):
     flag = flags.FLAGS
     check(flag)
+    split = protocols.split_of(flag.captions, flag.split)
     loading, sharing = flags_lib.from_flags(generation.Loading()), generation.sharing()
     result = evaluate(flag, loading, sharing)
     if result is None:
@@ -62,9 +63,9 @@ def main(_):
     settings = {name: flag[name].value for name, _, _ in config.fields(loading)}
     for part in (generation.Drawing(), generation.Telling()):
         settings |= {name: flag[name].value for name, _, _ in config.fields(part)}
-    result = {"protocol": flag.protocol, "split": flag.split, "settings": settings} | result
+    result = {"protocol": flag.protocol, "split": split, "settings": settings} | result
     storage.write_bytes(storage.join(flag.output, "result.json"), json.dumps(result, indent=1).encode())
-    print(protocols.row(flag.protocol, flag.split, result))
+    print(protocols.row(flag.protocol, split, result))
 
 
 def define_flags():
@@ -72,7 +73,7 @@ def define_flags():
         flags_lib.define(settings)
     flags.DEFINE_enum("protocol", None, [*protocols.CAPTIONS, protocols.FID], "Which evaluation.", required=True)
     flags.DEFINE_string("captions", None, "COCO's json of captions.", required=True)
-    flags.DEFINE_string("split", "val2014", "Of COCO, for the label; checked where the names of files tell.")
+    flags.DEFINE_string("split", "", "Of COCO, for the label; by default as the names of files say, which are checked.")
     flags.DEFINE_string("images", "", "Folder of the pictures to describe.")
     flags.DEFINE_string("image_list", "", "Karpathy's list of them.")
     flags.DEFINE_string("reference", "", "Real pictures: folder, patterns, or .npz of statistics.")

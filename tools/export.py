@@ -22,26 +22,31 @@ from itit import flags as flags_lib
 from itit import storage
 from itit.checkpoint import tensorfile, weights, weightsdir
 from itit.training import runs
-from itit.training.state import check_frozen, fingerprint, text_encoder
+from itit.training.state import DTYPES, check_frozen, fingerprint, text_encoder
 from tools.convert import model_card
 from tools.data.splits import new_folder
 
 VOCABULARY, SETTINGS, CARD = "vocabulary.model", "training.cfg", "README.md"
 
 
-def write_part(folder, name, module):
+def stored(tensors, dtype):
+    """Weights by name, those of a floating type in `dtype`, "bf16" or "fp32"; None: as they are."""
+    return {name: t.to(DTYPES[dtype]) if dtype and t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def write_part(folder, name, module, dtype):
     """A frozen network as a folder in `folder`. Returns what the record says of it."""
-    weightsdir.save(storage.join(folder, name), module.state_dict(), module.config)
+    weightsdir.save(storage.join(folder, name), stored(module.state_dict(), dtype), module.config)
     hashes = weightsdir.hashes_of(storage.join(folder, name))
     return {"path": name, "sha256": hashes[weightsdir.WEIGHTS]}
 
 
-def write_t5(folder, config, t5, max_bytes):
+def write_t5(folder, config, t5, max_bytes, dtype):
     """The text encoder: copied, or named where it is large."""
     num_bytes = sum(p.numel() * p.element_size() for p in t5.parameters())
     source = config.t5.weights
     if not source or num_bytes <= max_bytes:
-        return write_part(folder, "t5", t5)
+        return write_part(folder, "t5", t5, dtype)
     path = storage.join(source, weightsdir.WEIGHTS)
     sha256 = weightsdir.hashes_of(source).get(weightsdir.WEIGHTS) or storage.sha256(path)
     return {"path": source if storage.is_remote(source) else os.path.abspath(source), "sha256": sha256}
@@ -57,8 +62,8 @@ def write_vocabulary(folder, config, hashes):
     return {"path": VOCABULARY, "sha256": hashes[VOCABULARY]["sha256"]}
 
 
-def export(config, found, output, averaged, max_bytes, report):
-    """Writes the folder. `found`: what `runs.restore` gave. Returns the record."""
+def export(config, found, output, averaged, max_bytes, report, dtype=None, about="", prompt=""):
+    """Writes the folder. `found`: what `runs.restore` gave; for the rest see the flags. Returns the record."""
     step, tensors, meta = found
     place = f"{config.train.workdir}, checkpoint of step {step}"
     tensors, averaged = runs.choose(tensors, averaged, place)
@@ -70,16 +75,18 @@ def export(config, found, output, averaged, max_bytes, report):
     with new_folder(output, repeatable=True) as staging:
         hashes = {}
         parts = {
-            "t5": write_t5(staging, config, t5, max_bytes),
-            "vqgan": write_part(staging, "vqgan", vqgan) if vqgan else None,
+            "t5": write_t5(staging, config, t5, max_bytes, dtype),
+            "vqgan": write_part(staging, "vqgan", vqgan, dtype) if vqgan else None,
             "vocabulary": write_vocabulary(staging, config, hashes),
         }
-        record = make_record(config, step, averaged, parts)
+        record = make_record(config, step, averaged, parts) | {"about": about, "prompt": prompt}
+        tensors = stored(tensors, dtype)
         layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
         hashes[weightsdir.WEIGHTS] = tensorfile.write(
             storage.join(staging, weightsdir.WEIGHTS), layout, tensors.values(), {weights.RECORD: json.dumps(record)}
         )
-        card = model_card.write(config, record, hashes[weightsdir.WEIGHTS]["sha256"], tensors, report)
+        sha256, history = hashes[weightsdir.WEIGHTS]["sha256"], runs.history(config.train.workdir)
+        card = model_card.write(config, record, sha256, tensors, report, history)
         for name, text in ((SETTINGS, flags_lib.to_flagfile(config)), (CARD, card)):
             storage.write_bytes(storage.join(staging, name), text.encode())
             hashes[name] = weightsdir.hash_of(text.encode())
@@ -116,13 +123,14 @@ def read_report(path):
 
 def main(_):
     flag = flags.FLAGS
-    moved = {"t5_weights": flag.t5_weights, "vqgan": flag.vqgan, "vocabulary": flag.vocabulary}
-    config = runs.read_config(flag.workdir, moved | {"workdir": flag.workdir})
+    moved = {name: getattr(flag, name) for name in ("workdir", "t5_weights", "vqgan", "vocabulary")}
+    config = runs.settings(flag.workdir, moved=moved)
     found = runs.restore(flag.workdir, flag.step)
     beside = storage.join(flag.workdir, "report.json")
     path = flag.report or (beside if storage.exists(beside) else "")
     report = read_report(path) if path else None
-    record = export(config, found, flag.output, flag.ema, flag.max_copied_gib * 2**30, report)
+    told = {"dtype": flag.dtype, "about": flag.about, "prompt": flag.prompt}
+    record = export(config, found, flag.output, flag.ema, flag.max_copied_gib * 2**30, report, **told)
     kind = "averaged" if record["averaged"] else "raw"
     print(f"{flag.output}: step {record['step']}, {kind} weights")
     for name, part in record["parts"].items():
@@ -134,6 +142,9 @@ def define_flags():
     flags.DEFINE_string("output", None, "New folder.", required=True)
     flags.DEFINE_boolean("ema", None, "Averaged weights, or (--noema) raw; by default averaged where the run has them.")
     flags.DEFINE_integer("step", None, "Checkpoint; by default the newest whole one.")
+    flags.DEFINE_enum("dtype", None, list(DTYPES), "Type that all weights are stored in; by default each as it is.")
+    flags.DEFINE_string("about", "", "What the model can do, in a sentence or two, for the model card and the demo.")
+    flags.DEFINE_string("prompt", "", "A text like those it was trained on, for the same.")
     flags.DEFINE_string("report", "", "report.json of scores for the model card; by default the one in --workdir.")
     flags.DEFINE_float("max_copied_gib", 2.0, "Larger text encoders are named and not copied.", lower_bound=0)
     for name, what in (("t5_weights", "text encoder"), ("vqgan", "image tokenizer"), ("vocabulary", "vocabulary")):

@@ -9,6 +9,7 @@ captions, or TFRecord shards with `text`. Written: pictures/NUMBER.png, index.js
 from absl import flags
 
 from itit import flags as flags_lib
+from itit.console import counted
 from tools.generation import generation, inputs
 
 
@@ -38,7 +39,7 @@ def main(_):
     whole = generation.export_pictures(
         model, prompts, flag.output, drawing, loading.batch_size, sharing, flag.num_shown
     )
-    print(f"{flag.output}: " + (f"{len(prompts)} pictures" if whole else "done here; other hosts are not yet"))
+    print(f"{flag.output}: " + (counted(len(prompts), "picture") if whole else "done here; other hosts are not yet"))
 
 
 if __name__ == "__main__":

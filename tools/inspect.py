@@ -18,12 +18,14 @@ from absl import flags
 from PIL import Image
 
 from itit import flags as flags_lib
-from itit import storage
+from itit import sheets, storage
 from itit.config import DataConfig
+from itit.console import counted
 from itit.flags import run_main
-from tools.data import inspection, preparing, splits, workers
+from tools.data import inspection, preparing, workers
 
-NUM_TILES, NUM_NAMED, BINS, BAR = 24, 20, 10, 40  # pictures on the grid a group; lines of damage; of histograms
+NUM_TILES, COLUMNS = 24, 6  # pictures on the grid: of a group, in a row
+NUM_NAMED, BINS, BAR = 20, 10, 40  # lines of damage; of histograms
 
 
 def jobs_of(dataset, vocabulary, max_image_pixels):
@@ -66,8 +68,8 @@ def describe(group, reports, unit):
     """Lines on the reports of a group of shards."""
     num_records, megabytes = sum(len(r.offsets) for r in reports), sum(r.num_bytes for r in reports) / 1e6
     features = ", ".join(sorted({name for report in reports for name in report.features}))
-    shards = f"{len(reports)} shard" + ("s" if len(reports) > 1 else "")
-    lines = [f"{group}: {num_records} sound records in {shards}, {megabytes:.1f} MB: {features}"]
+    sound, shards = counted(num_records, "sound record"), counted(len(reports), "shard")
+    lines = [f"{group}: {sound} in {shards}, {megabytes:.1f} MB: {features}"]
     lengths, short = collections.Counter(), collections.Counter()
     for report in reports:
         lengths += report.lengths
@@ -99,11 +101,12 @@ def inspect(dataset, grid, vocabulary, max_image_pixels, num_workers):
     sections = []
     for group, members in groups.items():
         print("\n".join(describe(group, members, "pieces" if vocabulary else "characters")))
-        tiles = [(Image.open(io.BytesIO(data)), text) for report in members for data, text in report.tiles]
-        sections += [(group, tiles[:NUM_TILES])] if tiles else []
+        tiles = [tile for report in members for tile in report.tiles][:NUM_TILES]
+        panels = [sheets.Panel(Image.open(io.BytesIO(data)), text) for data, text in tiles]
+        sections += [sheets.Section(group, sheets.in_rows(panels, COLUMNS))] if panels else []
     if sections:
         grid = grid or storage.join(jobs[0][1].path.rpartition("/")[0] or ".", "inspect.png")
-        splits.write_contact_sheet(grid, sections)
+        sheets.write(grid, sections)
         print(f"grid: {grid}")
     damaged = [line for report in reports for line in report.damaged] + twins(reports)
     print("\n".join(f"damaged: {line}" for line in damaged[:NUM_NAMED]) or "nothing is damaged")

@@ -1,9 +1,10 @@
 """`python -m tools.make_emoji --data=DIR --output=DIR`: emoji and COCO captions as TFRecord shards for training.
 
-DIR holds `emoji/captions.jsonl`, `emoji/images/` and `coco/captions_val2017.json`. Splits: `test` has the held-out
-combinations of skin tone and role, and no other split shows their pictures or names; of the rest, `paired` are a few
-pairs, and each other emoji gives either its picture to `images` or its name to `texts`, so that no pair is in both.
-`coco` holds the COCO captions, further unpaired texts. Pictures stay the JPEG bytes that they are.
+DIR holds `emoji/captions.jsonl` and `emoji/images/`, as `tools.fetch_emoji` makes them, and perhaps
+`coco/captions_val2017.json`. Splits: `test` has the held-out combinations of skin tone and role, and no other split
+shows their pictures or names; of the rest, `paired` are a few pairs, and each other emoji gives either its picture to
+`images` or its name to `texts`, so that no pair is in both. `coco` holds the COCO captions, further unpaired texts.
+Pictures stay the bytes that they are.
 """
 
 import io
@@ -14,14 +15,15 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from itit import storage
+from itit import sheets, storage
 from itit.flags import run_main
+from itit.sheets import Panel, Section, in_rows
 from tools.data import splits
 from tools.data.emoji import TONES, read_emoji, role_and_tone
 
 FEATURES = {"paired": ("image", "text"), "images": ("image",), "texts": ("text",), "test": ("image", "text"),
             "coco": ("text",)}  # fmt: skip
-PREVIEWS = 12  # pairs of a split on the contact sheet
+PREVIEWS, COLUMNS = 12, 6  # pairs of a split on the contact sheet
 
 
 def _hash(text):
@@ -68,7 +70,7 @@ def read_coco(path):
 
 
 def examples(folder, emoji, features):
-    """Yields dicts with `key` and those of `image` (JPEG bytes) and `text` that are in `features`."""
+    """Yields dicts with `key` and those of `image` (its bytes) and `text` that are in `features`."""
     for item in emoji:
         example = {"key": item["file"]}
         if "image" in features:
@@ -80,11 +82,11 @@ def examples(folder, emoji, features):
 
 
 def write(data, output, num_pairs, seed):
-    """Writes all splits and `preview.png` into the new folder `output`. Raises ValueError for a missing `data`."""
+    """Writes all splits and `preview.png` into the new folder `output`. Raises ValueError where there are no emoji."""
     folder, coco = storage.join(data, "emoji"), storage.join(data, "coco", "captions_val2017.json")
-    for path in (storage.join(folder, "captions.jsonl"), coco):
-        if not storage.exists(path):
-            raise ValueError(f"--data={data}: {path} is not there")
+    if not storage.exists(storage.join(folder, "captions.jsonl")):
+        raise ValueError(f"--data={data}: {folder}/captions.jsonl is not there; python -m tools.fetch_emoji "
+                         f"--output={folder} makes it")  # fmt: skip
     dealt = split_emoji(read_emoji(folder), num_pairs, seed)
     with splits.new_folder(output) as staging:
         previews = []
@@ -92,17 +94,20 @@ def write(data, output, num_pairs, seed):
             splits.write_split(staging, split, examples(folder, emoji, FEATURES[split]), len(emoji))
             print(f"{split}: {len(emoji)} records of {' and '.join(FEATURES[split])}")
             if FEATURES[split] == ("image", "text"):
-                tiles = [(Image.open(io.BytesIO(example["image"])), example["text"])
-                         for example in examples(folder, emoji[:PREVIEWS], FEATURES[split])]  # fmt: skip
-                previews.append((split, tiles))
-        captions = read_coco(coco)
-        splits.write_split(staging, "coco", captions, len(captions))
-        print(f"coco: {len(captions)} records of text")
-        splits.write_contact_sheet(storage.join(staging, "preview.png"), previews)
+                panels = [Panel(Image.open(io.BytesIO(example["image"])), example["text"])
+                          for example in examples(folder, emoji[:PREVIEWS], FEATURES[split])]  # fmt: skip
+                previews.append(Section(split, in_rows(panels, COLUMNS)))
+        if storage.exists(coco):
+            captions = read_coco(coco)
+            splits.write_split(staging, "coco", captions, len(captions))
+            print(f"coco: {len(captions)} records of text")
+        else:
+            print(f"coco: left out, {coco} is not there")
+        sheets.write(storage.join(staging, "preview.png"), previews)
 
 
 def define_flags():
-    flags.DEFINE_string("data", None, "Folder with emoji/ and coco/.", required=True)
+    flags.DEFINE_string("data", None, "Folder with emoji/ and perhaps coco/.", required=True)
     flags.DEFINE_string("output", None, "New folder for the shards.", required=True)
     flags.DEFINE_integer("num_pairs", 400, "Pairs of a picture and its name.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the deal.", lower_bound=0)

@@ -12,13 +12,14 @@ import io
 from absl import flags
 from PIL import Image
 
-from itit import storage
+from itit import sheets, storage
 from itit.data import scenes
 from itit.flags import run_main
+from itit.sheets import Panel, Section, in_rows
 from tools.data import splits
 from tools.data.scene_splits import PAIR, SPLITS, draw
 
-PREVIEWS = 12  # pairs of a split on the contact sheet
+PREVIEWS, COLUMNS = 12, 6  # pairs of a split on the contact sheet
 
 
 def examples(split, count, seed, **how):
@@ -50,11 +51,10 @@ def write(output, counts, seed, **how):
                 splits.write_split(folder, split, examples(split, count, seed, **how), count)
                 print(f"{split}: {count} records of {' and '.join(SPLITS[split][0])}")
             if count and SPLITS[split][0] == PAIR:
-                tiles = [(Image.open(io.BytesIO(e["image"])), e["text"])
-                         for e in examples(split, min(count, PREVIEWS), seed, **how)]  # fmt: skip
-                previews.append((split, tiles))
+                panels = list(map(Panel, *zip(*draw(split, min(count, PREVIEWS), seed, **how), strict=True)))
+                previews.append(Section(split, in_rows(panels, COLUMNS)))
         if previews:
-            splits.write_contact_sheet(storage.join(folder, "preview.png"), previews)
+            sheets.write(storage.join(folder, "preview.png"), previews)
 
 
 def define_flags():

@@ -18,6 +18,7 @@ from itit import flags
 from itit.checks import check_batches
 from itit.tasks import TASKS
 from itit.train_step import tasks
+from itit.training import taken
 from itit.xla import sharding
 from tools.timing.flops import step_flops
 from tools.tpu import prediction, tpu_compiler
@@ -86,7 +87,8 @@ def main(_):
         print("\n".join(kinds()))
         return 0
     os.environ |= TRACING
-    topology, config = Topology.parse(given.topology), flags.from_flags()
+    topology = Topology.parse(given.topology)
+    config = taken.settle(flags.from_flags(), flags.places(), need=False)
     tpu_compiler.check_installed()
     if given.modules:
         os.makedirs(given.modules, exist_ok=True)

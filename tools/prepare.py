@@ -10,6 +10,8 @@ import difflib
 import sys
 
 from itit import flags as flags_lib
+from itit import usage
+from itit.console import counted
 from itit.flags import run_main
 from tools.data import preparing
 from tools.data.sources import coco, folder, table, text, webdataset
@@ -34,11 +36,11 @@ def prepare(name):
     settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), SOURCES[name]()))
     found = preparing.run(name, source, settings)
     for split, values in found["splits"].items():
-        features, count = " and ".join(list(values["schema"])[1:]), len(values["shards"])
-        shards = f"{count} shard" + ("s" if count > 1 else "")
-        print(f"{split}: {values['records']} records of {features}, {values['bytes'] / 1e6:.1f} MB in {shards}")
+        number, features = counted(values["records"], "record"), " and ".join(list(values["schema"])[1:])
+        shards = counted(len(values["shards"]), "shard")
+        print(f"{split}: {number} of {features}, {values['bytes'] / 1e6:.1f} MB in {shards}")
     if found["damaged"]:
-        print(f"{found['damaged']} damaged items left out: {settings.output}/{preparing.DAMAGED}")
+        print(f"{counted(found['damaged'], 'damaged item')} left out: {settings.output}/{preparing.DAMAGED}")
     if found.get("empty_texts"):
         print(f"{found['empty_texts']} empty texts left out")
     if found.get("passed_over"):
@@ -48,6 +50,6 @@ def prepare(name):
 if __name__ == "__main__":
     word = flags_lib.take_word()
     define_flags(word)
-    if word not in SOURCES and "--help" not in sys.argv:
+    if word not in SOURCES and not usage.is_asked(sys.argv):
         del sys.argv[1:]  # they cannot be read, and the source's name is what is wrong
     run_main(lambda _: prepare(word))

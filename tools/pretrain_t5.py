@@ -33,6 +33,7 @@ from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
 from itit.optim import Adafactor, learning_rate
 from itit.presets import T5_PRESETS
+from itit.program import program, running
 from itit.tasks import only
 from tools.training import loop, run_flags
 from tools.training.span_corruption import Corrupted, num_hidden, target_length
@@ -108,6 +109,7 @@ def make_state(config, backend):
     return state
 
 
+@program(varying=("rate",), updates=lambda state, *_: state.tensors().values())
 def update(state, inputs, targets, rate, bos_id):
     """One step in place. Returns "loss", "accuracy" (of hidden words, sentinels and EOS), "grad_norm",
     "skipped": 0-d tensors."""
@@ -143,9 +145,9 @@ def train(settings, run, flag_values):
 
     def step(batch, number):
         rate = learning_rate(number, config.optim)
-        changed = list(state.tensors().values())
-        given = batch["inputs"], batch["targets"], backend.run.number(rate)
-        return backend.run(update, state, *given, settings.bos_id, updates=changed) | {"learning_rate": rate}
+        with running(backend.run):
+            values = update(state, batch["inputs"], batch["targets"], rate, settings.bos_id)
+        return values | {"learning_rate": rate}
 
     code = loop.train(run, settings.num_steps, state, backend, source, step, lambda *_: None, flag_values)
     if code == 0 and store.latest_step(run.workdir) == settings.num_steps:

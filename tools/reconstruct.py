@@ -13,16 +13,14 @@ import numpy as np
 import torch
 import tqdm
 from absl import flags
-from PIL import Image, ImageDraw, ImageFont
 
-from itit import storage
+from itit import sheets, storage
 from itit.checkpoint.weights import load_vqgan
 from itit.flags import run_main
 from tools.generation import inputs
-from tools.generation.drawing import write_png
 from tools.scoring import likeness
 
-COLUMNS, GAP, LINE, MIN_SIDE = 4, 8, 18, 128  # of the sheet: pairs a row, pixels
+COLUMNS = 8  # of the sheet
 
 
 def choose(found, count):
@@ -76,23 +74,13 @@ def run(model, found, batch_size, num_shown):
     return scores, shown
 
 
-def sheet(shown):
-    """uint8 [height, width, 3]: pairs in rows, each with its numbers beneath. Small pictures are drawn larger."""
-    side = len(shown[0][0])
-    side *= -(-MIN_SIDE // side)
-    columns = min(COLUMNS, len(shown))
-    cell_width, cell_height = 2 * side + GAP, side + LINE + GAP
-    size = (columns * (cell_width + GAP) + GAP, -(-len(shown) // columns) * cell_height + GAP)
-    page = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    for n, (pixels, result, scores) in enumerate(shown):
-        left, top = GAP + n % columns * (cell_width + GAP), GAP + n // columns * cell_height
-        for offset, picture in ((0, pixels), (side + GAP // 2, result)):
-            picture = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
-            page.paste(picture, (left + offset, top))
-        text = f"{scores['name'][-24:]}  {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.2f}"
-        draw.text((left, top + side + 2), text, "#333333", font)
-    return np.asarray(page)
+def pairs(shown):
+    """A section of originals, each with its reconstruction on the right."""
+    panels = []
+    for pixels, result, scores in shown:
+        told = f"{scores['psnr']:.1f} dB, SSIM {scores['ssim']:.2f}"
+        panels += [sheets.Panel(pixels, scores["name"]), sheets.Panel(result, told)]
+    return sheets.Section("pictures, and beside each what its codes give", sheets.in_rows(panels, COLUMNS))
 
 
 def define_flags():
@@ -111,7 +99,8 @@ def main(_):
     scores, shown = run(model, found, flag.batch_size, flag.num_shown)
     report = {"vqgan": flag.vqgan, "input": flag.input, **scores.report()}
     storage.make_dirs(flag.output)
-    write_png(storage.join(flag.output, "reconstructions.png"), sheet(shown))
+    side = max(sheets.SIDE, model.config.image_size)
+    sheets.write(storage.join(flag.output, "reconstructions.png"), [pairs(shown)], side)
     data = json.dumps(report | {"pictures": scores.pictures}, indent=1).encode()
     storage.write_bytes(storage.join(flag.output, "report.json"), data)
     print(f"{flag.output}: {report['num_pictures']} pictures, PSNR {report['psnr_db']:.2f} dB, SSIM "

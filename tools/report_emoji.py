@@ -15,17 +15,18 @@ import numpy as np
 from absl import flags
 
 from itit import flags as flags_lib
-from itit import samples, storage, text_encoders
+from itit import samples, sheets, storage, text_encoders
 from itit.backends.connect import connect
 from itit.checkpoint import store
 from itit.data import images
 from itit.data.streams import Streams
+from itit.sheets import Panel, Section, in_rows
 from itit.training import runs
 from itit.training.state import image_ids_of, load_state, make_state
 from tools.data.emoji import TONES, read_emoji, role_and_tone
-from tools.generation.drawing import draw_curves, stack, write_png
+from tools.scoring.curves import draw_curves
 
-NUM_SHOWN, NUM_CYCLES, NUM_TURNS = 12, 4, 6
+NUM_SHOWN, COLUMNS, NUM_CYCLES, NUM_TURNS = 12, 6, 4, 6
 
 
 def pictures_of_roles(data, image_size, max_pixels):
@@ -64,19 +65,19 @@ def score(names, captions, made, roles):
     return {name: round(float(np.mean(values)), 4) for name, values in right.items()}
 
 
-def draw_samples(translator, batch, names, captions, made, words):
-    def rows(panels):
-        return [panels[i : i + 6] for i in range(0, len(panels), 6)]
+def sample_sections(translator, batch, names, captions, made, words):
+    """Sections of names and their pictures, of pictures and their captions, and of cycles both ways."""
+
+    def rows(pictures, texts):
+        return in_rows(list(map(Panel, pictures[:NUM_SHOWN], texts[:NUM_SHOWN])), COLUMNS)
 
     given = translator.pixels(batch["image_ids"][:NUM_SHOWN])
-    drawn = [samples.Panel(p, t) for p, t in zip(made[:NUM_SHOWN], names[:NUM_SHOWN], strict=True)]
-    told = [samples.Panel(p, t) for p, t in zip(given, captions[:NUM_SHOWN], strict=True)]
-    sheets = [samples.sheet("held-out names and the pictures made from them", rows(drawn)),
-              samples.sheet("held-out pictures, as tokenized, and their captions", rows(told))]  # fmt: skip
-    for kind, ids in (("text", batch["text_ids"]), ("image", batch["image_ids"])):
-        cycle = samples.cycle_rows(translator, words, ids[:NUM_CYCLES], kind, NUM_TURNS)
-        sheets.append(samples.sheet(f"cycles: the {kind} on the left is given, all else is made", cycle))
-    return stack(sheets)
+    return [
+        Section("held-out names and the pictures made from them", rows(made, names)),
+        Section("held-out pictures, as tokenized, and their captions", rows(given, captions)),
+        *(samples.cycles(translator, words, batch[f"{kind}_ids"][:NUM_CYCLES], kind, NUM_TURNS)
+          for kind in ("text", "image")),
+    ]  # fmt: skip
 
 
 def main(_):
@@ -100,9 +101,9 @@ def main(_):
         names, captions = words(batch["text_ids"]), words(translator.captions(batch["image_ids"]))
         made = translator.pixels(translator.pictures(batch["text_ids"]))
         report = {"step": step, "num_test": flag.num_test} | score(names, captions, made, roles)
-        picture = draw_samples(translator, batch, names, captions, made, words)
+        sections = sample_sections(translator, batch, names, captions, made, words)
     storage.make_dirs(flag.output)
-    write_png(storage.join(flag.output, "samples.png"), picture)
+    sheets.write(storage.join(flag.output, "samples.png"), sections)
     draw_curves(flag.workdir, storage.join(flag.output, "curves.png"))
     storage.write_bytes(storage.join(flag.output, "report.json"), json.dumps(report, indent=1).encode())
     print(json.dumps(report))

@@ -16,16 +16,17 @@ import tqdm
 from absl import flags
 
 from itit import flags as flags_lib
-from itit import samples, storage, text_encoders
+from itit import samples, sheets, storage, text_encoders
 from itit.backends.connect import connect
 from itit.checkpoint import store
 from itit.data import scenes
 from itit.data.streams import Streams
 from itit.scores.scenes import exact, exact_by_objects
+from itit.sheets import Panel, Section, in_rows
 from itit.training import metrics, runs
 from itit.training.state import image_ids_of, load_state, make_state
-from tools.generation.drawing import draw_curves, stack, write_png
 from tools.scoring import claim
+from tools.scoring.curves import draw_curves
 
 SHOWN_BY = {
     "seen": "objects that all training data show",
@@ -33,7 +34,7 @@ SHOWN_BY = {
     "never": "objects, one of them at least shown by no training picture and no training text",
 }
 CHUNK = 100
-NUM_SHOWN, NUM_CYCLES, NUM_TURNS = 12, 3, 6
+NUM_SHOWN, COLUMNS, NUM_CYCLES, NUM_TURNS = 12, 6, 3, 6
 
 
 def score(translator, batch, words):
@@ -56,28 +57,26 @@ def score(translator, batch, words):
     return result
 
 
-def draw_samples(translator, batch, words):
-    """Prompts and their pictures, pictures and their captions, and cycles both ways: uint8 [height, width, 3]."""
+def sample_sections(translator, batch, words):
+    """Sections of prompts and their pictures, of pictures and their captions, and of cycles both ways."""
 
-    def rows(panels):
-        return [panels[i : i + 6] for i in range(0, len(panels), 6)]
-
-    def mark(good, text):
-        return ("right: " if good else "WRONG: ") + text
+    def rows(pictures, texts, good):
+        marks = ["right: " if right else "WRONG: " for right in good]
+        panels = [Panel(p, mark + text) for p, text, mark in zip(pictures, texts, marks, strict=True)]
+        return in_rows(panels, COLUMNS)
 
     ids, pictures = batch["text_ids"][:NUM_SHOWN], batch["image_ids"][:NUM_SHOWN]
     prompts, truth = words(ids), [scenes.parse(text) for text in words(ids)]
     made, given = translator.pixels(translator.pictures(ids)), translator.pixels(pictures)
     captions = words(translator.captions(pictures))
-    drawn = [samples.Panel(p, mark(scenes.read(p) == s, t)) for p, s, t in zip(made, truth, prompts, strict=True)]
-    told = [samples.Panel(p, mark(scenes.parse(t) == s, t)) for p, s, t in zip(given, truth, captions, strict=True)]
-    sheets = [samples.sheet("prompts (held-out scenes) and the pictures made from them", rows(drawn)),
-              samples.sheet("pictures (held-out scenes) and the captions made from them", rows(told))]  # fmt: skip
-    for kind, start in (("text", ids), ("image", pictures)):
-        cycle = samples.cycle_rows(translator, words, start[:NUM_CYCLES], kind, NUM_TURNS)
-        sheets.append(samples.sheet(f"cycles: the {kind} on the left is given, all else is made, each from the one "
-                                    "before (below a picture: its caption)", cycle))  # fmt: skip
-    return stack(sheets)
+    drawn = [scenes.read(picture) == scene for picture, scene in zip(made, truth, strict=True)]
+    told = [scenes.parse(text) == scene for text, scene in zip(captions, truth, strict=True)]
+    return [
+        Section("prompts (held-out scenes) and the pictures made from them", rows(made, prompts, drawn)),
+        Section("pictures (held-out scenes) and the captions made from them", rows(given, captions, told)),
+        *(samples.cycles(translator, words, start[:NUM_CYCLES], kind, NUM_TURNS)
+          for kind, start in (("text", ids), ("image", pictures))),
+    ]  # fmt: skip
 
 
 def write_markdown(report, path, pictures):
@@ -183,7 +182,7 @@ def main(_):
         report = {"step": step, "num_test": flag.num_test, "test": shown_by(run.words(batch["text_ids"]))}
         report |= score(run.translator, batch, run.words)
         report["also"] = {name: {"trained": score(run.translator, other, run.words)} for name, other in also.items()}
-        picture = draw_samples(run.translator, batch, run.words)
+        sections = sample_sections(run.translator, batch, run.words)
     report |= {"untrained": untrained, "minutes": round(flag.minutes, 1) or None}
     curves, joined = {"with unpaired data": metrics.curves(flag.workdir)}, claim.join_step(run.config)
     if before := claim.before_cycles(curves["with unpaired data"], joined):
@@ -196,7 +195,7 @@ def main(_):
                 report["also"][name]["control"] = score(control.translator, other, run.words)
         curves["control: pairs alone"] = metrics.curves(flag.control)
     storage.make_dirs(flag.output)
-    write_png(storage.join(flag.output, "samples.png"), picture)
+    sheets.write(storage.join(flag.output, "samples.png"), sections)
     pictures = {"samples.png": "samples"}
     if claim.draw(storage.join(flag.output, "claim.png"), curves, joined):
         pictures["claim.png"] = "scores over the steps"

@@ -1,7 +1,8 @@
 """`python -m tools.score_captions --references=R --results=C`: CIDEr, BLEU and ROUGE-L of captions, without Java.
 
-`--references`: COCO's json of captions. `--results`: a JSON list of {"image_id", "caption"}. Images without a result
-are left out, as COCO's own evaluation of a subset does, and counted.
+`--references`: COCO's json of captions, or what tools.caption was given as --pictures: a folder with x.txt beside
+x.jpg, or patterns of TFRecord shards with `text`. `--results`: a JSON list of {"image_id", "caption"}, as that command
+writes it. Images without a result are left out, as COCO's own evaluation of a subset does, and counted.
 """
 
 import json
@@ -13,6 +14,7 @@ from itit import flags as flags_lib
 from itit import storage
 from itit.scores import captions as captions_lib
 from tools.data.coco_json import read_references, read_results
+from tools.generation import inputs
 
 SMALL = ("warning: {} images: CIDEr weighs words by how many of the images have them; below {} compare it only with "
          "scores of these very images")  # fmt: skip
@@ -40,7 +42,9 @@ def table(scores, statistics):
 
 def main(_):
     flag = flags.FLAGS
-    references, results = read_references(flag.references), read_results(flag.results)
+    is_json = flag.references.lower().endswith(".json")
+    references = read_references(flag.references) if is_json else inputs.references(flag.references)
+    results = read_results(flag.results)
     captions, truth = pair(results, references, flag.results)
     scores, statistics = captions_lib.score(captions, truth), captions_lib.statistics(captions)
     print("\n".join(table(scores, statistics)))
@@ -53,7 +57,8 @@ def main(_):
 
 
 def define_flags():
-    flags.DEFINE_string("references", None, "COCO json of captions.", required=True)
+    flags.DEFINE_string("references", None, "COCO json of captions; folder of pictures with their texts; patterns of "
+                        "TFRecord shards.", required=True)  # fmt: skip
     flags.DEFINE_string("results", None, 'JSON list of {"image_id", "caption"}.', required=True)
     flags.DEFINE_string("json", "", "File for the scores.")
 

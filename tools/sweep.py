@@ -52,9 +52,11 @@ def main(_):
     flag, loading = flags.FLAGS, flags_lib.from_flags(generation.Loading())
     prompts = inputs.prompts(flag.prompts)
     prompts = prompts[: flag.num_prompts] if flag.num_prompts else prompts
+    fid.too_few(flag.force, made=len(prompts))
     model = generation.load(loading)
     extractor = picture_features.of(flag.inception, flag.features, model.backend, flag.force)
     reference = fid.measure(flag.reference, extractor, model.picture_size, loading.batch_size)
+    fid.too_few(flag.force, reference=reference[0].count)
     drawing, cells = generation.Drawing(seed=flag.seed, num_decode_steps=flag.num_decode_steps), []
     grid = itertools.product(map(float, flag.temperatures), map(float, flag.guidance_scales), flag.ramps)
     for temperature, scale, ramp in grid:

@@ -26,6 +26,7 @@ from itit import locks, storage
 from itit.backends.connect import connect
 from itit.backends.processes import index_started, num_started
 from itit.checkpoint.weights import load_vqgan
+from itit.console import counted
 from itit.data import made_with, records, shard_index
 from itit.flags import run_main
 from tools.data.splits import settle
@@ -170,7 +171,7 @@ def _run(sources, output, asked, keep, share):
         if not storage.exists(shard_index.path_of(target)):  # killed between the two, before they were in this order
             shard_index.write(target, records.index(target))
     if len(todo) < len(sources):
-        print(f"{len(sources) - len(todo)} of {len(sources)} shards are already there")
+        print(f"already there: {len(sources) - len(todo)} of {counted(len(sources), 'shard')}")
     if not todo:
         return
     tokenizers = make_tokenizers(*asked)
@@ -181,7 +182,7 @@ def _run(sources, output, asked, keep, share):
     left = [f"{name}s stay as they are (no --{flag})" for name, flag in (("image", "vqgan"), ("text", "vocabulary"))
             if name not in tokenizers]  # fmt: skip
     cut = tokenizers["text"][2].num_cut if "text" in tokenizers else 0
-    print(f"{output}: {total} records in {len(todo)} shards; {cut} texts were cut"
+    print(f"{output}: {counted(total, 'record')} in {counted(len(todo), 'shard')}; {counted(cut, 'text')} cut"
           + "".join(f"; {what}" for what in left))  # fmt: skip
 
 

@@ -19,7 +19,17 @@ from tools.data.sources.item import BadItem, utf8
 
 MAX_BYTES = 4000  # of a text at once: SentencePiece passes longer ones over without a word
 RESERVED = "\u2585"  # a character that it marks what is unknown by; texts with it are passed over, too
+USUAL = 1000  # pieces
 _TOO_SMALL = re.compile(r"required_chars\. \d+ vs (\d+)")
+
+
+class TooFew(ValueError):
+    """Fewer pieces than the texts have characters; `least`: as many as it must be."""
+
+    def __init__(self, vocab_size, least):
+        super().__init__(f"--vocab_size={vocab_size}: must be at least {least}, one for each character of the texts, "
+                         "and PAD, EOS, UNK")  # fmt: skip
+        self.least = int(least)
 
 
 def texts(pattern):
@@ -28,8 +38,7 @@ def texts(pattern):
     Raises ValueError, with the place, for a record without one and for what is not UTF-8.
     """
     for path in storage.glob(pattern):
-        of_lines = re.search(r"\.txt(\.gz|\.zst)?$", path, re.IGNORECASE)
-        yield from filter(None, map(str.strip, _lines(path) if of_lines else _records(path)))
+        yield from filter(None, map(str.strip, _lines(path) if lines.OF_TEXT.search(path) else _records(path)))
 
 
 def _lines(path):
@@ -86,7 +95,7 @@ def shortened(found, left_out):
 def train(found, vocab_size, left_out=None):
     """Texts -> bytes of a SentencePiece model with at most `vocab_size` pieces. `left_out`: as `shortened` takes it.
 
-    Raises ValueError, one line, where there are no texts and where the pieces are too few for their characters.
+    Raises ValueError, one line, where there are no texts; TooFew where the pieces are too few for their characters.
     """
     model = io.BytesIO()
     try:
@@ -106,24 +115,33 @@ def train(found, vocab_size, left_out=None):
     except RuntimeError as error:
         least = _TOO_SMALL.search(str(error))
         if least:
-            raise ValueError(f"--vocab_size={vocab_size}: must be at least {least[1]}, one for each character of the "
-                             "texts, and PAD, EOS, UNK") from None  # fmt: skip
+            raise TooFew(vocab_size, least[1]) from None
         if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
             raise ValueError("no texts to learn from: all are empty, or there are none") from None
         raise ValueError(f"SentencePiece cannot learn from these texts: {error}") from None
     return model.getvalue()
 
 
+def train_fitting(pattern, left_out):
+    """`train` on the texts of a pattern with USUAL pieces, and with more where they have that many characters."""
+    try:
+        return train(texts(pattern), USUAL, left_out)
+    except TooFew as error:  # Chinese and Japanese have thousands
+        left_out.clear()
+        return train(texts(pattern), error.least + USUAL, left_out)
+
+
 def define_flags():
     flags.DEFINE_string("input", None, "TFRecord shards or .txt files, plain, .gz or .zst; comma-separated patterns.",
                         required=True)  # fmt: skip
     flags.DEFINE_string("output", None, "The .model file to write.", required=True)
-    flags.DEFINE_integer("vocab_size", 512, "Most pieces; fewer where the texts do not give as many.", lower_bound=4)
+    flags.DEFINE_integer("vocab_size", 0, f"Most pieces; fewer where the texts do not give as many. 0: {USUAL}, and of "
+                         "texts with that many characters more.", lower_bound=0)  # fmt: skip
 
 
 def main(_):
-    left_out = []
-    model = train(texts(flags.FLAGS.input), flags.FLAGS.vocab_size, left_out)
+    left_out, pattern, size = [], flags.FLAGS.input, flags.FLAGS.vocab_size
+    model = train(texts(pattern), size, left_out) if size else train_fitting(pattern, left_out)
     if left_out:
         what = f"{len(left_out)} words above {MAX_BYTES} bytes left out"
         print(f"{what}, the first begins {left_out[0]!r}", file=sys.stderr)

@@ -4,8 +4,9 @@ As it stands: reconstruction (L2 and a fifth of L1), commitment, a codebook by r
 seconds to minutes on a processor. With `--perceptual`, `--adversarial_weight` and `--ema_decay` it is MaskGIT's recipe
 (see vqgan_step.py). One processor or GPU, or all chips of a TPU pod (`--backend`).
 
-Writes config.json, model.safetensors and reconstructions.png (rows: original, reconstruction; of `--eval_data` where
-given), TensorBoard curves and pictures, and checkpoints into DIR. A killed run carries on; same flags, same weights.
+Writes config.json, model.safetensors and reconstructions.png (pictures, of `--eval_data` where given, and below what
+their codes give), TensorBoard curves and pictures, and checkpoints into DIR. A killed run carries on; same flags, same
+weights.
 
 Shapes: B batch, S picture side.
 """
@@ -16,10 +17,9 @@ import sys
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from itit import flags as flags_lib
-from itit import storage
+from itit import sheets, storage
 from itit.backends.connect import connect
 from itit.checkpoint import store, weightsdir
 from itit.config import VqganConfig, knob
@@ -58,9 +58,11 @@ def reconstructions(state, pixels, batch_size, backend):
     return tuple(np.concatenate([part[name].numpy() for part in found]) for name in ("ids", "pixels"))
 
 
-def sheet(*rows):
-    """Rows of pictures, uint8 [B, S, S, 3] each, as one picture."""
-    return np.concatenate([row.transpose(1, 0, 2, 3).reshape(row.shape[1], -1, 3) for row in rows])
+def compared(pixels, drawn):
+    """What is drawn of them, uint8 [B, S, S, 3], below pictures, as arguments of `sheets.draw`."""
+    rows = {"pictures": pixels, "what their codes give": drawn}
+    sections = [sheets.Section(title, [list(map(sheets.Panel, row))]) for title, row in rows.items()]
+    return sections, max(sheets.SIDE, pixels.shape[1])
 
 
 def num_codes_used(state, pictures, config, batch_size, backend):
@@ -83,8 +85,7 @@ def finish(state, config, pictures, held_out, run, backend, batch_size):
     if not backend.hosts.leads:
         return
     weightsdir.save(run.workdir, tensors, config)
-    with storage.writer(storage.join(run.workdir, "reconstructions.png")) as file:
-        Image.fromarray(sheet(shown, drawn[: len(shown)])).save(file, "PNG")
+    sheets.write(storage.join(run.workdir, "reconstructions.png"), *compared(shown, drawn[: len(shown)]))
     print(f"{run.workdir}: {ids.shape[1]} tokens a picture, PSNR {psnr(held_out, drawn):.1f} dB of {len(held_out)} "
           f"pictures, {used} of {config.codebook_size} codes used in {tokens} tokens of training pictures")  # fmt: skip
 
@@ -107,7 +108,8 @@ def train(config, recipe, data, run, flag_values):
 
     def show(metrics, step):
         _, drawn = reconstructions(state, held_out, recipe.batch_size, backend)
-        metrics.image(step, "samples/reconstructions", sheet(held_out[: run.num_samples], drawn[: run.num_samples]))
+        picture = sheets.draw(*compared(held_out[: run.num_samples], drawn[: run.num_samples]))
+        metrics.image(step, "samples/reconstructions", picture)
         metrics.scalars(step, {"eval/psnr": psnr(held_out, drawn)})
 
     code = loop.train(run, recipe.num_steps, state, backend, pictures, train_step, show, flag_values)

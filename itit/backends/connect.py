@@ -49,7 +49,7 @@ def connect(config, processes=None, each=False):
         raise ValueError(f"--backend={backend}: this machine has no such device that torch can use; choose {known}")
     if backend not in TRIED:
         logging.warning("--backend=%s: ITIT has never run on one; compare its first losses with --backend=cpu", backend)
-    device, graphs = own_device(backend), backend == "cuda" and config.cuda_graphs
+    device, graphs = own_device(backend), backend == "cuda" and config.cuda_graphs and not config.recompute_blocks
     if processes is None:
         return Local(device, graphs)
     return distributed.connect(device, processes, graphs, config.shard_state)

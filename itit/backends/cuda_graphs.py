@@ -12,8 +12,8 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
-from itit.eager import owned_by
-from itit.noise import Noise, RepeatedNoise
+from itit.noise import Noise
+from itit.program import owned_by
 
 MAX_MOVES = 4  # weights in training, averaged ones, and those of an evaluation between
 MAX_KEPT = 32  # recordings; the one that has not been asked for the longest goes first
@@ -109,3 +109,41 @@ def _input(leaf, repeated, device):
     if isinstance(leaf, float):
         return torch.full((), leaf, device=device)
     return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+
+
+class RepeatedNoise(Noise):
+    """The draws of `Noise` for a function that is run once, then recorded and replayed.
+
+    A recorded draw goes on with the generator that it was recorded with: `restart` seeds them all anew.
+    """
+
+    def __init__(self, noise):
+        super().__init__(*noise.key[:2], noise.device, noise.key[2], noise.rows, noise.share, noise.fused)
+        self._seeds_dropout = False
+        self._draws, self._next = [], None  # (name, place, generator) of each; the next one, once they are repeated
+
+    @property
+    def generators(self):
+        return [generator for _, _, generator in self._draws]
+
+    def restart(self, noise):
+        """Draws as that `Noise` would."""
+        self.key, self.rows, self._next = noise.key, noise.rows, 0
+        for name, place, generator in self._draws:
+            self._seed(generator, name, place)
+        if self._seeds_dropout:
+            super().seed_dropout()
+
+    def seed_dropout(self):
+        if self._next is None:
+            self._seeds_dropout = True
+            super().seed_dropout()
+
+    def _generator(self, name, place=None):
+        if self._next is None:
+            self._draws.append((name, place, super()._generator(name, place)))
+            return self._draws[-1][-1]
+        *known, generator = self._draws[self._next]
+        assert known == [name, place], f"draws {name} where it drew {known[0]} before"
+        self._next += 1
+        return generator

@@ -86,7 +86,7 @@ class Distributed(Local):
 
     def noise(self, seed, step, part=0, rows=None, whole=False):
         share = (0, 1) if whole or rows is not None else (self.hosts.index, self.hosts.count)
-        return Noise(seed, step, self.device, part, rows, share)
+        return Noise(seed, step, self.device, part, rows, share, fused=self.device.type != "cpu")
 
 
 def _kind(made):

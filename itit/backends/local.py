@@ -6,18 +6,24 @@ import torch
 
 from itit.backends.cuda_graphs import Graphs
 from itit.checkpoint.pieces import Piece, whole_index
-from itit.eager import Eager
 from itit.hosts import Hosts
 from itit.noise import Noise
+from itit.program import Eager
 from itit.train_step import Alone
 from itit.training.interrupt import Stoppable
+
+
+def on(device=None):
+    """`Local` on a torch device, by default the GPU, if there is one, else the processor."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Local(device, graphs=device.type == "cuda")
 
 
 class Local:
     """One processor or one GPU, in plain torch.
 
-    Attributes: `device`; `run`, which runs the parts of a step, and `sampler`, which runs those of generation (see
-    eager.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py);
+    Attributes: `device`; `run`, which runs the programs of a step, and `sampler`, which runs those of generation (see
+    program.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py);
     `splits_parts`, whether the rows of a host are a share of each microbatch, or one of the batch; `across`, of a
     `train_step.State`.
 

@@ -15,6 +15,7 @@ import torch
 from itit import storage
 from itit.checkpoint.pieces import overlap, slices, whole_index
 from itit.checkpoint.tensorfile import finite
+from itit.untrusted import parse_json, shown
 
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON
 
@@ -102,9 +103,15 @@ class Reader:
             raise Damaged(f"{path}: {found} bytes instead of {record['bytes']}")
         if google_crc32c.value(header) != record["header_crc32c"]:
             raise Damaged(f"{path}: wrong checksum")
-        entries = json.loads(header[LENGTH_BYTES:])
-        for key, note in json.loads(entries["__metadata__"]["pieces"]).items():
-            start, stop = (len(header) + offset for offset in entries[key]["data_offsets"])
+        try:
+            self._understand(path, len(header), parse_json(header[LENGTH_BYTES:], path))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:  # sound bytes that no checkpoint is made of
+            raise Damaged(f"{path}: its header is none of a checkpoint: {shown(repr(error))}") from None
+
+    def _understand(self, path, begin, entries):
+        """The pieces of a file whose tensors begin at byte `begin`, by the entries of its header."""
+        for key, note in parse_json(entries["__metadata__"]["pieces"], path).items():
+            start, stop = (begin + offset for offset in entries[key]["data_offsets"])
             name, index = note["tensor"], tuple(map(tuple, note["index"]))
             self.shapes[name], self._dtypes[name] = tuple(note["shape"]), getattr(torch, note["dtype"])
             self._parts.setdefault(name, []).append(Part(index, path, start, stop - start, note["crc32c"]))

@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import pathlib
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -13,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 from itit import storage, text_encoders
 from itit.checkpoint import tensorfile, weightsdir
 from itit.config import Config, DecodeConfig, ModelConfig, ObjectiveConfig, T5Config, VqganConfig, from_json
-from itit.models import ITIT, VQGAN
+from itit.models import VQGAN, ITITModel
 from itit.untrusted import parse_json, shown
 
+SHIPPED = {folder.name: folder for folder in (pathlib.Path(__file__).parents[1] / "shipped").iterdir()}
 RECORD = "itit"  # metadata of an exported file that holds its record, JSON
 MISFIT = f"{weightsdir.WEIGHTS} does not fit {weightsdir.CONFIG}"
 PARTS, PART = ("t5", "vqgan", "vocabulary"), ("path", "sha256")
@@ -119,18 +121,23 @@ def load_itit(path):
     with tensorfile.TensorFile(path) as file:
         tensors, digest = file.read_all()
     weightsdir.check_hash(path, hashes.get(weightsdir.WEIGHTS), digest)
-    model = _built(ITIT, sections["model"], tensors, f"{path}: its tensors do not fit its record")
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}  # stored in bf16, say
+    model = _built(ITITModel, sections["model"], tensors, f"{path}: its tensors do not fit its record")
     load_module(model, tensors, f"{path}: its tensors do not fit its record", assign=True)
     tensorfile.check_finite(tensors, path)
     return model.eval()
 
 
 def exported_file(path):
-    """(path of the safetensors file, recorded hashes of its folder) of an export, given as a folder or as the file."""
+    """(path of the safetensors file, recorded hashes of its folder) of an export, given as a folder, as the file, or by
+    its name where it is shipped with the package; a folder of such a name is given as ./NAME."""
+    if path in SHIPPED:
+        path = str(SHIPPED[path])
     if storage.exists(storage.join(path, weightsdir.WEIGHTS)):
         return storage.join(path, weightsdir.WEIGHTS), weightsdir.hashes_of(path, (weightsdir.WEIGHTS,))
     if not storage.exists(path) or os.path.isdir(path):
-        raise ValueError(f"{path}: no {weightsdir.WEIGHTS} in it; give a folder that tools.export wrote")
+        raise ValueError(f"{path}: no {weightsdir.WEIGHTS} in it; give a folder that tools.export wrote, or "
+                         f"a shipped model: {', '.join(SHIPPED)}")  # fmt: skip
     return path, {}
 
 

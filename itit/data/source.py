@@ -4,16 +4,20 @@ Shapes: N image tokens, L text tokens, R records.
 """
 
 import re
+import statistics
 
 import google_crc32c
 import numpy as np
 
 from itit import storage
+from itit.console import counted
 from itit.data import blocks, images, order, records
 from itit.data.text import EOS, PAD
 
 # What a stream may be asked for, and its two forms in a record: ready ids come first.
 FORMS = {"picture": ("image_ids", "image"), "text": ("text_ids", "text")}
+# Ready ids -> the setting that says how many a record has.
+LENGTHS = {"image_ids": "num_image_tokens", "text_ids": "num_text_tokens"}
 MAX_WEIGHT = 1000
 
 
@@ -33,6 +37,38 @@ def datasets(pattern):
     return found
 
 
+def length_of(form, pattern):
+    """(How many ids of a form of LENGTHS most of a shard's first records have, the shard), or None where none are
+    ready. Raises ValueError where the pattern names no shards."""
+    path = storage.glob(datasets(pattern)[0][0])[0]
+    found = _lengths(form, path, blocks.Table([path], 1 << 20).heads[0])
+    return (statistics.mode(found), path) if found else None
+
+
+def _lengths(form, path, places):
+    return [sizes[form] for sizes, _ in _looked_at(path, places) if form in sizes]
+
+
+def _looked_at(path, places):
+    """Of each sound record among some of a shard: feature -> how many values it has; its checksum.
+
+    Args:
+      places: their offsets and lengths.
+    """
+    for offset, length in places.tolist():
+        try:
+            payload = records.read(path, offset, length)
+            sizes = {name: len(value) for name, value in records.decode_example(payload).items()}
+            yield sizes, google_crc32c.value(payload)
+        except ValueError:  # BadRecord is one
+            continue
+
+
+def _head(path, places):
+    """`_looked_at` of the first sound one, or None."""
+    return next(_looked_at(path, places), None)
+
+
 class Source:
     """The records of one stream, numbered 0 .. R - 1 in the order of the datasets and their sorted shards.
 
@@ -46,7 +82,8 @@ class Source:
       num_hosts: that share the lanes.
 
     `forms` maps each wanted thing to the feature that holds it; `broken` lists a BadRecord for each file whose framing
-    breaks. Raises ValueError for an empty stream, a missing feature, or a mix of ready ids and raw data.
+    breaks. Raises ValueError for an empty stream, a missing feature, a mix of ready ids and raw data, or ready ids of
+    another length.
     """
 
     def __init__(self, name, pattern, wanted, config, reader, lanes=1, num_hosts=1):
@@ -65,7 +102,7 @@ class Source:
         for (part, _, count), files in zip(self._parts, shards, strict=True):
             if not len(count):
                 cause = f"; {self.broken[0]}" if self.broken else ""
-                raise ValueError(f"--{name}={part}: no records in {len(files)} files{cause}")
+                raise ValueError(f"--{name}={part}: no records in {counted(len(files), 'file')}{cause}")
         self.forms, self.fingerprint = self._look(wanted)
         self._order = self._make_order(lanes)
         self._hold(lanes, num_hosts)
@@ -85,9 +122,8 @@ class Source:
 
     def describe(self):
         """One line: how much, in which form, and in which shares."""
-        count = len(self._table.paths)
-        shards = f"{count} shard" + ("s" if count > 1 else "")
-        line = f"{self.name}: {len(self)} records in {shards}, {' and '.join(self.forms.values())}"
+        count, shards = counted(len(self), "record"), counted(len(self._table.paths), "shard")
+        line = f"{self.name}: {count} in {shards}, {' and '.join(self.forms.values())}"
         shares = [f"{weight} from {part} ({counts.sum()})" for part, weight, counts in self._parts]
         return line if len(shares) == 1 else f"{line}, in turn {', '.join(shares)}"
 
@@ -146,7 +182,8 @@ class Source:
 
         A shard whose first records are damaged is passed over.
         """
-        heads = [head for head in self._reader.map(self._head, range(len(self._table.paths))) if head is not None]
+        table = self._table
+        heads = [head for head in self._reader.map(_head, table.paths, table.heads) if head is not None]
         if not heads:
             raise ValueError(f"--{self.name}: all {len(self)} records are damaged, or all that its shards begin with")
         forms = {}
@@ -160,22 +197,16 @@ class Source:
             if kinds == {None}:
                 raise ValueError(f"--{self.name}: its records hold neither {FORMS[thing][0]!r} nor {FORMS[thing][1]!r}")
             forms[thing] = (kinds - {None}).pop()
-        table = self._table
+        for form in LENGTHS.keys() & forms.values():
+            given = getattr(self._config.model, LENGTHS[form])
+            found = [sizes[form] for sizes, _ in heads if form in sizes]
+            if given not in found + _lengths(form, table.paths[0], table.heads[0]):  # one alone is a damaged record
+                place = f"{form} of --{self.name} ({table.paths[0]})"
+                raise ValueError(f"--{LENGTHS[form]}={given}: the {place} have {found[0]}")
         digest = google_crc32c.Checksum(repr((table.paths, [crc for _, crc in heads])).encode())
         for values in (table.first, table.shard, table.offset, table.size):
             digest.update(values.tobytes())
         return forms, digest.hexdigest().decode()
-
-    def _head(self, shard):
-        """The names of the features of a shard's first sound record, and its checksum."""
-        path = self._table.paths[shard]
-        for offset, length in self._table.heads[shard].tolist():
-            try:
-                payload = records.read(path, offset, length)
-                return set(records.decode_example(payload)), google_crc32c.value(payload)
-            except ValueError:  # BadRecord is one
-                continue
-        return None
 
     def _value(self, form, features):
         if form not in features:

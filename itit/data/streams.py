@@ -38,9 +38,8 @@ class Streams:
     Batches of several steps may be made at once, on threads of the caller; in order, their blocks are read ahead.
     `num_bad` counts damaged records, `num_cut` texts that were longer than L.
 
-    Raises ValueError, one line, for missing, empty or mixed data, a vocabulary that does not fit, ready ids of
-    another image tokenizer or vocabulary, and (then or later)
-    more than max_bad_records damaged records.
+    Raises ValueError, one line, for missing, empty or mixed data, ready ids of another image tokenizer, vocabulary or
+    length, and (then or later) more than max_bad_records damaged records.
     """
 
     def __init__(self, config, host_index=0, num_hosts=1, num_parts=1):
@@ -184,8 +183,6 @@ class Streams:
 
     def _make_tokenizer(self):
         data = self._config.data
-        if data.vocabulary:
-            _check_vocabulary(self._config)
         raw = [source.name for source in self._all_sources() if source.forms.get("text") == "text"]
         if not raw:
             return None
@@ -266,15 +263,3 @@ def _load_all(source, ids):
         except BadRecord as error:
             out.append(error)
     return out
-
-
-def _check_vocabulary(config):
-    path, model = config.data.vocabulary, config.model
-    try:
-        pieces = text_encoders.tokenizer(config).num_pieces
-    except OSError as error:
-        raise ValueError(f"--vocabulary={path}: {error.strerror or error}") from None
-    if pieces > model.vocab_size:
-        raise ValueError(f"--vocab_size={model.vocab_size}: must be at least the {pieces} pieces of {path}")
-    if model.bos_id < pieces:
-        raise ValueError(f"--bos_id={model.bos_id}: is a piece of {path}, must be at least {pieces}")

@@ -1,12 +1,12 @@
 """Networks, forward only: no loss, sampling, reading or device."""
 
-from itit.models.cast import cast_once, casts_of, weights_to_cast
-from itit.models.itit import ITIT, Encoded, Text, encode_text
+from itit.models.itit import Encoded, ITITModel, Text, encode_text
+from itit.models.precision import cast_once, weights_cast, weights_to_cast
 from itit.models.t5 import T5Encoder
 from itit.models.vqgan import VQGAN
 
-__all__ = ["ITIT", "VQGAN", "Encoded", "T5Encoder", "Text", "cast_once", "casts_of", "encode_text", "load",
-           "weights_to_cast"]  # fmt: skip
+__all__ = ["ITITModel", "VQGAN", "Encoded", "T5Encoder", "Text", "cast_once", "encode_text", "load",
+           "weights_cast", "weights_to_cast"]  # fmt: skip
 
 
 def load(path):

@@ -1,7 +1,7 @@
 """What the text decoder keeps of the memory and of earlier text, and how one more token looks at it.
 
-Of one size from the first token to the last. `Cache` is for processors and GPUs, `WideCache` for XLA; both give, for a
-layer and a position, the `look` that `layers.Attention` takes.
+Of one size from the first token to the last. It gives, for a layer and a position, the `look` that `layers.Attention`
+takes.
 
 Shapes: B batch, M memory tokens, L text tokens, D width, H heads.
 """
@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from itit.models.attention import attend, attend_wide, join_heads, split_heads
-from itit.tokens import on_xla
+from itit.ops import attend, join_heads, op, split_heads
 
 
+@op
 def make_cache(memory_mask, layers, length, num_heads):
     """A cache with the memory in it and room for the text.
 
@@ -23,9 +23,6 @@ def make_cache(memory_mask, layers, length, num_heads):
       layers: keys and values of each, float [B, M, D].
       length: L.
     """
-    if on_xla(memory_mask):
-        text = [tuple(x.new_zeros(x.shape[0], length, x.shape[2]) for x in layer) for layer in layers]
-        return WideCache(memory_mask, layers, text, num_heads)
     padded = [[F.pad(split_heads(x, num_heads), (0, 0, 0, length)) for x in layer] for layer in layers]
     return Cache(memory_mask, *map(list, zip(*padded, strict=True)), num_heads)
 
@@ -67,38 +64,3 @@ class Cache(NamedTuple):
             text = x[:, :, num_memory:]
             text.copy_(text.index_select(0, rows))
         return self
-
-
-class WideCache(NamedTuple):
-    """Heads side by side, where a head of its own would be padded to the width of a register; the text apart from the
-    memory, because a token writes anew all that it writes to.
-
-    `memory_mask`: bool [B, M]. `memory`, `text`: keys and values of each layer, [B, M, D] and [B, L, D].
-    """
-
-    memory_mask: torch.Tensor
-    memory: list
-    text: list
-    num_heads: int
-
-    def look(self, layer, position):
-        """As `Cache.look`."""
-        slots = torch.arange(self.text[layer][0].shape[1], device=position.device)
-        here, seen = (slots == position)[:, None], (slots <= position)[None]
-
-        def look(q, k, v):
-            text = tuple(torch.where(here, new, old) for new, old in zip((k, v), self.text[layer], strict=True))
-            self.text[layer] = text
-            return attend_wide(q, [(*self.memory[layer], self.memory_mask), (*text, seen)], self.num_heads)
-
-        return look
-
-    def repeat(self, times):
-        """As `Cache.repeat`."""
-        memory, text = ([tuple(x.repeat_interleave(times, 0) for x in layer) for layer in part]
-                        for part in (self.memory, self.text))  # fmt: skip
-        return WideCache(self.memory_mask.repeat_interleave(times, 0), memory, text, self.num_heads)
-
-    def reorder(self, rows):
-        """As `Cache.reorder`."""
-        return self._replace(text=[tuple(x.index_select(0, rows) for x in layer) for layer in self.text])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from itit.models.layers import Block, Dropout, Embedding, LayerNorm, Linear, learned
-from itit.tokens import lookup
+from itit.ops import lookup
 
 
 class Encoder(nn.Module):

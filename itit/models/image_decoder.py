@@ -7,10 +7,8 @@ import torch
 from torch import nn
 
 from itit.models.encoder import key_mask
-from itit.models.gelu import gelu
 from itit.models.layers import Block, LayerNorm, Linear, TiedHead, learned
-from itit.models.product import computed_once
-from itit.tokens import put_tokens, take_tokens
+from itit.ops import computed_once, gelu, put_tokens, take_tokens
 
 
 class ImageDecoder(nn.Module):
@@ -70,6 +68,6 @@ class ImageDecoder(nn.Module):
         """float [B, N, D], code table [C, D] -> float32 [B, N, C]."""
         if self.config.detach_tied_table:
             table = table.detach()
-        if not torch.is_grad_enabled():  # as in gelu.py
+        if not torch.is_grad_enabled():  # for gradients they are kept anyway
             features = computed_once(features.to(self.head.compute_dtype))
         return self.head(features, table)

@@ -15,8 +15,8 @@ from itit.models.encoder import Encoder
 from itit.models.image_decoder import ImageDecoder
 from itit.models.layers import init_weights
 from itit.models.text_decoder import TextDecoder
+from itit.ops import take_tokens
 from itit.text_encoders import PAD
-from itit.tokens import take_tokens
 
 
 class Text(NamedTuple):
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
     other_mask: torch.Tensor
 
 
-class ITIT(nn.Module):
+class ITITModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -45,7 +45,7 @@ class ITIT(nn.Module):
         self.image_decoder = ImageDecoder(config)
         self.text_decoder = TextDecoder(config)
         self.apply(init_weights)
-        self.casts = {}  # name -> weight in the dtype of the products, while `inference.weights_cast` is on
+        self.casts = {}  # name -> weight in the dtype of the products, inside `weights_cast`
 
     @property
     def mask_token_id(self):

@@ -11,13 +11,9 @@ import functools
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from itit.models.attention import attend, project_heads, project_out
-from itit.models.cast import CastsWeights
-from itit.models.gelu import gelu
-from itit.models.product import linear
-from itit.tokens import lookup
+from itit.models.precision import CastsWeights
+from itit.ops import attend, gelu, linear, lookup, project_heads, project_out, recomputed
 
 NORM_EPS = 1e-6
 
@@ -125,10 +121,8 @@ def recompute_blocks(module):
             part.forward = functools.partial(_recomputed, part.forward)
 
 
-def _recomputed(forward, *args, **kwargs):
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+def _recomputed(forward, x, *args, **kwargs):
+    return recomputed(x, functools.partial(forward, **kwargs), *args, draws=True)
 
 
 class Attention(nn.Module):
@@ -150,8 +144,8 @@ class Attention(nn.Module):
         """
         if look is not None:
             return self.dropout(self.out(look(*self.qkv(x).chunk(3, -1))))
-        q, k, v = project_heads(self.qkv, x, self.num_heads, 3)
-        return self.dropout(project_out(self.out, attend(q, k, v, mask, self.weight_dropout)))
+        q, k, v = project_heads(x, self.qkv, self.num_heads, 3)
+        return self.dropout(project_out(attend(q, k, v, mask, self.weight_dropout), self.out))
 
 
 class Mlp(nn.Module):

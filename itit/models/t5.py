@@ -13,11 +13,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from itit.models.layers import GatedMlp, RMSNorm
-from itit.models.product import computed_once
-from itit.tokens import on_xla
+from itit.ops import computed_once, flatten_heads, recomputed
 
 
 class Attention(nn.Module):
@@ -33,16 +31,12 @@ class Attention(nn.Module):
 
     def forward(self, x, bias):
         """x [B, L, D], bias float32 [1 or B, H, L, L] added to the scores -> [B, L, D]."""
-        # Else XLA gives the heads their places in the products, in nearly twice the time.
+        # A compiler would give the heads their places in the products else, in nearly twice the time.
         q, k, v = (computed_once(project(x)) for project in (self.query, self.key, self.value))
         q, k, v = (y.unflatten(-1, (self.num_heads, -1)) for y in (q, k, v))
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k).float() + bias
         seen = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1).to(v.dtype), v)  # [B, L, H, head_dim]
-        if on_xla(x):
-            # By way of float32: else the compiler gives the heads their place in the product of the gradient with the
-            # weight, and copies the weight into another order for it.
-            seen = seen.float()
-        return self.out(seen.flatten(2).to(x.dtype))
+        return self.out(flatten_heads(seen))
 
 
 class Block(nn.Module):
@@ -94,13 +88,8 @@ class T5Encoder(nn.Module):
         bias = self._attention_bias(x.shape[1])
         if mask is not None:
             bias = bias.masked_fill(~mask[:, None, None, :], torch.finfo(bias.dtype).min)  # [B, H, L, L]
-        # XLA would merge the second computation with the first; a chip of a pod has few rows.
-        save_memory = torch.is_grad_enabled() and x.requires_grad and x.device.type != "xla"
         for block in self.blocks:
-            if save_memory:
-                x = checkpoint(block, x, bias, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, bias)
+            x = recomputed(x, block, bias)
         return self.final_norm(x)
 
     def _attention_bias(self, length):

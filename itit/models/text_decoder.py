@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from itit.models.attention import attend, join_heads, split_heads
 from itit.models.cache import make_cache
 from itit.models.layers import Block, Dropout, Embedding, LayerNorm, Linear, TiedHead, learned
+from itit.ops import attend, join_heads, split_heads
 
 
 class TextDecoder(nn.Module):

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from itit.ops import enlarge, no_autocast
+
 NORM_EPS = 1e-6
 MAX_NORM_GROUPS = 32
 MIN_GROUP_CHANNELS = 4
@@ -113,10 +115,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x):
-        if x.device.type == "xla":  # its gradient falls back to the host there on all but TPUs
-            grown = x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)  # [B, C, G, 2, G, 2]
-            return self.conv(grown.flatten(4).flatten(2, 3))
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(enlarge(x))
 
 
 def _level(config, level, width, num_blocks, local=False):
@@ -222,7 +221,7 @@ class VQGAN(nn.Module):
         flat = features.float().flatten(2).transpose(1, 2)  # [B, N, D]
         table = self.codebook.weight.float()
         # Half precision would confuse neighbouring codes, so autocast is off. |x|^2 is the same for every code.
-        with torch.autocast(features.device.type, enabled=False):
+        with no_autocast(features):
             distance = table.square().sum(-1) - 2 * flat @ table.T  # [B, N, C]
         ids = distance.argmin(-1)
         return ids, self._codes(ids)

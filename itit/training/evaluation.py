@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from absl import logging
 
-from itit import flags, samples, storage, text_encoders
+from itit import samples, storage, text_encoders
 from itit.checkpoint import store
 from itit.config import Config, replace
+from itit.console import listed
 from itit.data import scenes
+from itit.program import program, running
 from itit.scores import captions
 from itit.scores.scenes import exact
 from itit.tasks import TASKS
@@ -54,10 +56,6 @@ class Evaluation:
             self._check_scenes()
         self._folder = storage.join(config.train.workdir, BEST)
         if config.train.keep_best:
-            if backend.hosts.leads:  # before any checkpoint, which is of no use without
-                settings = flags.to_flagfile(config).encode()
-                storage.make_dirs(self._folder)
-                storage.write_bytes(storage.join(self._folder, "resolved.cfg"), settings)
             found = store.restore(self._folder, lambda *_: None, backend.hosts)
             self._best = found[2]["best"] if found else -math.inf
 
@@ -74,7 +72,7 @@ class Evaluation:
             if self._config.train.eval_scenes:
                 found |= self._exact()
         metrics.scalars(step, {f"eval/{name}": value for name, value in found.items()})
-        logging.info("step %d, evaluation: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        logging.info("step %d, evaluation:\n%s", step, listed(f"{name} {value:.4f}" for name, value in found.items()))
         name = self._config.train.keep_best
         if name:
             self._keep(step, found[name] if RISING[name] else -found[name])
@@ -102,13 +100,14 @@ class Evaluation:
 
     def _sums(self, chunk):
         """Of each loss of some pairs the sum, and what it is a mean of: float32 [losses] twice."""
-        (number, rows), run = chunk, self._backend.sampler
+        number, rows = chunk
         active = dict.fromkeys(PASSES, len(rows[0]))
         batch = {f"{task}/{name}": part for task in active for name, part in zip(self._batch, rows, strict=True)}
         noise = self._backend.noise(self._config.train.seed, 0, f"eval/{number}", whole=True)
         batch = self._backend.to_device(batch, whole=True)
-        part = run(prepare, self._state, batch, noise, noise, self._config, active, (0, 1))
-        return run(_losses, self._state, part, noise, self._undropped)
+        with running(self._backend.sampler):
+            part = prepare(self._state, batch, noise, noise, self._config, active, (0, 1))
+            return _losses(self._state, part, noise, self._undropped)
 
     def _check_scenes(self):
         for text in self._detokenizer.decode(self._batch["text_ids"]):
@@ -151,6 +150,7 @@ def _chunks(rows):
     return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
 
 
+@program
 @torch.no_grad()
 def _losses(state, part, noise, config):
     losses = compute_losses(state, part, part.totals, noise, config)

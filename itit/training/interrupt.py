@@ -44,12 +44,12 @@ class Interrupt:
             return 0
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
         if says:
-            say(f"interrupted: {saved} in {workdir}", sys.stderr)
+            say(f"interrupted: {saved} in {workdir}; the same command goes on", sys.stderr)
         return 128 + (self.signal or signal.SIGTERM)
 
 
 class Stoppable:
-    """A runner (see eager.py) that raises Interrupted between two calls, once there was a signal."""
+    """A runner (see program.py) that raises Interrupted between two calls, once there was a signal."""
 
     def __init__(self, run, interrupt):
         self._run, self._interrupt = run, interrupt

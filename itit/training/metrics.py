@@ -1,4 +1,4 @@
-"""TensorBoard and the progress line of a run.
+"""TensorBoard and the progress lines of a run.
 
 Keys are the same on TensorBoard and in the code: "loss", "loss/t2i", "grad_norm", "learning_rate". Events lie in
 workdir/tensorboard; for a workdir on gs:// they are written to a temporary folder and copied up.
@@ -21,11 +21,13 @@ from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 from torch.utils import tensorboard  # noqa: E402
 
 from itit import storage  # noqa: E402
-from itit.console import say  # noqa: E402
+from itit.console import listed, say  # noqa: E402
 
 FOLDER = "tensorboard"
 FLUSH_SECONDS = 30
 WINDOW = 20
+EARLY = (1, 10)  # steps of a call that are told, too, whatever --log_every says
+WORTH_A_WORD = 0.05  # of the time, spent waiting for input
 
 
 class Metrics:
@@ -37,10 +39,11 @@ class Metrics:
       workdir: local or gs:// folder.
       num_steps: steps of the whole run, for the time left.
       start_step: steps done before this call; later events of an earlier, killed call disappear from the curves.
+      costs: (step, what it and those after it cost, beside others), in the order of the steps.
     """
 
-    def __init__(self, workdir, num_steps, start_step=0):
-        self._num_steps = num_steps
+    def __init__(self, workdir, num_steps, start_step=0, costs=((0, 1.0),)):
+        self._num_steps, self._costs = num_steps, costs
         self._remote = storage.join(workdir, FOLDER) if storage.is_remote(workdir) else None
         self._folder = tempfile.mkdtemp() if self._remote else storage.join(workdir, FOLDER)
         purge_step = start_step + 1 if start_step else 0  # the scores of an untrained model are at step 0
@@ -71,14 +74,15 @@ class Metrics:
         self._write("add_text", tag, text, step)
 
     def progress(self, step, values, num_samples, wait_seconds):
-        """Writes `values` and the rates, and prints them in one line.
+        """Writes `values` and the rates, and prints what a person watches: see `_lines`.
 
         Rates are means over the last 20 calls, so that they follow the run; the first call of a run, with its start-up
-        costs, counts only until there is a second.
+        costs, counts only until there is a second, and calls before the steps began to cost what they do now only until
+        there are two since. Of steps to come that cost more, the time left counts as many times more.
 
         Args:
           step: steps done, in all calls together.
-          values: {key: number}; "loss", "loss/*", "grad_norm" and "learning_rate" are printed, all are written.
+          values: {key: number}; "loss" and "loss/*" are printed, all are written.
           num_samples: pictures and texts trained on since the call before this one.
           wait_seconds: time since then in which the step waited for its input.
         """
@@ -89,10 +93,14 @@ class Metrics:
         if not self._warm and len(self._points) == 3:
             self._points.popleft()
             self._warm = True
+        since = max(first for first, _ in self._costs if first < step)
+        while len(self._points) > 2 and self._points[0][1] < since <= self._points[-2][1]:
+            self._points.popleft()
         seconds, steps, samples, waited = (
             new - old for new, old in zip(self._points[-1], self._points[0], strict=True)
         )
         seconds = max(seconds, 1e-9)
+        done, left = self._cost(step - steps, step), self._cost(step, self._num_steps)
         rates = {
             "rate/steps_per_second": steps / seconds,
             "rate/samples_per_second": samples / seconds,
@@ -100,7 +108,7 @@ class Metrics:
             "host_memory_gib": host_memory() / 2**30,
         }
         self.scalars(step, values | rates)
-        say(self._line(step, values, rates))
+        say(self._lines(step, values, rates, clock(seconds / done * left) if steps else "unknown"))
         if self._remote and time.monotonic() - self._uploaded > FLUSH_SECONDS:
             self._upload()
 
@@ -120,25 +128,21 @@ class Metrics:
             self._writer = None
             logging.warning("%s: %s: no more curves from here on", self._folder, error)
 
-    def _line(self, step, values, rates):
-        rate = rates["rate/steps_per_second"]
-        left = clock((self._num_steps - step) / rate) if rate else "unknown"
-        losses = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
-        parts = [
-            f"step {step}/{self._num_steps}",
-            f"{rate:.3g} steps/s",
-            f"{rates['rate/samples_per_second']:.3g} samples/s",
-            f"ETA {left}",
-        ]
-        if "loss" in values:
-            parts.append(f"loss {values['loss']:.3f}" + (f" ({losses})" if losses else ""))
-        if "grad_norm" in values:
-            parts.append(f"grad {values['grad_norm']:.3g}")
-        if "learning_rate" in values:
-            parts.append(f"lr {values['learning_rate']:.1e}")
-        parts.append(f"input wait {rates['rate/input_wait']:.0%}")
-        parts.append(f"{rates['host_memory_gib']:.1f} GiB")
-        return " | ".join(parts)
+    def _cost(self, first, end):
+        """Of the steps from `first` to before `end`."""
+        ends = [step for step, _ in self._costs[1:]] + [end]
+        return sum(max(0, min(last, end) - max(step, first)) * cost
+                   for (step, cost), last in zip(self._costs, ends, strict=True))  # fmt: skip
+
+    def _lines(self, step, values, rates, left):
+        """Where the run is, how fast, how long it will take, its loss; indented below what that is the sum of, and
+        whether it waits for its data. Within 80 columns; all else is in TensorBoard."""
+        rate, waits = rates["rate/steps_per_second"], rates["rate/input_wait"]
+        head = [f"step {step}/{self._num_steps}", f"{rate:.3g} steps/s", f"ETA {left}"]
+        head += [f"loss {values['loss']:.3f}"] if "loss" in values else []
+        words = [f"{key.removeprefix('loss/')} {value:.3f}" for key, value in values.items() if key.startswith("loss/")]
+        words += [f"input wait {waits:.0%}"] if waits >= WORTH_A_WORD else []
+        return "\n".join([" | ".join(head), *([listed(words)] if words else [])])
 
     def _upload(self):
         """Copies the event files to gs://, whose objects cannot grow."""

@@ -6,7 +6,6 @@ Shapes: B batch, N image tokens, S side of a picture in pixels.
 """
 
 import concurrent.futures
-import dataclasses
 import pathlib
 
 import google_crc32c
@@ -14,11 +13,10 @@ import torch
 from absl import logging
 
 import itit
-from itit import storage, text_encoders
-from itit.checkpoint import weights, weightsdir
-from itit.config import T5Config, from_json
-from itit.models import ITIT, encode_text
-from itit.models.layers import set_compute_dtype
+from itit import text_encoders
+from itit.checkpoint import weights
+from itit.models import ITITModel, encode_text
+from itit.models.layers import recompute_blocks, set_compute_dtype
 from itit.objectives import empty_ids
 from itit.optim import Adafactor, Ema
 from itit.train_step import State
@@ -29,20 +27,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 # ---------------------------------------------------------------------------------------------- frozen parts
-
-
-def settle(config):
-    """The config with family and sizes of the text encoder that is given. Raises ValueError where weights and config do
-    not fit."""
-    if not config.t5.weights:
-        return config
-    path = storage.join(config.t5.weights, weightsdir.CONFIG)
-    if not storage.exists(path):
-        raise ValueError(f"--t5_weights={config.t5.weights}: no {weightsdir.CONFIG} in it")
-    t5 = from_json(T5Config, storage.read_small(path), path)
-    t5 = dataclasses.replace(t5, weights=config.t5.weights, seed=config.t5.seed)
-    model = dataclasses.replace(config.model, text_feature_dim=t5.dim)
-    return dataclasses.replace(config, t5=t5, model=model).resolve()
 
 
 def text_encoder(config):
@@ -66,16 +50,7 @@ def make_vqgan(config, backend):
     """The frozen image tokenizer, or None where none is given (ready ids, no pictures wanted)."""
     if not config.data.vqgan:
         return None
-    vqgan = weights.load_vqgan(config.data.vqgan)
-    expected = {"codebook_size": config.model.codebook_size, "grid": config.model.grid,
-                "image_size": config.data.image_size}  # fmt: skip
-    for name, value in expected.items():
-        found = getattr(vqgan.config, name)
-        if found != value:
-            flag = "num_image_tokens" if name == "grid" else name
-            found, value = (found**2, value**2) if name == "grid" else (found, value)
-            raise ValueError(f"--{flag}={value}: the image tokenizer in {config.data.vqgan} has {found}")
-    return _freeze(vqgan, backend)
+    return _freeze(weights.load_vqgan(config.data.vqgan), backend)
 
 
 def _freeze(module, backend):
@@ -91,8 +66,10 @@ def make_state(config, backend):
     """Everything that a step needs, fresh from the seed."""
     t5, vqgan = make_text_encoder(config, backend), make_vqgan(config, backend)
     torch.manual_seed(config.train.seed)
-    model = backend.adopt(ITIT(config.model))
+    model = backend.adopt(ITITModel(config.model))
     set_compute_dtype(model, DTYPES[config.train.compute_dtype])
+    if config.train.recompute_blocks:
+        recompute_blocks(model)
     optimizer = Adafactor(model.named_parameters(), config.optim)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
     nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, backend.device))

@@ -1,10 +1,10 @@
 """The captured step: functions traced by PyTorch/XLA once, and from then on started as the programs they compiled to.
 
-A lazily traced step of ITIT costs seconds of the host's time. Here each function that `run` is given (see eager.py) is
-traced once for every kind of arguments; from then on its program is started directly: tensors that it updates are
-donated to it and replaced by its results, the others are its inputs. What could go wrong silently is an error: torch's
-own random numbers inside (draws come from `noise.CounterNoise`), tensors that it reads and was not given, operations
-that fall back to the host, arguments of another shape, dtype or sharding, work between two calls.
+A lazily traced step of ITIT costs seconds of the host's time. Here each program of it (see program.py) is traced once,
+for every kind of arguments. From then on it is started as it was compiled: tensors that it updates are donated to it
+and replaced by its results, the others are its inputs. What could go wrong silently is an error: torch's own random
+numbers inside (draws come from `CounterNoise`), tensors that it reads and was not given, operations that fall back to
+the host, arguments of another shape, dtype or sharding, work between two calls.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import torch
 from absl import logging
 from torch.utils import _pytree as pytree
 
-from itit.eager import owned_by
+from itit.program import owned_by
 from itit.xla import api
 
 _CONSTANTS = set()  # handles of the numbers inside all captured functions

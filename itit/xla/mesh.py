@@ -8,21 +8,13 @@ import torch
 from itit.checkpoint.pieces import Piece, slices, whole_index
 from itit.hosts import Hosts, over_tcp
 from itit.models import weights_to_cast
-from itit.models.product import COMPUTED_ONCE
-from itit.noise import CounterNoise, counter_key
 from itit.train_step import Alone
 from itit.xla import api, sharding
+from itit.xla.buffers import Packs, lay
 from itit.xla.capture import Captured, Lazy
-from itit.xla.packs import Packs, lay
+from itit.xla.noise import CounterNoise, counter_key
 
 PORT = 12355  # where host 0 of a pod listens to the others; the runtime's own are 8470 to 8482
-
-
-@torch.library.impl(COMPUTED_ONCE, "XLA")
-def _computed_once(x):
-    x = x.clone()
-    api.barrier(x)
-    return x
 
 
 # ---------------------------------------------------------------------------------------------- devices
@@ -35,6 +27,8 @@ def connect(config):
     does not match the devices.
     """
     api.check_versions()
+    if config.recompute_blocks:
+        raise ValueError("--recompute_blocks: not on XLA, which would merge both computations; add devices instead")
     if config.xla_cache:
         api.initialize_cache(config.xla_cache)
     try:
@@ -142,7 +136,7 @@ class Mesh:
         api.sync(wait=True)
 
     def pack(self, state):
-        """Few tensors on the devices in the place of a state's many (see packs.py), once it is filled."""
+        """Few tensors on the devices in the place of a state's many (see buffers.py), once it is filled."""
         names, specs = state.tensors(), self.state_specs(state)
         self._pack([(name.rpartition("/")[0], *one) for name, one in zip(names, specs, strict=True)], self._joined)
         self._compute()

@@ -9,10 +9,10 @@ import contextlib
 import torch
 from torch.utils import _pytree as pytree
 
-from itit.noise import CounterNoise
 from itit.xla import api, sharding
 from itit.xla.capture import Lazy, owned_by_all, settle, tensors_of, traced
 from itit.xla.mesh import Mesh, prepare
+from itit.xla.noise import CounterNoise
 
 SCOPE = "itit/"  # goes before the name of a part in the names of its operations
 

@@ -10,8 +10,8 @@ from itit.backends import connect as backends
 from itit.backends.connect import connect
 from itit.backends.local import Local
 from itit.config import TrainConfig
-from itit.eager import Eager
 from itit.noise import Noise
+from itit.program import Eager
 
 
 @pytest.fixture(autouse=True)

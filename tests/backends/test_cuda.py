@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from itit import inference
 from itit.backends.local import Local
 from itit.config import VqganConfig
-from itit.models import ITIT, VQGAN, encode_text, layers
+from itit.models import VQGAN, ITITModel, encode_text, layers
 from itit.noise import Noise
 from itit.samples import Translator
 from itit.tasks import LOSSES, TASKS
@@ -153,8 +153,8 @@ class WrongBackward(torch.autograd.Function):
     (lambda x: x[x[:, 0, 0] > 0], "nonzero"),  # its shape depends on the numbers
 ], ids=["fresh", "fresh in backward", "index", "cpu", "number", "item", "boolean index"])  # fmt: skip
 def test_a_mistake_in_the_model_is_found(monkeypatch, wrong, message):
-    logits = ITIT.image_logits
-    monkeypatch.setattr(ITIT, "image_logits", lambda *args, **kwargs: wrong(logits(*args, **kwargs)))
+    logits = ITITModel.image_logits
+    monkeypatch.setattr(ITITModel, "image_logits", lambda *args, **kwargs: wrong(logits(*args, **kwargs)))
     others = {name: 0 for name in BATCHES if name != "t2i_batch"}
     with pytest.raises((AssertionError, RuntimeError), match=message):
         run_step(t2i2t="off", i2t2i="off", **others)

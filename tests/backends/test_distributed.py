@@ -83,7 +83,7 @@ def losses_and_gradients(config, seed):
                      for name, value in random_batch(config, 100 + step).items()}  # fmt: skip
             noises = [backend.noise(5, step, part) for part in range(parts)]
             active = tasks(config, step)
-            values = train_step(state, backend.to_device(batch), noises, 1e-3, config, active, backend.run)
+            values = train_step(state, backend.to_device(batch), noises, 1e-3, config, active)
             numbers = {name: value.item() for name, value in values.items()}
             found.append((numbers, {name: g.numpy().copy() for name, g in state.optimizer.found.items()}))
         backend.hosts.close()

@@ -75,7 +75,7 @@ def steps(backend, config, seed, count, pictures=False):
             pixels = batch.pop(key)[:, :, None, None] * 7 % 256
             batch[key.replace("image_ids", "images")] = pixels.expand(-1, -1, 16, 3).to(torch.uint8)
         noises = [backend.noise(5, number, part) for part in range(config.optim.num_microbatches)]
-        arguments = train_step, state, batch, noises, 1e-3 * (number + 1), config, tasks(config, number), backend.run
+        arguments = train_step, state, batch, noises, 1e-3 * (number + 1), config, tasks(config, number)
         # The first step of a kind copies tables, the second is recorded.
         torch.cuda.set_sync_debug_mode("error" if number % 4 > 1 else "default")
         try:
@@ -113,7 +113,7 @@ def test_memory_does_not_grow():
         used = []
         for number in range(5):
             noises = [backend.noise(5, number)]
-            backend.whole(train_step, state, batch, noises, 1e-3, config, tasks(config, number), backend.run)
+            backend.whole(train_step, state, batch, noises, 1e-3, config, tasks(config, number))
             used.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
         assert used[2] == used[3] == used[4]
 

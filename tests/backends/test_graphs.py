@@ -11,9 +11,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from itit.backends import cuda_graphs
-from itit.backends.cuda_graphs import MAX_MOVES
+from itit.backends.cuda_graphs import MAX_MOVES, RepeatedNoise
 from itit.backends.local import Local
-from itit.noise import RepeatedNoise
 from itit.samples import Translator
 from itit.train_step import tasks, train_step
 from tests.helpers.tiny import make_config, make_state, random_batch, seeds
@@ -76,7 +75,7 @@ def run(backend, state, config, number, recorder=None):
     batch, rate = random_batch(config, 100 + number), 1e-3 * (number + 1)
     if recorder is not None:
         recorder.state = state
-    return backend.whole(train_step, state, batch, noises, rate, config, tasks(config, number), backend.run)
+    return backend.whole(train_step, state, batch, noises, rate, config, tasks(config, number))
 
 
 @pytest.mark.parametrize("seed", seeds(1))

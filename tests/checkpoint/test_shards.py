@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import google_crc32c
 import pytest
 import safetensors.torch
 import torch
@@ -48,6 +49,21 @@ def write(tmp_path, tensors, count):
             random.choice(files)[name].append(piece)
     return {str(tmp_path / f"{i}.safetensors"): shards.write(str(tmp_path / f"{i}.safetensors"), pieces)
             for i, pieces in enumerate(files)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[" * 10**6, b"\xff", b"[]", b"{}", b'{"__metadata__": {"pieces": "7"}}', b'{"__metadata__": 7}',
+     b'{"__metadata__": {"pieces": "{\\"a\\": {\\"tensor\\": 3}}"}}'],
+)  # fmt: skip
+def test_a_header_with_a_right_checksum_that_is_no_checkpoints(tmp_path, text):
+    header = len(text).to_bytes(8, "little") + text
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(header)
+    record = {"bytes": len(header), "header_bytes": len(header), "header_crc32c": google_crc32c.value(header)}
+    with pytest.raises(Damaged, match="its header is none of a checkpoint: ") as error:
+        Reader({str(path): record})
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

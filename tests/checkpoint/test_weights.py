@@ -25,7 +25,7 @@ def save_t5(folder, dtype=torch.float32, config=SIZES):
 def save_itit(path, config=None, **values):
     """A file as tools.export writes it. Returns the network."""
     config = config or small.small(**values)
-    model = small.stir(models.ITIT(config.model)).eval()
+    model = small.stir(models.ITITModel(config.model)).eval()
     record = {"config": {name: json.loads(to_json(getattr(config, name))) for name in weights.SECTIONS}}
     state = model.state_dict()
     layout = {name: (tensor.dtype, tensor.shape) for name, tensor in state.items()}

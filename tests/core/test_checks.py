@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from itit import checks, flags
 from itit.config import Config, VqganConfig, fields, replace
-from itit.models import ITIT, T5Encoder
+from itit.models import ITITModel, T5Encoder
 from itit.tasks import only
 from tests.helpers import small
 
@@ -57,13 +57,13 @@ def test_any_flag_resolves_or_is_refused_in_one_line_that_names_it(parsed, name,
     for value in ("0", "-1", "nan", "inf", "1e30", "1" + "0" * 20, "", "none", "1,2"):
         try:
             parsed[name].parse(value)
-            config = flags.from_flags(flag_values=parsed)
+            config = flags.from_flags(flag_values=parsed).resolve()
         except (absl_flags.Error, ValueError) as error:
             assert "\n" not in str(error) and name in str(error), error
         else:
             if owner in ("model", "t5"):
                 with torch.device("meta"):
-                    ITIT(config.model), T5Encoder(config.t5)
+                    ITITModel(config.model), T5Encoder(config.t5)
         parsed[name].value = before
 
 

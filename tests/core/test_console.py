@@ -1,11 +1,13 @@
-"""Lines that cannot be written end nothing, and do not change the exit code."""
+"""Lines that cannot be written end nothing, and do not change the exit code; lines fit."""
 
 import os
+import random
 import subprocess
 import sys
 
 import pytest
 
+from itit.console import counted, listed
 from tests.helpers.common import ROOT
 
 CODE = """
@@ -48,3 +50,15 @@ def test_a_full_disk(names):
     assert process.returncode == 7
     assert out is None or len(out.splitlines()) == 2000
     assert err is None or err.count("warning: stdout: No space left on device") == 1
+
+
+def test_words_are_listed_within_80_columns_and_whole():
+    words = [f"{'x' * random.randint(1, 30)}-{i} {random.random():.3f}" for i in range(random.randint(3, 40))]
+    lines = listed(words).splitlines()
+    assert all(len(line) <= 80 and line.startswith("    ") for line in lines)
+    assert [word for line in lines for word in line.strip().split("  ")] == words
+    assert all(len(a) + 2 + len(b.split("  ")[2]) > 80 for a, b in zip(lines, lines[1:], strict=False))  # filled
+
+
+def test_one_thing_is_one_thing():
+    assert [counted(n, "shard") for n in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]

@@ -11,8 +11,8 @@ import transformers
 from itit import config as config_lib
 from itit import decoding, masking
 from itit.config import DecodeConfig
-from itit.eager import Eager
 from itit.noise import gumbel
+from itit.program import Eager, running
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 
@@ -157,8 +157,9 @@ def test_another_order_reads_numbers_of_pythons_at_every_step(monkeypatch):
     for number in (int, torch.tensor):
         run = Eager()
         run.number = number
-        decoding.parallel_decode([lambda ids, step, noise: torch.randn(2, tokens, 5)] * 4, ids, small.Recorded(),
-                                 DecodeConfig(), 9, run, watch=left.append)  # fmt: skip
+        with running(run):
+            decoding.parallel_decode([lambda ids, step, noise: torch.randn(2, tokens, 5)] * 4, ids, small.Recorded(),
+                                     DecodeConfig(), 9, watch=left.append)  # fmt: skip
     assert [table[0].item() for table in seen] == [0, 10, 20, 30] * 2
     for canvas in left:
         known = (canvas[0] != 9).long()
@@ -232,19 +233,21 @@ def greedy_reference(speaker, sample, length, suppressed):
     return out + [0] * (length - len(out))
 
 
-@pytest.mark.parametrize("early_exit", [False, True])
-def test_greedy_equals_python(early_exit):
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_greedy_equals_python(at_hand, monkeypatch):
+    """It stops when every row has ended, where the host can see that at once."""
+    monkeypatch.setattr(decoding, "at_hand", lambda x: at_hand)
     lengths = set()
     for _ in range(20):
         speaker = Speaker(4, 6)
         ids = decoding.greedy_decode(
             speaker.step, speaker, 4, 7, bos_id=BOS,
-            suppressed=[0, BOS], device="cpu", early_exit=early_exit,
+            suppressed=[0, BOS], device="cpu",
         )  # fmt: skip
         expected = [greedy_reference(speaker, sample, 7, (0, BOS)) for sample in range(4)]
         assert ids.tolist() == expected
         ended = max(row.index(1) + 1 if 1 in row else 7 for row in expected)
-        assert speaker.calls == (ended if early_exit else 7)
+        assert speaker.calls == (ended if at_hand else 7)
         lengths |= {row.index(1) if 1 in row else None for row in expected}
     assert None in lengths and len(lengths) > 4  # texts without EOS, and of many lengths
 
@@ -275,10 +278,10 @@ def beam_reference(speaker, sample, length, beams, alpha, suppressed):
     return [[*text] + [0] * (length - len(text)) for _, text in kept], [score for score, _ in kept]
 
 
-def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS), early_exit=False):
+def run_beam(speaker, batch, length, beams, alpha, suppressed=(0, BOS)):
     return decoding.beam_decode(
         speaker.step, Speaker.reorder, speaker.repeat(beams), batch, length, beam_size=beams, alpha=alpha, bos_id=BOS,
-        suppressed=list(suppressed), device="cpu", early_exit=early_exit,
+        suppressed=list(suppressed), device="cpu",
     )  # fmt: skip
 
 
@@ -301,12 +304,15 @@ def test_beam_equals_python(beams, vocab, length, alpha):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
-def test_beam_may_leave_when_every_sample_is_done(alpha):
+def test_beam_leaves_when_every_sample_is_done_and_that_can_be_seen(alpha, monkeypatch):
     saved = 0
     for _ in range(10):
         speaker, again = Speaker(3, 5), Speaker(3, 5)
         again.seed = speaker.seed
-        whole, left = run_beam(speaker, 3, 12, 2, alpha), run_beam(again, 3, 12, 2, alpha, early_exit=True)
+        monkeypatch.setattr(decoding, "at_hand", lambda x: False)
+        whole = run_beam(speaker, 3, 12, 2, alpha)
+        monkeypatch.setattr(decoding, "at_hand", lambda x: True)
+        left = run_beam(again, 3, 12, 2, alpha)
         assert torch.equal(whole.texts, left.texts) and torch.equal(whole.scores, left.scores)
         saved += speaker.calls - again.calls
     assert speaker.calls == 12 and saved > 0

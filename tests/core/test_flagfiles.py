@@ -49,7 +49,7 @@ def read(path, monkeypatch):
     values = absl_flags.FlagValues()
     flags.define(flag_values=values)
     assert flags.parse(["main", f"--flagfile={path.relative_to(ROOT)}"], values) == ["main"]
-    return flags.from_flags(flag_values=values)
+    return flags.from_flags(flag_values=values).resolve()
 
 
 def head(path):

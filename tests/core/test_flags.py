@@ -33,7 +33,8 @@ def parse(*arguments, settings=None):
     values = absl_flags.FlagValues()
     flags.define(settings, values)
     assert flags.parse(["main", *arguments], values) == ["main"]
-    return flags.from_flags(settings, values)
+    found = flags.from_flags(settings, values)
+    return found if settings else found.resolve()
 
 
 def run(*arguments, **environment):
@@ -75,6 +76,13 @@ def random_config(rng):
 
 def test_every_setting_is_a_flag_with_its_default():
     assert parse() == config_lib.Config().resolve()
+
+
+def test_what_nobody_gave_is_left_open():
+    values = absl_flags.FlagValues()
+    flags.define(flag_values=values)
+    flags.parse(["main", "--codebook_size=77"], values)
+    assert flags.from_flags(flag_values=values) == config_lib.replace(config_lib.Config(), codebook_size=77)
 
 
 def test_flagfile_parses_back_to_an_equal_config(tmp_path):
@@ -146,6 +154,27 @@ def test_a_flagfile_names_others_beside_it(tmp_path, monkeypatch):
     assert flagfiles.expand(["x", "--", "--flagfile=absent"]) == ["x", "--", "--flagfile=absent"]
 
 
+def test_the_flagfile_that_a_value_stands_in_is_known(tmp_path, monkeypatch):
+    """That of the last one; of what the command line says last, none."""
+    inner, outer = tmp_path / "inner.cfg", tmp_path / "outer.cfg"
+    inner.write_text("--seed=3\n--num_steps=9\n--norandom_flip\n--preset=B\n")
+    outer.write_text("--flagfile=inner.cfg\n--num_steps=8\n")
+    line = [
+        "--seed=2",
+        f"--flagfile={outer}",
+        "--preset=L",
+        "--flagfile",
+        str(inner),
+        "--preset=H",
+        "word",
+        "--",
+        "--x",
+    ]
+    assert flagfiles.places(line) == {"seed": str(inner), "num_steps": str(inner), "norandom_flip": str(inner)}
+    monkeypatch.setattr(sys, "argv", ["main", *line[:3]])
+    assert flags.places() == {"seed": str(inner), "num_steps": str(outer), "norandom_flip": str(inner)}
+
+
 def test_a_flagfile_that_names_what_it_cannot_is_refused(tmp_path):
     path = tmp_path / "bad.cfg"
     for text, message in (
@@ -196,8 +225,8 @@ def test_frame_of_a_main():
     assert (stopped.returncode, stopped.stderr) == (130, "interrupted\n")
     shown = run("--workdir=absent", ITIT_TRACEBACK="1")
     assert shown.returncode == 2 and "Traceback" in shown.stderr
-    listed = run("--help").stdout
-    assert "--num_decode_steps" in listed and "One of: nano, tiny, B, L, H." in listed
+    listed = run("--num_step=1", "--help")
+    assert listed.returncode == 0 and "Of this command:\n  --share=0.5  A flag of the tool's own.\n" in listed.stdout
 
 
 def test_what_a_terminal_would_obey_comes_out_escaped(tmp_path):
@@ -206,7 +235,9 @@ def test_what_a_terminal_would_obey_comes_out_escaped(tmp_path):
     assert "a\\x1b[2J\\u202eb\\x07cc" in done.stderr and done.stderr[:-1].isprintable()
 
 
-def test_the_first_word_is_taken_where_it_is_no_flag():
-    argv = ["main", "word", "--x=1", "other"]
-    assert flags.take_word(argv) == "word" and argv == ["main", "--x=1", "other"]
-    assert flags.take_word(argv) == "" and flags.take_word(["main"]) == "" and len(argv) == 3
+def test_the_first_word_is_taken_where_it_is_no_flag(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main", "word", "--x=1", "other"])
+    assert flags.take_word() == "word" and sys.argv == ["main", "--x=1", "other"]
+    assert flags.take_word() == "" and len(sys.argv) == 3
+    monkeypatch.setattr(sys, "argv", ["main"])
+    assert flags.take_word() == ""

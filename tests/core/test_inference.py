@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from itit import decoding, inference, masking
-from itit.eager import Eager
 from itit.models import Text
 from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
+from itit.program import Eager, running
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 
@@ -260,7 +260,7 @@ def test_mode_random_state_and_gradients_stay(training):
 
 def test_mode_is_restored_after_an_error():
     model = small.small_model().train()
-    with pytest.raises(RuntimeError, match="stop"), inference.inference_mode(model, Eager()):
+    with pytest.raises(RuntimeError, match="stop"), inference.inference_mode(model):
         assert not model.training and not torch.is_grad_enabled()
         raise RuntimeError("stop")
     assert model.training and torch.is_grad_enabled()
@@ -277,9 +277,9 @@ def test_weights_are_cast_once_for_all_steps():
             called.append(function.__name__)
             return function(*args)
 
-    with inference.weights_cast(model, Noting()):
+    with running(Noting()), inference.weights_cast(model):
         names = set(model.casts)
-        captions = inference.caption_greedy(model, ids, empty, Noting())
+        captions = inference.caption_greedy(model, ids, empty)
     assert called.count("_cast_weights") == 1
     assert {"encoder.blocks.0.mlp.up.weight", "text_decoder.memory_in.bias", "encoder.token_embed.weight"} < names
     assert "text_decoder.token_embed.weight" not in names

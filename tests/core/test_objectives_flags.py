@@ -7,7 +7,7 @@ from itit import inference, objectives
 from itit.masking import draw_masking
 from itit.models import Text
 from itit.noise import Noise
-from itit.tokens import take_tokens
+from itit.ops import take_tokens
 from tests.helpers.tiny import gradients, loss_of, make_case, make_config, seeds
 
 TOKENS, WORDS = 16, 8

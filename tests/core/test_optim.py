@@ -69,7 +69,7 @@ def reference_steps(start, grads, rates, c, decayed):
 )
 @pytest.mark.parametrize("together", [False, True])
 def test_adafactor_equals_numpy(changes, together, monkeypatch):
-    monkeypatch.setattr(optim, "on_xla", lambda x: together)
+    monkeypatch.setattr(optim, "stacks", lambda x, names: [names] if together else [[name] for name in names])
     config = OptimConfig(**{"weight_decay": 0.5} | changes)
     params = parameters()
     grads, rates = [gradients() for _ in range(5)], [float(torch.rand(())) * 0.3 for _ in range(5)]

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     """(Config of a small finished run, its export, pictures uint8 [5, 64, 64, 3])."""
     folder = tmp_path_factory.mktemp("run")
     config, pairs = finished_run.of_scenes(folder)
-    config = runs.read_config(config.train.workdir, {})
+    config = runs.settings(config.train.workdir)
     found = store.restore(config.train.workdir)
     export.export(config, found, str(folder / "exported"), None, 2**30, None)
     return config, str(folder / "exported"), np.stack([picture for picture, _ in pairs[:5]])

@@ -101,64 +101,33 @@ def test_steps_can_be_watched_and_unknown_tokens_are_grey():
     assert (pixels[masked] == 160).all() and np.array_equal(pixels[~masked], code[~masked])
 
 
-def cells(page, rows, columns):
-    """The pictures of a sheet, cut out by hand."""
-    return [[page[28 + i * 206 : 28 + i * 206 + 144, 8 + j * 152 : 8 + j * 152 + 144] for j in range(columns)]
-            for i in range(rows)]  # fmt: skip
-
-
-def enlarged(pixels):
-    return pixels.repeat(9, 0).repeat(9, 1)
-
-
-def test_sheet_shows_every_picture_and_its_text_beneath():
-    pixels = np.random.default_rng().integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
-    rows = [[samples.Panel(pixels[0], "one"), samples.Panel(pixels[1], "")], [samples.Panel(None, "word " * 60)],
-            [samples.Panel(pixels[2], "three")]]  # fmt: skip
-    page = samples.sheet("title", rows)
-    found = cells(page, 3, 2)
-    for cell, picture in ((found[0][0], pixels[0]), (found[0][1], pixels[1]), (found[2][0], pixels[2])):
-        assert np.array_equal(cell, enlarged(picture))
-    assert (found[1][0] == 255).all() and (found[1][1] == 255).all()
-    texts = [page[28 + i * 206 + 144 : 28 + (i + 1) * 206, 8 + j * 152 : 8 + (j + 1) * 152] for i, j in
-             ((0, 0), (0, 1), (1, 0))]  # fmt: skip
-    assert [bool((text < 128).any()) for text in texts] == [True, False, True]
-    assert (page[:28] < 128).any()
-
-
-def test_large_pictures_are_averaged_and_small_ones_enlarged():
-    pixels = np.random.default_rng().integers(256, size=(288, 288, 3), dtype=np.uint8)
-    mean = pixels.reshape(144, 2, 144, 2, 3).mean((1, 3))
-    assert np.abs(np.asarray(samples.resized(pixels, 144)) - mean).max() <= 1
-    assert np.array_equal(np.asarray(samples.resized(pixels[:16, :16], 144)), enlarged(pixels[:16, :16]))
-
-
-def test_collect_draws_the_four_sheets():
+def test_collect_draws_the_four_sheets(monkeypatch):
     _, _, translator, batch = prepare()
-    sheets = samples.collect(translator, batch, Words(), num_turns=3)
-    assert set(sheets) == {"prompt_to_picture", "picture_to_caption", "cycle_from_text", "cycle_from_image"}
-    assert all(page.dtype == np.uint8 and page.shape[2] == 3 for page in sheets.values())
-    made = translator.pixels(translator.pictures(batch["text_ids"]))
-    given = translator.pixels(batch["image_ids"])
-    for name, pixels in (("prompt_to_picture", made), ("picture_to_caption", given)):
-        found = cells(sheets[name], 2, 4)
-        for i in range(5):
-            assert np.array_equal(found[i // 4][i % 4], enlarged(pixels[i])), name
+    drawn, draw = [], samples.draw
+    monkeypatch.setattr(samples, "draw", lambda sections: drawn.append(sections) or draw(sections))
+    pages = samples.collect(translator, batch, Words(), num_turns=3)
+    assert list(pages) == ["prompt_to_picture", "picture_to_caption", "cycle_from_text", "cycle_from_image"]
+    assert all(page.dtype == np.uint8 and page.shape[2] == 3 for page in pages.values())
+    made = translator.pixels(translator.pictures(batch["text_ids"])), Words().decode(batch["text_ids"])
+    given = translator.pixels(batch["image_ids"]), Words().decode(translator.captions(batch["image_ids"]))
+    for (section,), (pixels, texts) in zip(drawn, (made, given), strict=False):
+        assert [len(row) for row in section.rows] == [4, 1]
+        panels = [panel for row in section.rows for panel in row]
+        assert all(np.array_equal(panel.picture, picture) for panel, picture in zip(panels, pixels, strict=True))
+        assert [panel.text for panel in panels] == texts
+    assert [(section.joined, len(section.rows), len(section.rows[0])) for (section,) in drawn[2:]] == [(True, 5, 4)] * 2
 
 
-def test_rows_of_a_cycle():
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_row_of_a_cycle_holds_its_stages(kind):
     _, _, translator, batch = prepare()
-    words = Words().decode
-    for kind in ("text", "image"):
-        ids = batch[f"{kind}_ids"]
-        stages = list(translator.turns(ids, kind, 3))
-        rows = samples.cycle_rows(translator, words, ids, kind, 3)
-        assert len(rows) == 5
-        for b, row in enumerate(rows):
-            shown = []  # in the order of reading: picture, then text, of each panel
-            for panel in row:
-                shown += [None if panel.pixels is None else panel.pixels.tobytes(), panel.text or None]
-            expected = [
-                words(s[b : b + 1])[0] if s.shape[1] == 8 else translator.pixels(s)[b].tobytes() for s in stages
-            ]
-            assert [x for x in shown if x is not None] == expected
+    words, ids = Words().decode, batch[f"{kind}_ids"]
+    stages = list(translator.turns(ids, kind, 3))
+    section = samples.cycles(translator, words, ids, kind, 3)
+    assert section.joined and len(section.rows) == 5
+    for b, row in enumerate(section.rows):
+        for panel, stage in zip(row, stages, strict=True):
+            if stage.shape[1] == 8:
+                assert panel.picture is None and panel.text == words(stage[b : b + 1])[0]
+            else:
+                assert panel.text == "" and np.array_equal(panel.picture, translator.pixels(stage)[b])

@@ -53,6 +53,17 @@ def test_tasks_are_switched_off_together():
         assert all((getattr(objective, cycle) != "off") == (cycle in kept) for cycle in CYCLES)
 
 
+def test_what_a_step_costs_beside_another():
+    """As the paper's pipelines go: a pass is 1, a loss with its backward pass 3, guidance doubles a step of drawing."""
+    pairs = {"t2i": 3, "i2t": 5}
+    config = make_config(num_decode_steps=7, synth_decode_steps=4, synth_cfg=False, t2i2t="full", i2t2i="half")
+    assert table.cost(config, pairs) == 3 * 8 and table.cost(config, {}) == 0
+    assert table.cost(config, pairs | {"t2i2t": 2}) == 3 * 8 + 2 * (4 + 2 + 3)
+    assert table.cost(replace(config, synth_decode_steps=None, synth_cfg=True), {"t2i2t": 2}) == 2 * (14 + 2 + 3)
+    assert table.cost(config, {"i2t2i": 2}) == 2 * (table.TEXT_PASSES + 3)
+    assert table.cost(replace(config, half_cycle="stop_gradient"), {"i2t2i": 1}) == table.TEXT_PASSES + 2 + 3
+
+
 def test_a_loss_of_the_whole_batch_is_refused_in_parts(monkeypatch):
     monkeypatch.setitem(TASKS, "t2t", TASKS["t2t"]._replace(losses={"t2t": Loss("it", WHOLE_BATCH)}))
     make_config(t2t_batch=4), make_config(t2t_batch=0, num_microbatches=2)

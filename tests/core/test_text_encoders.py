@@ -86,7 +86,7 @@ def test_a_model_with_it_trains_goes_out_and_comes_back(family, monkeypatch, tmp
     assert torch.isfinite(metrics["loss"])
     config, _ = finished_run.of_scenes(tmp_path)
     given = dict(workdir=config.train.workdir, output=str(tmp_path / "out"), ema=None, step=None, report="",
-                 max_copied_gib=2.0, t5_weights="", vqgan="", vocabulary="")  # fmt: skip
+                 max_copied_gib=2.0, t5_weights="", vqgan="", vocabulary="", dtype="", about="", prompt="")  # fmt: skip
     monkeypatch.setattr(export.flags, "FLAGS", types.SimpleNamespace(**given))
     export.main([])
     assert f"{FAMILIES[family].title} encoder, " in (tmp_path / "out" / export.CARD).read_text()

@@ -9,14 +9,14 @@ import torch
 
 from itit import inference, objectives
 from itit import train_step as step_module
-from itit.eager import Eager
 from itit.masking import Masking
-from itit.models import Text
+from itit.models import Text, weights_cast
 from itit.models.layers import set_compute_dtype
 from itit.noise import Noise
+from itit.program import Eager, running
 from itit.tasks import LOSSES, only
 from itit.tasks import TASKS as ALL
-from itit.train_step import Part, compute_losses, tasks, train_step
+from itit.train_step import Microbatch, compute_losses, tasks, train_step
 from tests.helpers.tiny import make_config, make_state, random_batch, seeds
 
 RATE = 0.01
@@ -72,11 +72,11 @@ def test_accumulation_gives_the_update_of_the_large_batch(seed):
 
 
 def cut(part, rows):
-    """The rows `rows` of every task of a Part."""
+    """The rows `rows` of every task of a Microbatch."""
     tensors = [{task: x[rows] for task, x in field.items()} for field in (part.image_ids, part.text_ids)]
     texts = {task: Text(*(x[rows] for x in text)) for task, text in part.texts.items()}
     maskings = {name: Masking(*(x[rows] for x in m)) for name, m in part.maskings.items()}
-    return Part(*tensors, texts, part.empty, maskings, {})
+    return Microbatch(*tensors, texts, part.empty, maskings, {})
 
 
 @pytest.mark.parametrize("seed", seeds(2))
@@ -86,7 +86,7 @@ def test_losses_and_gradients_do_not_depend_on_how_rows_are_split(seed, mean):
     state = make_state(config, seed)
     noise = Noise(seed, 0, "cpu")
     whole = step_module.prepare(state, random_batch(config, seed), noise, noise, config, ALL, (0, 1))
-    whole = step_module.synthesize(state, whole, noise, config, Eager())
+    whole = step_module.synthesize(state, whole, noise, config)
     results = []
     for pieces in ([slice(0, 4)], [slice(0, 1), slice(1, 4)], [slice(0, 2), slice(2, 3), slice(3, 4)]):
         state.model.train().zero_grad()
@@ -188,15 +188,17 @@ def test_tasks_that_are_not_active_are_neither_drawn_nor_learned():
             called.append(function.__name__)
             return function(*args)
 
-    metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ("t2t", "i2i"), Noting())
+    with running(Noting()):
+        metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ("t2t", "i2i"))
     assert metrics.keys() == {"loss", "loss/t2t", "loss/i2i", "grad_norm", "skipped"}
     assert called == ["prepare", "_cast_weights", "update"]
 
 
 def test_weights_cast_for_the_synthesis_serve_the_update_too(monkeypatch):
     config, results = make_config(compute_dtype="bf16"), []
-    for cast in (inference.weights_cast, lambda model, run: contextlib.nullcontext()):
-        monkeypatch.setattr(inference, "weights_cast", cast)
+    for cast in (weights_cast, lambda model: contextlib.nullcontext()):
+        for module in (step_module, inference):
+            monkeypatch.setattr(module, "weights_cast", cast)
         state = make_state(config, 0)
         set_compute_dtype(state.model, torch.bfloat16)
         metrics = train_step(state, random_batch(config, 0), [Noise(0, 0, "cpu")], RATE, config, ALL)

@@ -77,7 +77,7 @@ def test_a_mixture_draws_by_weight(tmp_path):
     with pytest.raises(ValueError, match=r"one-0 is in two of its datasets"):
         open_source(f"{one}@3,{one[:-1]}0@1")
     write(tmp_path / "empty", [])
-    with pytest.raises(ValueError, match=r"--paired_data=.*empty: no records in 1 files"):
+    with pytest.raises(ValueError, match=r"--paired_data=.*empty: no records in 1 file"):
         open_source(f"{one}@3,{tmp_path}/empty@1")
 
 

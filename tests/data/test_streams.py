@@ -189,10 +189,11 @@ def test_a_broken_framing_counts_once(tmp_path):
 
 
 def test_all_records_damaged(tmp_path):
-    path = write(tmp_path / "a", [ids_record(0), *[ids_record(1, image_ids=[1])] * 4])
+    damaged = ids_record(1, image_ids=[CODEBOOK] * N)
+    path = write(tmp_path / "a", [ids_record(0), *[damaged] * 4])
     streams = Streams(make_config(paired_data=path, max_bad_records=99, t2i_batch=5))
     assert set(numbers(streams.batch(0)["t2i/text_ids"])) == {0}
-    path = write(tmp_path / "a", [ids_record(1, image_ids=[1])] * 4)
+    path = write(tmp_path / "a", [damaged] * 4)
     with pytest.raises(ValueError, match="--paired_data: all 4 records are damaged"):
         Streams(make_config(paired_data=path, max_bad_records=99)).batch(0)
     path = write(tmp_path / "a", [b"\x0a\x7fno example"] * 4)
@@ -210,7 +211,7 @@ def test_wrong_data_stops_before_the_first_step(tmp_path):
         "--paired_data is empty: --t2i_batch=4 needs it": dict(),
         "--text_data is empty: --t2t_batch=2 needs it": dict(paired_data=f"{tmp_path}/ids-*", t2t_batch=2),
         "--paired_data: no file matches": dict(paired_data=f"{tmp_path}/absent-*"),
-        "no records in 1 files": dict(paired_data=f"{tmp_path}/empty"),
+        "no records in 1 file": dict(paired_data=f"{tmp_path}/empty"),
         "some shards hold 'image_ids', others only 'image'": dict(paired_data=f"{tmp_path}/ids-*,{tmp_path}/raw-*"),
         "its records hold neither 'image_ids' nor 'image'": dict(paired_data=f"{tmp_path}/text-*"),
         "--eval_data: no file matches": dict(paired_data=f"{tmp_path}/ids-*", eval_data="/absent"),
@@ -295,15 +296,24 @@ def test_raw_damage(tmp_path, monkeypatch):
         assert sum(cause in line for line in lines) == count, lines
 
 
-def test_vocabulary_must_fit(tmp_path):
-    for message, values in {
-        "--vocab_size=100: must be at least the 32000 pieces": dict(vocab_size=100, bos_id=99),
-        "--bos_id=31999: is a piece of": dict(bos_id=31999),
-        "--vocabulary is empty: --paired_data holds texts": dict(vocabulary=""),
-        "--vocabulary=/absent.model: No such file": dict(vocabulary="/absent.model"),
-    }.items():
-        with pytest.raises(ValueError, match=re.escape(message)):
-            Streams(raw_config(tmp_path, ["a", "b"], **values)[0])
+def test_texts_need_a_vocabulary(tmp_path):
+    with pytest.raises(ValueError, match="^--vocabulary is empty: --paired_data holds texts"):
+        Streams(raw_config(tmp_path, ["a", "b"], vocabulary="")[0])
+
+
+@pytest.mark.parametrize(("name", "count"), [("num_image_tokens", 9), ("num_text_tokens", L - 1)])
+def test_ready_ids_of_another_length_are_told_from_damaged_records(tmp_path, name, count):
+    """Where all that shards begin with has it; one alone is a damaged record."""
+    pattern = write_ids(tmp_path)
+    form, had = {"num_image_tokens": ("image_ids", N), "num_text_tokens": ("text_ids", L)}[name]
+    message = f"--{name}={count}: the {form} of --paired_data ({tmp_path}/pairs-0) have {had}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Streams(make_config(paired_data=pattern, max_bad_records=99, **{name: count}))
+    alone = write(tmp_path / "alone", [ids_record(0, **{form: np.ones(count, np.int64)}), ids_record(1)])
+    streams = Streams(make_config(paired_data=alone, max_bad_records=9))
+    for step in range(10):
+        streams.batch(step)
+    assert streams.num_bad == 1
 
 
 def test_ready_ids_need_no_tensorflow(tmp_path):

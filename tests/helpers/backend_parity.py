@@ -9,11 +9,12 @@ import torch
 from itit.backends.local import Local
 from itit.models import Text
 from itit.models.layers import set_compute_dtype
-from itit.noise import CounterNoise, counter_key
 from itit.optim import Adafactor, Ema, global_norm
+from itit.program import running
 from itit.tasks import TASKS, off
 from itit.train_step import State, tasks, train_step
 from itit.training.state import DTYPES, fingerprint
+from itit.xla.noise import CounterNoise, counter_key
 from tests.helpers.tiny import make_config, make_state, random_batch
 
 PAIRS_ONLY = off("t2i2t", "i2t2i")  # a choice may fall otherwise in bf16
@@ -72,7 +73,8 @@ def run_step(backend, state, config, step, rate=1e-3):
     """Metrics of a step on a batch of its own."""
     noises = [backend.noise(5, step, part) for part in range(config.optim.num_microbatches)]
     batch = backend.to_device({name: x.numpy() for name, x in random_batch(config, 100 + step).items()})
-    return train_step(state, batch, noises, rate, config, tasks(config, step), backend.run)
+    with running(backend.run):
+        return train_step(state, batch, noises, rate, config, tasks(config, step))
 
 
 def differs(found, expected, scale=None):

@@ -3,14 +3,16 @@
 Shapes: B batch, T tokens, D width, H heads.
 """
 
+import importlib
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from itit import ops
 from itit.config import Config, replace
-from itit.models import ITIT, T5Encoder, Text, encode_text
+from itit.models import ITITModel, T5Encoder, Text, encode_text
 
 SIZES = dict(
     preset="nano", embed_dim=32, depth=2, num_heads=4, image_decoder_depth=2, text_decoder_dim=24,
@@ -23,6 +25,15 @@ SIZES = dict(
 def fresh_seed():
     """New random inputs in every test of a module that imports this; pytest shows the seed of a failure."""
     print(f"torch.manual_seed({torch.seed()})")
+
+
+def use_forms(monkeypatch, device="xla"):
+    """The forms of another type of device (see itit/ops.py) are computed on the processor."""
+    pytest.importorskip("torch_xla")
+    importlib.import_module(ops.MODULES[device])
+    for (operation, its), form in list(ops.FORMS.items()):
+        if its == device:
+            monkeypatch.setitem(ops.FORMS, (operation, "cpu"), form)
 
 
 def small(**values):
@@ -40,7 +51,7 @@ def stir(module, scale=0.15):
 
 def small_model(**values):
     """ITIT of `small`, stirred, in evaluation mode."""
-    return stir(ITIT(small(**values).model)).eval()
+    return stir(ITITModel(small(**values).model)).eval()
 
 
 def small_t5(**values):

@@ -14,7 +14,7 @@ import torch
 from itit import config as settings
 from itit import objectives, text_encoders
 from itit.masking import Masking
-from itit.models import ITIT, T5Encoder, Text, encode_text
+from itit.models import ITITModel, T5Encoder, Text, encode_text
 from itit.optim import Adafactor, Ema
 from itit.tasks import LOSSES, MASKED, TASKS, WORDS
 from itit.train_step import State
@@ -62,7 +62,7 @@ def randomize(module, seed):
 
 def make_state(config, seed):
     """A State without image tokenizer: random model, T5 and fresh optimizer."""
-    model, t5 = ITIT(config.model), text_encoders.network(config.t5)(config.t5)
+    model, t5 = ITITModel(config.model), text_encoders.network(config.t5)(config.t5)
     randomize(model, seed)
     t5.init_weights(seed)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
@@ -111,7 +111,7 @@ class Case(NamedTuple):
     """A model and one batch that serves every objective."""
 
     config: settings.Config
-    model: ITIT
+    model: ITITModel
     t5: T5Encoder
     empty: Text
     image_ids: torch.Tensor

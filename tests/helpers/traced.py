@@ -41,7 +41,7 @@ def _tuples(value):
 def main(folder):
     import torch
 
-    from itit.models.product import linear
+    from itit.ops import linear
     from itit.xla.sharding import TRAINED
     from itit.xla.tracing import TracedMesh, end_backward, leave, scope
 

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from itit import masking
 from itit.config import Config, replace
-from itit.models import ITIT, Text, encode_text
+from itit.models import ITITModel, Text, encode_text
 from itit.models.layers import set_compute_dtype
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
@@ -27,13 +27,13 @@ def logits_of(model, image_ids, text_ids, draw, text):
 def test_parameter_counts(preset, millions):
     config = replace(Config(), preset=preset).resolve()
     with torch.device("meta"):
-        model = ITIT(config.model)
+        model = ITITModel(config.model)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
 
 
 def test_parameter_counts_of_the_parts():
     with torch.device("meta"):
-        model = ITIT(Config().resolve().model)
+        model = ITITModel(Config().resolve().model)
 
     def count(module):
         return round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
@@ -204,7 +204,7 @@ def test_pads_after_eos_do_not_reach_the_features_of_the_text():
 
 
 def test_initial_weights_of_the_whole():
-    model = ITIT(replace(Config(), preset="nano", codebook_size=512, vocab_size=600, bos_id=599, t5_size="nano")
+    model = ITITModel(replace(Config(), preset="nano", codebook_size=512, vocab_size=600, bos_id=599, t5_size="nano")
                  .resolve().model)  # fmt: skip
     for name, p in model.named_parameters():
         if p.ndim == 1 and not name.endswith("mask_vector"):

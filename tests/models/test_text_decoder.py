@@ -5,19 +5,11 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from itit.models import cache as caches
 from itit.models.text_decoder import prefix_causal_mask
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 
 NORMS = ("pre", "post")
-
-
-@pytest.fixture(params=["plain", "xla"])
-def way(request, monkeypatch):
-    """Both kinds of caches run on every device."""
-    if request.param == "xla":
-        monkeypatch.setattr(caches, "on_xla", lambda x: True)
 
 
 def allowed_pairs(num_memory, length, memory_mask):

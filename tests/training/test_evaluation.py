@@ -120,7 +120,7 @@ def test_the_best_checkpoint_is_kept(data, tmp_path, monkeypatch, name, scores, 
     step, kept, meta = store.restore(str(tmp_path / "best"))
     assert step == best and meta["best"] == (scores[best] if name == "CIDEr" else -scores[best])
     assert store.latest_step(str(tmp_path)) == 3
-    assert runs.read_config(str(tmp_path / "best"), {}).train.keep_best == name
+    assert runs.settings(str(tmp_path / "best")).train.keep_best == name
     changed = [n for n, t in tensors(tmp_path).items() if not torch.equal(t, kept[n])]
     assert bool(changed) == (best != 3)
 
@@ -139,7 +139,7 @@ def test_a_best_checkpoint_is_never_without_its_settings(data, tmp_path, monkeyp
         patched.setattr(store, "save", killed)
         run_here(values)
     best = str(tmp_path / "best")
-    assert runs.restore(best)[0] == 0 and runs.read_config(best, {}).model.depth == values["depth"]
+    assert runs.restore(best)[0] == 0 and runs.settings(best).model.depth == values["depth"]
 
 
 def test_what_does_not_go_together(data, tmp_path):  # noqa: F811

@@ -50,7 +50,7 @@ def test_of_a_run_the_averages(data, trained, tmp_path):  # noqa: F811
 
 def test_of_an_export_and_not_again_after_the_first_step(data, trained, tmp_path):  # noqa: F811
     _, values, found = trained
-    config = export.runs.read_config(values["workdir"], {})
+    config = export.runs.settings(values["workdir"])
     export.export(config, found, str(tmp_path / "exported"), False, 2**30, None)
     assert run_here(one_step(data, tmp_path / "new", tmp_path / "exported")) == 0
     after = began(tmp_path / "new")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from itit.backends.local import Local
-from itit.eager import Eager
+from itit.program import Eager
 from itit.training.interrupt import Interrupt, Interrupted
 
 pytestmark = pytest.mark.usefixtures("kept_signals")

@@ -9,7 +9,7 @@ import torch
 from itit import config as settings
 from itit.checkpoint.pieces import overlap, slices, whole_index
 from itit.checks import check_batches
-from itit.models import ITIT, VQGAN, T5Encoder
+from itit.models import VQGAN, ITITModel, T5Encoder
 from itit.xla import sharding
 from tests.helpers.tiny import make_config, make_state
 from tools.tpu import sharding_text
@@ -30,7 +30,7 @@ def test_matrices_of_the_paper_split_evenly_and_vectors_stay_whole(preset, fsdp)
     """Of the model and of T5-XXL; what is kept whole is under a hundredth."""
     config = settings.replace(settings.Config(), preset=preset).resolve()
     with torch.device("meta"):
-        found = shapes_of(ITIT(config.model)) | {f"t5/{n}": s for n, s in shapes_of(T5Encoder(config.t5)).items()}
+        found = shapes_of(ITITModel(config.model)) | {f"t5/{n}": s for n, s in shapes_of(T5Encoder(config.t5)).items()}
     whole = 0
     for name, shape in found.items():
         spec = sharding.parameter_spec(name, shape, fsdp)
@@ -53,7 +53,7 @@ def test_the_grid_has_an_axis_for_the_parts_of_moments(data, fsdp, parts):
 def test_on_a_pod_moments_of_the_papers_models_are_cut_between_tiles(preset):
     config = settings.replace(settings.Config(), preset=preset).resolve()
     with torch.device("meta"):
-        shapes = shapes_of(ITIT(config.model))
+        shapes = shapes_of(ITITModel(config.model))
     split = whole = 0
     for fsdp in (1, 8):
         mesh = sharding.axes(256 // fsdp, fsdp)
@@ -148,7 +148,7 @@ def test_every_block_is_marked_to_stay_split_by_rows():
     config = make_config()
     vqgan = VQGAN(settings.VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1))
     found = {}
-    for module in (ITIT(config.model), T5Encoder(config.t5), vqgan):
+    for module in (ITITModel(config.model), T5Encoder(config.t5), vqgan):
         for name, part in module.named_modules():
             inside = "blocks." in name and name.rpartition(".")[2].isdigit()
             if inside or hasattr(part, "compute_dtype") and name.endswith("head") or hasattr(part, "conv1"):

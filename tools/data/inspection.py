@@ -7,12 +7,11 @@ import io
 
 import numpy as np
 
-from itit import storage
+from itit import sheets, storage
 from itit.data import images, records, shard_index
 from itit.data.text import EOS, Tokenizer
 from tools.data.shard_writer import MODULUS, fingerprint
 
-TILE = 160  # side of a picture for the grid
 STRINGS = ("key", "image", "text")
 
 
@@ -154,7 +153,7 @@ def _measure(report, picture, place):
 
 def _tile(picture):
     data = io.BytesIO()
-    images.Image.fromarray(images.to_square(picture, TILE)).save(data, "JPEG", quality=90)
+    sheets.fitted(picture, sheets.SIDE).save(data, "JPEG", quality=90)
     return data.getvalue()
 
 

@@ -43,7 +43,8 @@ class Settings(PictureSettings):
         False, "Take pairs apart: one half gives its pictures, the other its texts (P sec. 4.1)."
     )
     paired_sample: int = knob(0, "Pictures with their texts that stay pairs; 0: all, or none with --unpaired_halves.")
-    seed: int = knob(0, "Seed of the sample and the halves.")
+    held_out: float = knob(0.0, "Share of the pictures with texts, rounded up, that go to `held_out` and nowhere else.")
+    seed: int = knob(0, "Seed of the sample, of what is held out and of the halves.")
     max_bad_records: int = knob(0, "Damaged items to leave out, each counted and named, before it stops.")
     num_workers: int = knob(0, "Processes that read and encode; 1: the one that writes does it; 0: one a processor.")
 
@@ -56,16 +57,18 @@ class Settings(PictureSettings):
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"--{name}={getattr(self, name)}: must be at least {value}")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"--held_out={self.held_out}: must be in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the first pass found: things listed, fingerprint of their ids, limit of the sample (see splitting.py), how
-    much of each kind was passed over, texts that the source found to be empty."""
+    """What the first pass found: things listed, fingerprint of their ids, the `Limits` (see splitting.py), how much of
+    each kind was passed over, texts that the source found to be empty."""
 
     num_items: int
     fingerprint: str
-    limit: int | None
+    limits: splitting.Limits
     passed: dict
     num_empty: int
 
@@ -109,7 +112,7 @@ def read_dataset(path):
 
 
 def make_plan(source, settings):
-    """The first pass. Raises ValueError for an id that is there twice and for a sample larger than all."""
+    """The first pass. Raises ValueError for an id that is there twice and as `splitting.limits` does."""
     hashes, draws, total, count = array.array("Q"), array.array("Q"), 0, 0
     passed, num_empty = collections.Counter(), 0
     for item in tqdm.tqdm(_items(source, passed), "listing", unit=" items", leave=False, delay=1):
@@ -120,11 +123,12 @@ def make_plan(source, settings):
         number = fingerprint([item.key])
         total = (total + number) % MODULUS
         hashes.append(number >> 64)
-        if settings.paired_sample and item.image and item.texts:
+        if (settings.paired_sample or settings.held_out) and item.image and item.texts:
             draws.append(splitting.draw(settings.seed, "sample", item.unit or item.key))
     _refuse_twins(source, np.frombuffer(hashes, np.uint64))
-    limit = splitting.sample_limit(draws, settings.paired_sample) if settings.paired_sample else None
-    return Plan(count, f"{total:032x}", limit, dict(sorted(passed.items())), num_empty)
+    ordered = np.unique(np.frombuffer(draws, np.uint64))
+    limits = splitting.limits(len(ordered), settings.paired_sample, settings.held_out, lambda n: int(ordered[n - 1]))
+    return Plan(count, f"{total:032x}", limits, dict(sorted(passed.items())), num_empty)
 
 
 def _items(source, passed=None):
@@ -171,9 +175,10 @@ def _begin(output, asked):
 
 def _compare(path, found, asked):
     for name, value in asked.items():
-        if found.get(name) != value:
+        then = found.get(name, type(value)())  # a setting that was not known then was off
+        if then != value:
             what = {"items": "the items listed", "ids": "the ids listed", "pillow": "Pillow"}.get(name, f"--{name}")
-            raise ValueError(f"{path}: {what} was {found.get(name)!r}, is now {value!r}; name another --output")
+            raise ValueError(f"{path}: {what} was {then!r}, is now {value!r}; name another --output")
 
 
 def _clean(output, is_rest):
@@ -233,7 +238,7 @@ def _tasks(source, settings, plan, writers):
     moved = {position for writer in writers.values() for (position,) in writer.moved}
     for position, item in enumerate(_items(source)):
         bad = isinstance(item, BadItem)
-        split = "paired" if bad else splitting.split_of(item, settings.seed, plan.limit, settings.unpaired_halves)
+        split = "paired" if bad else splitting.split_of(item, settings.seed, plan.limits, settings.unpaired_halves)
         if position in moved and position < writers[split].position:
             split = "images"
         if split and position >= writers[split].position:

@@ -1,21 +1,17 @@
-"""What the tools that make many files share: a whole folder, settings that stay, splits as shards, a contact sheet."""
+"""What the tools that make many files share: a whole folder, settings that stay, splits as shards."""
 
 import contextlib
 import filecmp
-import io
 import json
 import os
-import textwrap
 
 import tqdm
-from PIL import Image, ImageDraw, ImageFont
 
 from itit import locks, storage
 from itit.checkpoint import weightsdir
 from itit.data import records, shard_index
 
 RECORDS_A_SHARD = 5000
-TILE, TEXT_LINES, LINE_HEIGHT, GAP = 160, 7, 15, 10  # of the contact sheet, in pixels
 
 
 @contextlib.contextmanager
@@ -93,32 +89,3 @@ def write_split(folder, name, examples, total):
                 writer.write(records.encode_example(next(examples)))
         shard_index.write(path, writer.spans)
     examples.close()
-
-
-def write_contact_sheet(path, sections, columns=6):
-    """PNG of titled grids of captioned pictures.
-
-    Args:
-      sections: list of (title, list of (PIL image, caption)).
-    """
-    height = TILE + TEXT_LINES * LINE_HEIGHT + GAP
-    rows = sum(-(-len(tiles) // columns) for _, tiles in sections)
-    size = (columns * (TILE + GAP) + GAP, rows * height + len(sections) * 3 * LINE_HEIGHT)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    title_font, font = ImageFont.load_default(18), ImageFont.load_default(12)
-    top = 0
-    for title, tiles in sections:
-        draw.text((GAP, top + LINE_HEIGHT), title, "black", title_font)
-        top += 3 * LINE_HEIGHT
-        for start in range(0, len(tiles), columns):
-            for column, (picture, caption) in enumerate(tiles[start : start + columns]):
-                left = GAP + column * (TILE + GAP)
-                sheet.paste(picture.convert("RGB").resize((TILE, TILE)), (left, top))
-                draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline="#cccccc")
-                lines = textwrap.wrap(caption, 26, max_lines=TEXT_LINES, placeholder=" ...")
-                draw.multiline_text((left, top + TILE + 3), "\n".join(lines), "#333333", font, spacing=2)
-            top += height
-    data = io.BytesIO()
-    sheet.save(data, "PNG")
-    storage.write_bytes(path, data.getvalue())

@@ -1,6 +1,7 @@
 """The demo's web server: standard library alone, for one person at 127.0.0.1.
 
     GET  /            the page, demo.html
+    GET  /model       one line: what the model can do, and a prompt for it, as far as an export says so
     POST /generate    JSON {"prompt", "seed", "num_steps", "guidance_scale"} -> a line of JSON a step
     POST /caption     bytes of a picture -> one line: the caption and the other candidates with their scores
     POST /cycle       JSON {"prompt"}, or bytes of a picture; ?turns=N&seed=N -> a line of JSON a stage
@@ -24,10 +25,11 @@ import urllib.parse
 from PIL import Image
 
 from itit.data import images
+from itit.untrusted import shown
 
 PAGE = pathlib.Path(__file__).with_name("demo.html")
 MAX_TEXT_BYTES, MAX_PICTURE_BYTES, MAX_PIXELS = 10_000, 20_000_000, 50_000_000
-MAX_TURNS, MAX_SEED = 20, 2**31 - 1
+MAX_TURNS, MAX_SEED, MAX_TOLD = 20, 2**31 - 1, 1000
 ADDRESS = "127.0.0.1"
 
 
@@ -52,6 +54,10 @@ class Demo:
 
         with self._lock:
             self.model.generate(_prompt(asked), watch=watch, progress=False, **decode)
+
+    def told(self):
+        """What somebody wrote down of the model."""
+        return {name: shown(str(self.model.record.get(name, "")), MAX_TOLD) for name in ("about", "prompt")}
 
     def caption(self, data, emit):
         picture = self._picture(data)
@@ -117,10 +123,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def _get(self):
-        if urllib.parse.urlsplit(self.path).path != "/":
-            raise Refused(404, f"{self.path}: there is the page / alone")
-        self._begin(200, "text/html; charset=utf-8")
-        self.wfile.write(PAGE.read_bytes())
+        path = urllib.parse.urlsplit(self.path).path
+        if path == "/model":
+            self._emit(self.server.demo.told())
+        elif path == "/":
+            self._begin(200, "text/html; charset=utf-8")
+            self.wfile.write(PAGE.read_bytes())
+        else:
+            raise Refused(404, f"{self.path}: there are the page / and /model alone")
 
     def _post(self):
         url = urllib.parse.urlsplit(self.path)

@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from itit import flags, locks, samples, storage
+from itit import flags, locks, sheets, storage
 from itit.backends.connect import connect
 from itit.backends.processes import index_started, num_started
 from itit.config import DecodeConfig, TrainConfig, knob
@@ -24,7 +24,6 @@ from itit.pretrained import ITIT
 from tools.data.damaged import Damage
 from tools.data.splits import settle
 from tools.generation import inputs
-from tools.generation.drawing import write_png
 
 COLUMNS = 8  # of a contact sheet
 WEIGHTS = {"auto": None, "averaged": True, "raw": False}
@@ -34,7 +33,7 @@ WEIGHTS = {"auto": None, "averaged": True, "raw": False}
 class Loading:
     """Which model, where it runs."""
 
-    model: str = knob("", "Folder that tools.export wrote.")
+    model: str = knob("", "Folder that tools.export wrote, or a shipped model: scenes.")
     workdir: str = knob("", "In the place of --model: folder of a run.")
     step: int | None = knob(None, "Checkpoint of --workdir; by default the newest whole one.")
     weights: str = knob("auto", "Of --workdir; auto takes averaged ones where the run has them.", tuple(WEIGHTS))
@@ -222,7 +221,7 @@ def export_pictures(model, prompts, output, drawing, batch_size, sharing=Sharing
                  | ({} if prompt.image_id is None else {"image_id": prompt.image_id})
                  for i, prompt in enumerate(prompts)]  # fmt: skip
         write_lines(storage.join(output, "index.jsonl"), lines)
-        panels = [samples.Panel(_pixels(storage.join(output, line["file"])), line["prompt"])
+        panels = [sheets.Panel(_pixels(storage.join(output, line["file"])), line["prompt"])
                   for line in lines[:num_shown]]  # fmt: skip
         write_sheet(storage.join(output, "sheet.png"), "prompts and the pictures made from them", panels)
     return whole
@@ -266,7 +265,7 @@ def export_captions(
         results = [{"image_id": line["image_id"], "caption": line["caption"]} for line in lines]
         storage.write_bytes(storage.join(output, "captions.json"), json.dumps(results).encode())
         by_id = {picture.image_id: picture for picture in pictures}
-        panels = [samples.Panel(inputs.load(by_id[line["image_id"]], size), line["caption"])
+        panels = [sheets.Panel(inputs.load(by_id[line["image_id"]], size), line["caption"])
                   for line in lines[:num_shown]]  # fmt: skip
         write_sheet(storage.join(output, "sheet.png"), "pictures and the captions made from them", panels)
     return whole
@@ -315,8 +314,8 @@ def read_json(path):
 
 
 def write_sheet(path, title, panels):
-    """A contact sheet of `samples.Panel`."""
-    write_png(path, samples.sheet(title, [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]))
+    """A contact sheet of `sheets.Panel`s."""
+    sheets.write(path, [sheets.Section(title, sheets.in_rows(panels, COLUMNS))])
 
 
 def _pixels(path):

@@ -22,6 +22,7 @@ from tools.data.sources.lookup import Lookup
 
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d+_)?(\d+)")  # COCO_val2014_000000000042.jpg, 000000000042.jpg
 _CAPTION = re.compile(r"(\d+)/\d+")  # key of one of the captions of a picture of COCO
+_OF_SEVERAL = re.compile(r"(.+)/(0|[1-9]\d*)")  # of any picture with several
 
 
 class BadPicture(ValueError):
@@ -37,11 +38,12 @@ class Prompt(NamedTuple):
 
 class Picture(NamedTuple):
     """`image_id`: COCO's number where there is one, else the name; no two pictures have the same one. `read`: () ->
-    bytes of the encoded picture."""
+    bytes of the encoded picture. `texts`: () -> what is said of it, list of str."""
 
     name: str
     image_id: int | str
     read: Callable
+    texts: Callable = list
 
 
 class _Found(NamedTuple):
@@ -52,6 +54,7 @@ class _Found(NamedTuple):
     ids: tuple
     content: str
     read: Callable
+    texts: Callable
 
 
 def _raise(error):
@@ -117,6 +120,19 @@ def pictures(source, folder="", bad=_raise):
     return found or _raise(ValueError(f"{source}: none of its pictures is in {folder}"))
 
 
+def references(source):
+    """image_id, as `pictures` gives it, -> what is said of the picture, list of str: of a folder the text of x.txt
+    beside x.jpg, of TFRecord shards `text` of all records of the picture. Pictures without a text are left out.
+
+    Raises ValueError where no picture has one.
+    """
+    found = {}
+    for picture in find(source):
+        if texts := [text for text in picture.texts() if text]:
+            found.setdefault(picture.image_id, []).extend(texts)
+    return found or _raise(ValueError(f"{source}: no picture has a text: x.txt beside x.jpg, or 'text' in its record"))
+
+
 def find(pattern, bad=_raise):
     """list of Picture: all that a folder or patterns hold, in the order of names. `bad`: as `pictures` takes it.
 
@@ -154,7 +170,8 @@ def _settled(found):
         again = [place for place, one in enumerate(found)
                  if len(wanted[one.ids[levels[place]]]) > 1 and levels[place] < len(one.ids) - 1]  # fmt: skip
         if not again:
-            return [Picture(one.name, one.ids[level], one.read) for one, level in zip(found, levels, strict=True)]
+            return [Picture(one.name, one.ids[level], one.read, one.texts)
+                    for one, level in zip(found, levels, strict=True)]  # fmt: skip
         for place in again:
             levels[place] += 1
 
@@ -184,16 +201,24 @@ def _naming(picture):
 def _file(path, name):
     number = _NUMBER.fullmatch(os.path.splitext(name)[0])
     ids = (int(number[1]), name, path) if number else (name, path)
-    return _Found(name, ids, path, functools.partial(storage.read_bytes, path))
+    return _Found(name, ids, path, functools.partial(storage.read_bytes, path), functools.partial(_beside, path))
+
+
+def _beside(path):
+    """The text of x.txt beside x.jpg, in a list; none where there is none."""
+    beside = names.split(path)[0] + ".txt"
+    return [_utf8(beside, storage.read_bytes(beside)).strip()] if storage.exists(beside) else []
 
 
 def _records(path, bad):
     for offset, features in _examples(path, bad):
         name, place, key = f"{os.path.basename(path)}:{offset}", f"{path}:{offset}", _key_of(features)
-        ids = (*([_id_of(key), key] if key is not None else []), name, place)
+        several = _OF_SEVERAL.fullmatch(key or "")  # another picture's id, perhaps: then the key is the next choice
+        ids = (*([_id_of(several[1] if several else key), key] if key is not None else []), name, place)
         image = features.get("image")
         content = hashlib.sha256(b"".join(image)).hexdigest() if isinstance(image, list) else place
-        yield _Found(name, ids, content, functools.partial(_image, path, offset, features["length"]))
+        texts = [_utf8(place, text).strip() for text in features.get("text", ())]
+        yield _Found(name, ids, content, functools.partial(_image, path, offset, features["length"]), texts.copy)
 
 
 def _image(path, offset, length):

@@ -119,6 +119,17 @@ def _pixels(picture, image_size):
     return inputs.load(picture, width)
 
 
+def too_few(force, **counts):
+    """Whether any of these counts of pictures (0: unknown) is below MIN_PICTURES. Raises ValueError, one line, where it
+    is, unless `force`."""
+    few = {name: count for name, count in counts.items() if 0 < count < MIN_PICTURES}
+    if few and not force:
+        name, count = next(iter(few.items()))
+        raise ValueError(f"{count} pictures ({name}): below {MIN_PICTURES} the distance is mostly bias; --force gives "
+                         "it all the same, and marks it")  # fmt: skip
+    return bool(few)
+
+
 def compare(made, reference, extractor, kid=False, precision_recall=False, force=False):
     """The distance and its stamp: JSON values.
 
@@ -129,11 +140,7 @@ def compare(made, reference, extractor, kid=False, precision_recall=False, force
     Raises ValueError, one line, for too few pictures, or pictures that were prepared in different ways.
     """
     counts = {"made": made[0].count, "reference": reference[0].count}
-    few = {name: count for name, count in counts.items() if 0 < count < MIN_PICTURES}
-    if few and not force:
-        name, count = next(iter(few.items()))
-        raise ValueError(f"{count} pictures ({name}): below {MIN_PICTURES} the distance is mostly bias; --force gives "
-                         "it all the same, and marks it")  # fmt: skip
+    few = too_few(force, **counts)
     for name in ("resize", "crop"):
         pair = [stats.stamp.get(name) for stats, _ in (made, reference)]
         if None not in pair and pair[0] != pair[1] and not force:
@@ -148,7 +155,7 @@ def compare(made, reference, extractor, kid=False, precision_recall=False, force
     return result | {
         "num_pictures": counts["made"],
         "num_reference": counts["reference"] or "unknown",
-        "too_few_pictures": bool(few),
+        "too_few_pictures": few,
         "made": made[0].stamp,
         "reference": reference[0].stamp or "unknown",
     }

@@ -5,7 +5,9 @@ prompts, one random caption of each of as many images, drawn once for all by a s
 usual set is val2014; the paper says the training set (sec. 4.1), so train2014 is a split, too; the label says which.
 """
 
+import contextlib
 import hashlib
+import os
 import re
 
 from itit.scores import captions as captions_lib
@@ -26,23 +28,37 @@ def read_list(path):
     return [int(found[1]) for found in ids]
 
 
-def choose_prompts(path, split, count=NUM_PROMPTS, seed=0):
+def split_of(path, given=""):
+    """Which split of COCO a json of captions is of: as the names of its pictures say (COCO_val2014_...jpg), or its own
+    (captions_val2017.json), or as given; "unknown" where nothing tells.
+
+    Raises ValueError where another one is given.
+    """
+    files = {}
+    with contextlib.suppress(ValueError):  # captions alone
+        files = coco_json.file_names(path)
+    matches = [re.match(r"COCO_([a-z]+\d+)_", os.path.basename(name)) for name in files.values()]
+    found = sorted({match[1] for match in matches if match})
+    own = re.search(r"(?:train|val|test)20\d\d", os.path.basename(path))
+    found = "+".join(found) or (own[0] if own else "")
+    if given and found and given != found:
+        raise ValueError(f"--split={given}: {path} is of {found}")
+    return given or found or "unknown"
+
+
+def choose_prompts(path, count=NUM_PROMPTS, seed=0):
     """list of `inputs.Prompt`: `count` images by chance, of each a caption by chance.
 
     Both are ordered by SHA-256 of the seed and COCO's numbers: the same list whatever the order of the file, the
     machine or the library.
 
-    Raises ValueError where the file is of another split, or has too few images.
+    Raises ValueError where the file has too few images.
     """
     annotations = {}
     for number, entry in enumerate(coco_json.annotations(path)):
         if "id" not in entry:
             raise ValueError(f"{path}: annotation {number}: needs 'id', which the choice of captions goes by")
         annotations.setdefault(entry["image_id"], []).append((_place(seed, "caption", entry["id"]), entry["caption"]))
-    for name in coco_json.file_names(path).values():
-        found = re.match(r"COCO_([a-z]+\d+)_", name)
-        if found and found[1] != split:
-            raise ValueError(f"{path}: {name} is of {found[1]}, --split={split}")
     if len(annotations) < count:
         raise ValueError(f"{path}: captions of {len(annotations)} images, --num_prompts={count}")
     images = sorted(annotations, key=lambda image_id: _place(seed, "image", image_id))[:count]
@@ -99,6 +115,8 @@ def evaluate_pictures(model, prompts, reference, extractor, output, drawing, bat
     Args:
       prompts: of `choose_prompts`. reference: real pictures, or their statistics (see `fid.measure`).
     """
+    if not reference.endswith(".npz"):
+        fid.too_few(force, reference=len(inputs.find(reference)))
     if not generation.export_pictures(model, prompts, output, drawing, batch_size, sharing):
         return None
     size = model.picture_size

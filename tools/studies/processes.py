@@ -46,14 +46,6 @@ def _take(descriptor):
 
 def start(module, arguments, log, threads, lock):
     """Starts `python -m MODULE ARGUMENTS`; what it says is added to the file `log`. It holds `lock`, a descriptor."""
-    parent = os.getpid()
-
-    def end_with_parent():
-        if _PRCTL:
-            _PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     with open(log, "ab") as file:
         file.write(f"$ python -m {module} {' '.join(arguments)}\n".encode())
@@ -61,8 +53,20 @@ def start(module, arguments, log, threads, lock):
         # A session of its own: Ctrl-C reaches the study, which then tells each process once.
         return subprocess.Popen(
             [*PYTHON, module, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
-            start_new_session=True, pass_fds=(lock,), preexec_fn=end_with_parent,
+            start_new_session=True, pass_fds=(lock,), preexec_fn=ending_with(os.getpid()),
         )  # fmt: skip
+
+
+def ending_with(parent):
+    """What a new process does first, so that Linux tells it to end when `parent`, a PID, has: a function."""
+
+    def ask():
+        if _PRCTL:
+            _PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return ask
 
 
 def stop(processes):

@@ -9,6 +9,7 @@ from itit import config as config_lib
 from itit import flagfiles, flags, objectives
 from itit.tasks import TASKS
 from itit.train_step import tasks
+from itit.training import taken
 
 
 def random_batch(config, active, device):
@@ -32,7 +33,7 @@ def random_batch(config, active, device):
 def read_config(flagfile, arguments, batch):
     """The resolved Config of a flagfile with further arguments, each active task at `batch` rows unless that is 0.
 
-    Weights that it names are left out: random ones take the same time.
+    Of weights that it names only the sizes are taken, where they are there: random ones take the same time.
 
     Raises ValueError, one line, for a flagfile that is not there or holds what is no setting.
     """
@@ -41,8 +42,9 @@ def read_config(flagfile, arguments, batch):
     lines = flagfiles.read(flagfile)
     try:
         flags.parse(["bench", *lines, *arguments], values)
+        config = taken.settle(flags.from_flags(flag_values=values), need=False)
     except ValueError as error:
         raise ValueError(f"{flagfile}: {error}") from None
-    config = config_lib.replace(flags.from_flags(flag_values=values), vqgan="", t5_weights="")
+    config = config_lib.replace(config, vqgan="", t5_weights="")
     sizes = {f"{task}_batch": batch for task in tasks(config, sys.maxsize)} if batch else {}
     return config_lib.replace(config, **sizes).resolve()

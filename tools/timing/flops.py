@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from itit.eager import Eager
+from itit.program import Eager, running
 from itit.train_step import train_step
 from tools.timing.parts import PARTS, REST, labelled
 from tools.tpu.step_programs import empty_batch, empty_state
@@ -38,8 +38,9 @@ def step_flops(config, active, vqgan=None):
     counter.mod_tracker = ranges  # it asks this to whom a product belongs
     # The image tokenizer switches autocast off, which is not there for such tensors.
     no_autocast = mock.patch.object(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
-    with _Known(counter.flop_registry), counter, labelled(state, ranges.enter, ranges.leave), no_autocast:
-        train_step(state, batch, [_Noise()], 0.0, config, active, _Once(counter))
+    parts, once = labelled(state, ranges.enter, ranges.leave), running(_Once(counter))
+    with _Known(counter.flop_registry), counter, parts, once, no_autocast:
+        train_step(state, batch, [_Noise()], 0.0, config, active)
     found = {part: sum(counts.values()) for part, counts in counter.get_flop_counts().items()}
     return {part: found[part] for part in PARTS if found.get(part)}
 
@@ -86,7 +87,7 @@ class _Leave(torch.autograd.Function):
 
 
 class _Once(Eager):
-    """Runs each kind of call once (see eager.py), such as a step of decoding, and counts it as often as it is called.
+    """Runs each kind of call once (see program.py), such as a step of decoding, and counts it as often as it is called.
 
     Args:
       counter: torch's.

@@ -14,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from itit import ops
 from itit.models import layers
 from itit.models.layers import recompute_blocks
 from itit.train_step import train_step
@@ -114,12 +115,13 @@ class _Noise:
 @contextlib.contextmanager
 def _on_gpu():
     """Inside, a step keeps what it would keep on a GPU."""
-    with mock.patch.object(layers, "attend", _attend), mock.patch.object(layers.F, "dropout", _dropout):
+    forms = {(ops.attend, "meta"): _attend}
+    with mock.patch.dict(ops.FORMS, forms), mock.patch.object(layers.F, "dropout", _dropout):
         yield
 
 
 def _attend(q, k, v, mask, dropout=None):
-    """`attention.attend` by the kernels that torch takes on a GPU: with a mask, or in float32, another one."""
+    """`ops.attend` by the kernels that torch takes on a GPU: with a mask, or in float32, another one."""
     rate = dropout.rate if dropout is not None and dropout.drops else 0.0
     if mask is None and q.dtype == torch.bfloat16:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, rate)[0]

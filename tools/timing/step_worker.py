@@ -6,6 +6,7 @@ import time
 
 from itit.backends.connect import connect
 from itit.backends.processes import launched
+from itit.program import running
 from itit.train_step import tasks, train_step
 from itit.training.state import make_state
 from tools.timing.batches import random_batch, read_config
@@ -24,7 +25,8 @@ def measure(config, num_steps):
         for number in range(WARM_UP + num_steps):
             start = time.perf_counter()
             noises = [backend.noise(config.train.seed, number, part) for part in range(parts)]
-            values = backend.whole(train_step, state, batch, noises, rate, config, active, backend.run)
+            with running(backend.run):
+                values = backend.whole(train_step, state, batch, noises, rate, config, active)
             float(values["loss"])
             seconds.append(time.perf_counter() - start)
         says = backend.hosts.says

@@ -5,9 +5,10 @@ import contextlib
 import torch
 
 from itit import text_encoders
-from itit.models import ITIT, VQGAN, Text
+from itit.models import VQGAN, ITITModel, Text
 from itit.models.layers import set_compute_dtype
 from itit.optim import Adafactor, Ema
+from itit.program import running
 from itit.tasks import TASKS
 from itit.train_step import State, train_step
 from itit.training.state import DTYPES
@@ -31,8 +32,9 @@ def programs(config, active, vqgan=None, meant=None):
     state = empty_state(config, vqgan, mesh)
     batch = empty_batch(config, active, vqgan, mesh)
     noises = [mesh.noise(0, 0, part) for part in range(config.optim.num_microbatches)]
-    with torch.autograd.set_multithreading_enabled(False), labelled(state, tracing):  # scopes are of the thread
-        train_step(state, batch, noises, 1e-4, config, active, mesh.run)
+    # Scopes are of the thread.
+    with torch.autograd.set_multithreading_enabled(False), labelled(state, tracing), running(mesh.run):
+        train_step(state, batch, noises, 1e-4, config, active)
     return mesh.run.programs
 
 
@@ -48,7 +50,7 @@ def empty_state(config, vqgan, mesh):
     """A State of placeholders."""
     with torch.device("meta"):
         t5 = text_encoders.network(config.t5)(config.t5).to(DTYPES[config.train.compute_dtype])
-        model = ITIT(config.model)
+        model = ITITModel(config.model)
         tokenizer = VQGAN(vqgan).eval() if vqgan else None
     for module in (t5, model, tokenizer):
         if module is not None:

@@ -8,7 +8,7 @@ from itit.checkpoint import store
 from itit.console import say
 from itit.data.prefetch import prefetch
 from itit.training.interrupt import Interrupt
-from itit.training.metrics import Metrics, Silent
+from itit.training.metrics import EARLY, Metrics, Silent
 from itit.training.saver import Saver
 from itit.training.state import fill_state
 
@@ -75,7 +75,7 @@ def _train(run, num_steps, state, backend, source, train_step, show, flag_values
             if step == start + 1:
                 float(values["loss"])  # waits for it
                 metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
-            if step % run.log_every == 0 or step == end:
+            if step % run.log_every == 0 or step - start in EARLY or step == end:
                 check_finite(values, step)
                 metrics.progress(step, values, num_samples, waited)
                 waited, num_samples = 0.0, 0

@@ -4,7 +4,7 @@ The recipe is MaskGIT's (arXiv:2202.04200): reconstruction, perceptual distance,
 commitment, and a codebook that follows running means. Its encoder first learns without rounding; then codes are drawn
 from its outputs, far from each other. While learning goes on, codes that nothing uses move to badly rounded outputs.
 
-A step is one call of `run` (see itit/eager.py) and now and then, before it, one that moves codes on the host.
+A step is one program (see itit/program.py) and now and then, before it, a call that moves codes on the host.
 
 Shapes: B batch, S picture side, G grid side, D code width, C codebook, M = B * G * G outputs of a batch.
 """
@@ -23,6 +23,7 @@ from itit.checkpoint.pieces import whole_index
 from itit.config import knob
 from itit.models.vqgan import VQGAN
 from itit.optim import Ema
+from itit.program import program, running
 from tools.training import codes as codes_lib
 from tools.training import discriminator as gan
 from tools.training import perceptual as perceptual_lib
@@ -166,16 +167,17 @@ def step(state, pixels, number, recipe, seed, backend):
     """
     if places_codes(recipe, number):
         place_codes(state, pixels, number, recipe, seed, backend)
-    phase, rate, number_of = phase_of(recipe, number), rate_of(recipe, number), backend.run.number
-    factors = [tuple(map(number_of, state.optimizer.factors(rate, number + 1)))]
+    phase, rate = phase_of(recipe, number), rate_of(recipe, number)
+    factors = [state.optimizer.factors(rate, number + 1)]
     if phase.adversarial:
         share = rate / recipe.learning_rate if recipe.learning_rate else 0.0
         judge, count = recipe.discriminator_learning_rate * share, number - recipe.adversarial_start + 1
-        factors.append(tuple(map(number_of, state.discriminator_optimizer.factors(judge, count))))
-    changed = list(state.tensors().values())
-    return backend.run(update, state, pixels, factors, recipe, phase, updates=changed) | {"learning_rate": rate}
+        factors.append(state.discriminator_optimizer.factors(judge, count))
+    with running(backend.run):
+        return update(state, pixels, factors, recipe, phase) | {"learning_rate": rate}
 
 
+@program(varying=("factors",), updates=lambda state, *_: state.tensors().values())
 def update(state, pixels, factors, recipe, phase):
     """Losses, gradients and both optimizers' steps, in place. Returns name -> tensor, 0-d."""
     vqgan, discriminator = state.model.vqgan, state.model.discriminator

@@ -11,7 +11,7 @@ from itit.config import T5Config
 from itit.data.text import Detokenizer
 from itit.models import t5 as t5_lib
 from itit.presets import T5_PRESETS
-from itit.training.state import settle
+from itit.training.taken import settle
 from tests.helpers import foreign_weights, small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 from tools import convert_t5

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from itit import flags, models, storage
+from itit import ITIT, flags, models, storage
 from itit.checkpoint import store, weightsdir
 from itit.config import replace
 from itit.data import scenes
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 
 def call(monkeypatch, run, output, **changed):
     given = dict(workdir=run[1].train.workdir, output=str(output), ema=None, step=None, report="", max_copied_gib=2.0,
-                 t5_weights="", vqgan="", vocabulary="") | changed  # fmt: skip
+                 t5_weights="", vqgan="", vocabulary="", dtype=None, about="", prompt="") | changed  # fmt: skip
     monkeypatch.setattr(export.flags, "FLAGS", types.SimpleNamespace(**given))
     export.main([])
 
@@ -87,6 +87,28 @@ def test_a_large_text_encoder_is_named_and_not_copied(run, tmp_path):
     (tmp_path / "t5" / "hashes.json").unlink()
     again = export.export(config, found, str(tmp_path / "again"), None, 0, None)
     assert again["parts"]["t5"]["sha256"] == sha256
+
+
+def test_weights_in_half_the_bytes_are_rounded_once(run, monkeypatch, tmp_path):
+    """Every floating number to the nearest of bf16; loaded, they are float32 again, in all networks."""
+    for dtype in ("fp32", "bf16"):
+        call(monkeypatch, run, tmp_path / dtype, dtype=dtype, about="It draws.", prompt="a cross")
+    for name in ("", "t5/", "vqgan/"):
+        whole, half = (safetensors.torch.load_file(tmp_path / dtype / f"{name}model.safetensors")
+                       for dtype in ("fp32", "bf16"))  # fmt: skip
+        assert whole.keys() == half.keys() and {t.dtype for t in half.values()} == {torch.bfloat16}
+        for key, tensor in whole.items():
+            error = (half[key].double() - tensor.double()).abs()
+            assert (error <= tensor.double().abs() * 2**-8).all(), key  # eight bits, the first of which is not stored
+    model = ITIT.from_pretrained(str(tmp_path / "bf16"), device="cpu")
+    for part in (model.state.model, model.state.t5, model.state.vqgan):
+        assert {p.dtype for p in part.parameters()} == {torch.float32}
+    half = safetensors.torch.load_file(tmp_path / "bf16" / "model.safetensors")
+    assert all(torch.equal(p, half[name].float()) for name, p in model.state.model.named_parameters())
+    assert (model.record["about"], model.record["prompt"]) == ("It draws.", "a cross")
+    card = (tmp_path / "bf16" / "README.md").read_text()
+    assert "\n\nIt draws.\n\n" in card and 'model.generate(["a cross"]' in card and "rounded to bfloat16;" in card
+    assert "rounded to" not in (tmp_path / "fp32" / "README.md").read_text()
 
 
 def test_another_step_and_moved_parts(run, monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 
 import torch
 
+from itit import flags
 from tests.helpers import small
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 from tools.convert import model_card
@@ -13,9 +14,16 @@ RECORD = {"itit_version": "0.9", "step": 123, "averaged": True, "parts": {
 }}  # fmt: skip
 
 
-def card(report=None, record=RECORD, **values):
-    config = small.small(num_steps=900, lr_warmup_steps=10, ema_decay=0.99, **values)
-    return model_card.write(config, record, "cc33", {"a": torch.zeros(700, 1000), "b": torch.zeros(500_000)}, report)
+SETTINGS = dict(num_steps=900, lr_warmup_steps=10, ema_decay=0.99)
+
+
+def card(report=None, record=RECORD, history=(), **values):
+    tensors = {"a": torch.zeros(700, 1000), "b": torch.zeros(500_000)}
+    return model_card.write(small.small(**SETTINGS, **values), record, "cc33", tensors, report, history)
+
+
+def section(text, title):
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def test_settings_parts_and_scores_are_told():
@@ -32,12 +40,48 @@ def test_settings_parts_and_scores_are_told():
     ]  # fmt: skip
     for part in parts:
         assert part in text, part
-    assert "t2i2t" not in text.split("## Training")[1].split("## Data")[0]
-    assert "Measured at step" not in text and "list" not in text.split("## Scores")[1]
+    assert "t2i2t" not in section(text, "Training") and "changed on the way" not in text
+    assert "trained on pairs and unpaired pictures: " in text
+    assert "Measured at step" not in text and "list" not in section(text, "Scores")
     assert "Measured at step 100, not at that of these weights" in card({"step": 100, "x": 1})
     assert "None were given when this was written." in card()
     assert "raw weights, step" in card(record=RECORD | {"averaged": False})
     assert ", from weights/xxl |" in card(t5_weights="weights/xxl")
+
+
+def test_minutes_that_nobody_knows_are_not_told():
+    assert "| minutes | 3.5 |" in card({"minutes": 3.5, "score": 0.0})
+    for minutes in (None, 0.0, 0):
+        text = section(card({"minutes": minutes, "score": 0.25}), "Scores")
+        assert "minutes" not in text and "| score | 0.25 |" in text
+
+
+def test_words_in_a_sentence():
+    said = ["nothing", "a", "a and b", "a, b and c"]
+    assert [model_card.listed(list(words)) for words in ("", "a", "ab", "abc")] == said
+
+
+def test_unpaired_data_are_told_where_they_were_used():
+    """Not those of a cycle that was still to come."""
+    data = dict(paired_data="p", image_data="i", text_data="t", eval_data="e", t2i2t_warmup_steps=123)
+    for joins, told in ((122, True), (123, False)):
+        text = card(**data, i2t2i_warmup_steps=joins)
+        assert (" and unpaired pictures: " in text) == told == ("`image_data`" in section(text, "Data"))
+        assert "unpaired texts" not in text and "`text_data`" not in text and "`eval_data` | `e`" in text
+        assert ("i2t2i (full)" in section(text, "Training")) == told
+
+
+def test_settings_of_the_whole_run():
+    """What was changed on the way before the step of these weights, and data that were used in the beginning alone."""
+    begun = dict(paired_data="p", text_data="t", t2t_batch=6, t2i2t_warmup_steps=500, i2t2i_warmup_steps=500)
+    then = begun | {"t2t_batch": 0, "text_data": "", "learning_rate": 0.5}
+    phases = [(0, begun), (40, then), (123, then | {"learning_rate": 0.25}), (200, then | {"seed": 9})]
+    history = [(step, flags.texts(small.small(**SETTINGS, **values))) for step, values in phases]
+    text = card(history=history, **phases[-1][1])
+    training = section(text, "Training")
+    assert "| 40 | `learning_rate` | 0.0001 | 0.5 |" in training and "| 40 | `text_data` | t |" in training
+    assert "0.25" not in training and "| 200 |" not in training and "| t2t | 6 | 1 | 0 |" in training
+    assert "trained on pairs and unpaired texts: " in text and "| `text_data` | `t` | ? |" in section(text, "Data")
 
 
 def test_what_others_wrote_is_text_in_a_cell():
@@ -55,7 +99,7 @@ def test_data_are_told_by_their_fingerprint(tmp_path):
     for name, size in sizes.items():
         (tmp_path / name).write_bytes(b"x" * size)
     pattern = str(tmp_path / "a-*")
-    text = card(paired_data=pattern, image_data="gone/*")
+    text = card(paired_data=pattern, image_data="gone/*", i2t2i_warmup_steps=0)
     listed = "a-0.tfrecord 5\na-1.tfrecord 7\n"
     digits = hashlib.sha256(listed.encode()).hexdigest()[:16]
     assert f"| `paired_data` | `{pattern}` | 2 | 12 | {digits} |" in text

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from itit import sheets
 from itit.data import records, shard_index
 from tests.helpers.common import ROOT, shared_data
 from tools import inspect
@@ -51,7 +52,9 @@ def test_sound_records_are_counted(tmp_path):
     widest = max(range(20), key=lambda n: sizes[n][0] * sizes[n][1])
     assert report.extremes["most pixels"][0] == np.prod(sizes[widest])
     assert [text for _, text in report.tiles] == [texts[n] for n in (0, 5, 10, 15)]
-    assert all(Image.open(io.BytesIO(data)).size == (inspection.TILE,) * 2 for data, _ in report.tiles)
+    for (data, _), n in zip(report.tiles, (0, 5, 10, 15), strict=True):
+        found, side = Image.open(io.BytesIO(data)).size, max(sizes[n])
+        assert max(found) == sheets.SIDE and found == pytest.approx([sheets.SIDE * x / side for x in sizes[n]], abs=0.6)
 
 
 def test_every_damage_is_named_with_its_place(tmp_path):
@@ -122,7 +125,7 @@ def test_a_prepared_dataset_is_sound_and_drawn(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "paired: 12 sound records" in printed and "nothing is damaged" in printed
     assert "short side of pictures in pixels: from 16 to 16" in printed
-    assert Image.open(output / "inspect.png").size[0] > 6 * inspection.TILE
+    assert Image.open(output / "inspect.png").size[0] > 6 * sheets.SIDE
     run(f"{output}/paired-*", grid=str(tmp_path / "grid.png"))
     assert "image and key and text: 12 sound records" in capsys.readouterr().out and (tmp_path / "grid.png").exists()
 

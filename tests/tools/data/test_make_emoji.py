@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from itit.data import records
 from tests.helpers.common import shared_data
@@ -70,6 +71,19 @@ def test_test_split_does_not_depend_on_the_seed():
     assert dealt[0] == make_emoji.split_emoji(emoji, 5, 0)
     with pytest.raises(ValueError, match="--num_pairs=99: must be at most 37"):
         make_emoji.split_emoji(emoji, 99, 0)
+
+
+def test_without_captions_of_coco(tmp_path, capsys):
+    data = tmp_path / "data"
+    (data / "emoji" / "images").mkdir(parents=True)
+    lines = []
+    for number in range(30):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(data / "emoji" / "images" / f"{number}.png")
+        lines.append(json.dumps({"file": f"images/{number}.png", "caption": f"name {number}"}))
+    (data / "emoji" / "captions.jsonl").write_text("\n".join(lines))
+    make_emoji.write(str(data), str(tmp_path / "out"), 10, 0)
+    assert [len(read(tmp_path / "out", split)) for split in ("paired", "images", "texts", "coco")] == [10, 10, 10, 0]
+    assert "coco: left out, " in capsys.readouterr().out
 
 
 def test_missing_and_damaged_input_in_one_line(tmp_path):

@@ -96,6 +96,26 @@ def test_no_pair_is_in_both_halves(tmp_path, halves, sample):
             assert example["text"] == [b"the text of " + example["key"][0]] and set(example) == {"key", "text"}
 
 
+def test_pairs_are_held_out(tmp_path):
+    names, seed = write_folder(tmp_path / "in", 30), int(np.random.default_rng().integers(10**6))
+    options = dict(held_out=0.1, seed=seed)
+    found = preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out", **options))
+    assert {split: values["records"] for split, values in found["splits"].items()} == {"paired": 27, "held_out": 3}
+    assert sorted(keys(tmp_path / "out", "paired") + keys(tmp_path / "out", "held_out")) == sorted(names)
+    for example in read(tmp_path / "out", "held_out"):
+        assert example["text"] == [b"the text of " + example["key"][0]] and "image" in example
+    # A folder that was finished before there was such a share.
+    dataset = tmp_path / "out" / "dataset.json"
+    del found["settings"]["held_out"]
+    dataset.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="--held_out was 0.0, is now 0.1"):
+        preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out", **options))
+    preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out", seed=seed))
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=rf"--held_out={share}: must be in \[0, 1\)"):
+            preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "new", held_out=share))
+
+
 def test_several_processes_write_the_same_bytes(tmp_path):
     write_folder(tmp_path / "in", 25)
     for workers in (1, 3):
@@ -115,7 +135,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = subprocess.run([*command, f"--output={whole}"], cwd=ROOT, capture_output=True, text=True)
     num_bad = len(set(bad) - set(keys(whole, "texts")))  # nobody looks at the picture of what became a text
-    assert done.returncode == 0 and f"{num_bad} damaged items left out" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"{num_bad} damaged item" in done.stdout, done.stderr
     assert num_bad >= 1 and (whole / "damaged.txt").read_text().count("not a picture") == num_bad
     assert len([name for name in contents(whole) if name.endswith(".tfrecord")]) > 10
 
@@ -134,7 +154,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in finished if (killed / f".{path.name}.done").exists()}
     assert stamps or (killed / "dataset.json").exists()
     done = subprocess.run([*command, f"--output={killed}"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and f"{num_bad} damaged items left out" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"{num_bad} damaged item" in done.stdout, done.stderr
     assert contents(killed) == contents(whole)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "finished shards stay as they are"
     done = subprocess.run([*command, f"--output={killed}"], cwd=ROOT, capture_output=True, text=True)

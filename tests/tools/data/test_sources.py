@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from tools.data.sources import folder, lines, names, table, text
+from tools.data.sources import caption_file, folder, lines, names, table, text
 from tools.data.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
 
 
@@ -69,6 +69,24 @@ def test_texts_are_lines_with_their_place_as_id(tmp_path):
         found[1].load_texts()
 
 
+def test_texts_of_a_folder(tmp_path):
+    root = tmp_path / "my [old] texts, 1"
+    (root / "a").mkdir(parents=True)
+    (root / "b.TXT").write_text("one\ntwo\n")
+    (root / "a" / "b.txt.gz").write_bytes(gzip.compress(b"three\n"))
+    (root / ".hidden.txt").write_text("hidden")
+    (root / "notes.md").write_text("no text")
+    for given in (root, f"{root}/"):
+        found, bad = split(text.Text(str(given)).items())
+        assert [(item.key, item.texts[0]) for item in found] == [
+            ("a/b.txt.gz:1", "three"), ("b.TXT:1", "one"), ("b.TXT:2", "two"),
+        ] and not bad  # fmt: skip
+    (root / "a" / "b.txt.gz").unlink()
+    (root / "b.TXT").unlink()
+    with pytest.raises(ValueError, match="no .txt, .txt.gz or .txt.zst in this folder, but 1 other files"):
+        list(text.Text(str(root)).items())
+
+
 # ---------------------------------------------------------------------------------------------- folder
 
 
@@ -87,6 +105,85 @@ def test_a_folder_gives_pictures_with_the_text_beside_them(tmp_path):
     (tmp_path / "c" / "x.txt").write_text("no picture")
     with pytest.raises(ValueError, match="no pictures"):
         list(folder.Folder(f"{tmp_path}/c").items())
+
+
+def caption_files(root):
+    """The same captions in every form: two of `b/x.jpg`, one empty and one of `a.png`, none of `c.png`."""
+    rows = [("b/x.jpg", 'a "red", house'), ("a.png", "grün"), ("b/x.jpg", "one more"), ("a.png", "")]
+    columns = ("file_name", "text")
+    for name, options in (("x.csv", {}), ("x.tsv", dict(delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None))):
+        with open(root / name, "w", newline="") as file:
+            csv.writer(file, **options).writerows([columns, *rows])
+    objects = [dict(zip(columns, row, strict=True)) for row in rows]
+    (root / "x.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    (root / "x.jsonl.gz").write_bytes(gzip.compress((root / "x.jsonl").read_bytes()))
+    (root / "list.json").write_text(json.dumps(objects))
+    texts = {name: [text for other, text in rows if other == name] for name, _ in rows}
+    (root / "dict.json").write_text(json.dumps(texts))
+    (root / "coco.json").write_text(json.dumps({
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(texts)],
+        "annotations": [{"image_id": n, "caption": text} for n, found in enumerate(texts.values()) for text in found],
+    }))  # fmt: skip
+    return [root / name for name in ("x.csv", "x.tsv", "x.jsonl", "x.jsonl.gz", "list.json", "dict.json", "coco.json")]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_captions_of_a_folder_in_a_file_of_any_form(tmp_path, inside):
+    """It lies in the folder or elsewhere, under any name; a text beside the picture counts, too."""
+    root, elsewhere = tmp_path / "in [1], b", tmp_path / "elsewhere"
+    write_files(root, "a.png", "b/x.jpg", "b/x.txt", "c.png", "d.md")
+    elsewhere.mkdir()
+    for path in caption_files(root if inside else elsewhere):
+        items = list(folder.Folder(str(root), captions=str(path)).items())
+        found, bad = split(items)
+        assert not bad and [(item.key, item.load_texts()[0]) for item in found] == [
+            ("a.png", ["grün"]), ("b/x.jpg", ["b/x.txt", 'a "red", house', "one more"]), ("c.png", []),
+        ], path  # fmt: skip
+        assert sum(item.num_empty for item in found) == 1
+        assert str(path) not in dict(passed(items)), "it is no stray file"
+
+
+def test_mistakes_in_a_file_of_captions(tmp_path):
+    root = tmp_path / "in"
+    write_files(root, "a.png", "b/a.png", "c.tif")
+
+    def read(data, name="x.csv", **options):
+        (tmp_path / name).write_text(data)
+        found, bad = split(folder.Folder(str(root), captions=str(tmp_path / name), **options).items())
+        return [(item.key, item.texts) for item in found], [line.rpartition(f"{name}:")[2] for line in bad]
+
+    found, (kind, *bad) = read("image,caption\nnone.png,a\na.png,b\nb.png,c\nc.tif,d\nc.tif\n")
+    assert found == [("a.png", ("b",)), ("b/a.png", ())]
+    assert kind.startswith(f"{root}/c.tif: pictures of this kind are not read") and kind.endswith("a text for it")
+    where = f"in {root}"
+    assert bad == [
+        "6: 1 cells, must be 2 (image, caption)",
+        f"2: no file none.png {where}",
+        f"4: no file b.png {where}",
+    ]
+    assert read('[{"image": "a.png", "caption": "x"}, {"image": 3, "caption": "x"}, 4]', "x.json")[1] == [
+        " entry 1: 'image' must be the name of a picture, 'caption' a text or a list of texts",
+        " entry 2: not a JSON object",
+    ]
+    for image in caption_file.IMAGE_COLUMNS:
+        for caption in caption_file.TEXT_COLUMNS:
+            assert read(f"{caption},x,{image}\nred,y,a.png\n")[0] == [("a.png", ("red",)), ("b/a.png", ())]
+    title = "picture,title,caption,text\na.png,a,b,c\n"
+    named = dict(image_column="picture", text_column="title")
+    assert read(title, **named)[0] == [("a.png", ("a",)), ("b/a.png", ())]
+    for data, name, options, message in (
+        (title, "x.csv", {}, "x.csv: name a column by --image_column; there are 'picture', 'title', 'caption', 'text'"),
+        (title, "x.csv", dict(image_column="picture"), "name a column by --text_column; there are"),
+        (title, "x.csv", named | dict(text_column="t"), "no column 't'; there are 'picture'"),
+        ("", "x.csv", {}, "name a column by --image_column; there are none"),
+        ("{", "x.json", {}, "x.json: not JSON"),
+        ('{"images": [{}]}', "x.json", {}, "x.json: neither captions of COCO nor Karpathy's"),
+        ("a.png\tb", "x.txt", {}, "x.txt: must be a .csv, .tsv, .jsonl or .json"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read(data, name, **options)
+    with pytest.raises(ValueError, match=r"--captions=none.csv: no such file"):
+        list(folder.Folder(str(root), captions="none.csv").items())
 
 
 def write_files(root, *given):

@@ -1,11 +1,10 @@
-"""tools.data.splits: folders that appear whole, splits cut into shards, and the contact sheet."""
+"""tools.data.splits: folders that appear whole, and splits cut into shards."""
 
 import os
 import re
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
 
 from itit import storage
 from itit.data import records, shard_index
@@ -83,45 +82,6 @@ def test_shards_hold_all_examples_in_order_and_alike_in_size(tmp_path, monkeypat
     assert max(counts) <= limit and max(counts) - min(counts) <= 1
     assert len(sizes) == max(1, (total + limit - 1) // limit)
     assert [name for name, _ in sizes] == [f"part-{i:05d}-of-{len(sizes):05d}.tfrecord" for i in range(len(sizes))]
-
-
-def sheet(tmp_path, sections, **options):
-    path = str(tmp_path / "sheet.png")
-    splits.write_contact_sheet(path, sections, **options)
-    return Image.open(path).copy()
-
-
-def test_every_picture_is_on_the_sheet_once(tmp_path):
-    """Pictures of one colour each: as many pixels of it as a tile has inside its frame."""
-    rng = np.random.default_rng()
-    drawn = rng.choice(range(1, 250), size=(9, 3), replace=False).tolist()
-    tiles = [(Image.new("RGB", (40, 30), tuple(colour)), "") for colour in drawn]
-    page = sheet(tmp_path, [("one", tiles[:5]), ("two", tiles[5:])], columns=3)
-    pixels, corners = np.asarray(page), []  # row and column of each tile
-    for colour in drawn:
-        found = np.argwhere((pixels == colour).all(-1))
-        assert len(found) == (splits.TILE - 2) ** 2
-        corners.append(found.min(0))
-    rows = [[corner[0] for corner in corners[start:end]] for start, end in ((0, 3), (3, 5), (5, 8), (8, 9))]
-    assert all(len(set(row)) == 1 for row in rows) and [row[0] for row in rows] == sorted({row[0] for row in rows})
-    assert [corner[1] for corner in corners[:3]] == [corner[1] for corner in corners[5:8]]
-
-
-def test_captions_and_titles_are_written_and_long_ones_cut(tmp_path):
-    tile = Image.new("L", (8, 8), 255)
-    plain, captioned, titled, long, cut = (
-        sheet(tmp_path, [(title, [(tile, caption)]), ("", [])])  # the second section is empty space
-        for title, caption in (("", ""), ("", "a word"), ("Title", ""), ("", "word " * 200), ("", "word " * 300))
-    )
-    tile_end = 3 * splits.LINE_HEIGHT + splits.TILE
-    row_end = tile_end + splits.TEXT_LINES * splits.LINE_HEIGHT + splits.GAP
-    assert plain.height == row_end + 3 * splits.LINE_HEIGHT
-    left, top, right, bottom = ImageChops.difference(plain, captioned).getbbox()
-    assert tile_end <= top < bottom <= tile_end + 2 * splits.LINE_HEIGHT
-    assert ImageChops.difference(plain, titled).getbbox()[3] <= 3 * splits.LINE_HEIGHT
-    left, top, right, bottom = ImageChops.difference(plain, long).getbbox()
-    assert tile_end + (splits.TEXT_LINES - 1) * splits.LINE_HEIGHT < bottom <= row_end
-    assert not ImageChops.difference(long, cut).getbbox(), "what no longer fits is left out"
 
 
 def test_settings_stay(tmp_path):

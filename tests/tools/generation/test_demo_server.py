@@ -1,6 +1,7 @@
 """The demo: what it answers, what it refuses, and the page in a real browser."""
 
 import base64
+import dataclasses
 import http.client
 import io
 import json
@@ -137,6 +138,7 @@ def test_a_taken_port_is_named(run):
 
 def test_the_page_in_a_browser(run, tmp_path):
     port, model, _, path = run
+    model.record["about"], other = "A <b>toy</b>\n", tmp_path / "other.png"
     with browser.started(tmp_path / "profile") as page:
         page.open(f"http://127.0.0.1:{port}/")
         page.evaluate("window.pictures = new Set(); new MutationObserver(() => pictures.add(picture.src))"
@@ -153,23 +155,38 @@ def test_the_page_in_a_browser(run, tmp_path):
         assert page.evaluate("pictures.size") >= 2  # it was seen to change
         (made,) = model.generate("a circle", 7, num_decode_steps=4, progress=False)
         assert page.evaluate("picture.src") == demo_server.data_url(made)
+        other.write_text("no picture")
+        page.drop("drop", other)
+        page.wait("document.body.dataset.asked === '3'")
+        assert page.evaluate("error.textContent").startswith("not a picture")
+        assert page.evaluate("filename.textContent") == ""
+        page.click("cycle_picture")
+        assert page.evaluate("error.textContent") == "no picture yet: drop one first"
         page.drop("drop", path)
-        page.wait("document.body.dataset.asked === '3' && shown.complete && shown.naturalWidth === 64")
+        page.wait("document.body.dataset.asked === '4' && shown.complete && shown.naturalWidth === 64")
         (ranked,) = model.caption(str(path), candidates=True, progress=False)
         rows = page.evaluate("[...candidates.rows].map(row => [row.cells[1].innerText, row.cells[0].innerText])")
         assert [[" ".join(text.split()), f"{score:.3f}"] for text, score in ranked] == [
             [" ".join(text.split()), score] for text, score in rows
         ]
+        page.drop("drop", other)  # refused: what is shown stays the chosen one
+        page.wait("document.body.dataset.asked === '5'")
+        assert page.evaluate("error.textContent").startswith("not a picture")
+        assert page.evaluate("filename.textContent") == path.name
         page.type("turns", "3")
         page.click("cycle_picture")
-        page.wait("document.body.dataset.asked === '4'")
+        page.wait("document.body.dataset.asked === '6'")
         kinds = "[...stages.children].map(stage => stage.tagName + stage.className)"
         assert page.evaluate(kinds) == ["IMG", "SPANarrow", "SPAN", "SPANarrow", "IMG", "SPANarrow", "SPAN"]
         page.click("cycle_text")
-        page.wait("document.body.dataset.asked === '5'")
+        page.wait("document.body.dataset.asked === '7'")
         assert page.evaluate("stages.firstChild.textContent") == model.cycle(["a circle"], 1)[0][0]
         assert page.evaluate("error.textContent") == ""
         page.screenshot(tmp_path / "demo.png")
+        assert page.evaluate("about.textContent") == r"A <b>toy</b>\n"
+        model.record["prompt"] = "a cross"
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.getElementById('prompt').value === 'a cross'")
     print(f"screenshot: {tmp_path}/demo.png")
     assert Image.open(tmp_path / "demo.png").size[0] >= 1000
 
@@ -189,9 +206,13 @@ def test_the_main_serves_a_loaded_model(monkeypatch, capsys):
         def serve_forever(self):
             served.append("served")
 
-    monkeypatch.setattr(demo.flags_lib, "from_flags", lambda section: section)
-    monkeypatch.setattr(demo.generation, "load", lambda loading: "model")
+    monkeypatch.setattr(demo.generation, "load", lambda loading: (loading.model, loading.workdir))
     monkeypatch.setattr(demo.flags, "FLAGS", type("Flags", (), {"port": 81}))
     monkeypatch.setattr(demo_server, "make_server", lambda model, port: served.append((model, port)) or Server())
-    demo.main([])
-    assert served == [("model", 81), "served", "closed"] and "http://127.0.0.1:81" in capsys.readouterr().out
+    for given in ({}, {"model": "exported"}, {"workdir": "runs/mine"}):
+        settings = dataclasses.replace(demo.generation.Loading(), **given)
+        monkeypatch.setattr(demo.flags_lib, "from_flags", lambda _, settings=settings: settings)
+        served.clear()
+        demo.main([])
+        model = (given.get("model", "" if given else "scenes"), given.get("workdir", ""))
+        assert served == [(model, 81), "served", "closed"] and "http://127.0.0.1:81" in capsys.readouterr().out

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from itit import sheets
 from itit.config import DecodeConfig
 from itit.pretrained import ITIT
 from tests.helpers import finished_run, processes
@@ -64,8 +65,9 @@ def test_what_an_export_of_pictures_holds(run, tmp_path):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / line["file"])), np.asarray(picture))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"pictures", "index.jsonl", "sheet.png",
                                                                    "settings.json"}  # fmt: skip
-    sheet = np.asarray(Image.open(tmp_path / "out" / "sheet.png"))
-    assert np.array_equal(sheet[28:172, 8:152], np.asarray(made[0].resize((144, 144), 0)))
+    panels = list(map(sheets.Panel, made[:5], texts))
+    page = sheets.draw([sheets.Section("prompts and the pictures made from them", [panels])])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "sheet.png")), page)
 
 
 def test_a_prompt_that_is_no_text_is_named_before_anything_is_made(run, tmp_path):

@@ -99,6 +99,23 @@ def test_a_picture_with_several_captions_is_taken_once(tmp_path):
     assert [picture.image_id for picture in found] == [0, 1] and [picture.read() for picture in found] == data
 
 
+def test_references_of_records_have_the_ids_of_their_pictures(tmp_path):
+    """Of a picture with several captions all are its own, whatever it is called; two pictures never share them."""
+    write_pictures(tmp_path, [f"{n}.png" for n in range(6)], draw(6))
+    keys = ["42/0", "42/1", "a b/x.jpg/0", "a b/x.jpg/1", "a b/x.jpg/2", "y.png", "00.tar/1", "00.tar/2", "7"]
+    whose = [0, 0, 1, 1, 1, 2, 3, 4, 5]
+    data = [(tmp_path / f"{n}.png").read_bytes() for n in range(6)]
+    examples = [{"image": data[n], "key": key, "text": f"text {key}"} for n, key in zip(whose, keys, strict=True)]
+    for shard in range(2):
+        write_records(tmp_path / f"x-{shard}.tfrecord", examples[shard * 3 : shard * 3 + 3 + 3 * shard])
+    found = inputs.references(f"{tmp_path}/x-*")
+    assert list(found) == [picture.image_id for picture in inputs.pictures(f"{tmp_path}/x-*")]
+    assert found == {
+        42: ["text 42/0", "text 42/1"], "a b/x.jpg": [f"text a b/x.jpg/{n}" for n in range(3)], "y.png": ["text y.png"],
+        "00.tar/1": ["text 00.tar/1"], "00.tar/2": ["text 00.tar/2"], 7: ["text 7"],
+    }  # fmt: skip
+
+
 def test_two_pictures_never_share_an_id(tmp_path):
     pictures = draw(8)
     names = ["7.png", "7.bmp", "007.png", "COCO_val2014_000000000007.png", "8.png", "b/8.png", "COCO_x1_8.png"]

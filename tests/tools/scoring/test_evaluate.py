@@ -49,18 +49,29 @@ def test_the_list_of_prompts_is_fixed_by_its_seed(tmp_path):
     texts = {i: [f"a{i}", f"b{i}"] for i in range(1, 41)}
     order = np.random.default_rng().permutation(80)
     a, b = coco(tmp_path / "a.json", texts), coco(tmp_path / "b.json", texts, order=order)
-    chosen = protocols.choose_prompts(a, "val2014", 20)
-    assert chosen == protocols.choose_prompts(b, "val2014", 20) != protocols.choose_prompts(a, "val2014", 20, seed=1)
+    chosen = protocols.choose_prompts(a, 20)
+    assert chosen == protocols.choose_prompts(b, 20) != protocols.choose_prompts(a, 20, seed=1)
     assert len({prompt.image_id for prompt in chosen}) == 20
     assert all(prompt.text in texts[prompt.image_id] for prompt in chosen)
     assert {prompt.text[0] for prompt in chosen} == {"a", "b"}
-    assert protocols.choose_prompts(a, "val2014", 40)[:20] == chosen
+    assert protocols.choose_prompts(a, 40)[:20] == chosen
     # For ever: of SHA-256 alone.
-    assert [prompt.image_id for prompt in protocols.choose_prompts(a, "val2014", 3)] == [1, 32, 9]
-    with pytest.raises(ValueError, match="is of val2014, --split=train2014"):
-        protocols.choose_prompts(a, "train2014", 20)
+    assert [prompt.image_id for prompt in protocols.choose_prompts(a, 3)] == [1, 32, 9]
     with pytest.raises(ValueError, match="captions of 40 images, --num_prompts=41"):
-        protocols.choose_prompts(a, "val2014", 41)
+        protocols.choose_prompts(a, 41)
+
+
+def test_the_split_is_what_the_files_say(tmp_path):
+    texts = {1: ["a"], 2: ["b"]}
+    old = coco(tmp_path / "captions.json", texts)
+    new = coco(tmp_path / "captions_val2017.json", texts, name="{:012d}.jpg")
+    own = coco(tmp_path / "mine.json", texts, name="{}.jpg")
+    (tmp_path / "captions_train2014.json").write_text(json.dumps({"annotations": []}))
+    assert [protocols.split_of(path) for path in (old, new, own)] == ["val2014", "val2017", "unknown"]
+    assert protocols.split_of(str(tmp_path / "captions_train2014.json")) == "train2014"
+    assert protocols.split_of(own, "mine") == "mine" and protocols.split_of(new, "val2017") == "val2017"
+    with pytest.raises(ValueError, match="^--split=train2014: .*captions.json is of val2014$"):
+        protocols.split_of(old, "train2014")
 
 
 def test_karpathy_lists():
@@ -106,12 +117,15 @@ def test_pictures_that_are_not_there(run):
 def test_pictures_of_a_model(run, tmp_path):
     workdir, captions, images, _ = run
     model = ITIT.from_run(workdir, device="cpu")
-    prompts = protocols.choose_prompts(captions, "val2014", 5)
+    prompts = protocols.choose_prompts(captions, 5)
     arguments = model, prompts, images, Corners(), str(tmp_path), Drawing(), 4, Sharing(), True
     result = protocols.evaluate_pictures(*arguments)
     assert result["frechet_corners"] > 0 and result["num_pictures"] == 5 and result["num_reference"] == 6
     assert result["too_few_pictures"] and not result["whole"] and "64 pixels" in result["made"]["resize"]
     assert protocols.evaluate_pictures(*arguments) == result
+    with pytest.raises(ValueError, match=r"^6 pictures \(reference\): below 2048"):  # before anything is drawn
+        protocols.evaluate_pictures(*arguments[:4], str(tmp_path / "none"), *arguments[5:-1], False)
+    assert not (tmp_path / "none").exists()
     assert "NOT THE WHOLE" in protocols.row("coco_fid30k", "val2014", result)
     assert len(inputs.find(f"{tmp_path}/pictures")) == 5
 

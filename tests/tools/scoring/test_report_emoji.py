@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from itit import samples
 from tests.helpers import finished_run
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 from tools import report_emoji
@@ -82,38 +81,32 @@ def test_roles_are_those_that_come_in_all_tones(tmp_path):
             assert report_emoji.nearest_tone(pictures[name_of(role, tone)], found[role_key(role)]) == tone
 
 
-def test_what_is_drawn(roles, monkeypatch):
+def test_what_is_drawn(roles):
     texts = [f"text {i}" for i in range(15)]
     shown = np.random.default_rng().integers(256, size=(15, 64, 64, 3), dtype=np.uint8)
-    known, drawn, sheet = finished_run.Known(texts, shown), [], samples.sheet
-
-    def recorded(title, rows):
-        drawn.append([panel for row in rows for panel in row])
-        return sheet(title, rows)
-
-    monkeypatch.setattr(samples, "sheet", recorded)
+    known = finished_run.Known(texts, shown)
     ids, made = torch.arange(15)[:, None], shown[::-1]
     batch, told = {"image_ids": ids, "text_ids": ids}, [f"told {i}" for i in range(15)]
-    page = report_emoji.draw_samples(known, batch, texts, told, made, known.words)
-    assert page.dtype == np.uint8 and page.ndim == 3 and page.shape[2] == 3
+    sections = report_emoji.sample_sections(known, batch, texts, told, made, known.words)
+    drawn = [[panel for row in section.rows for panel in row] for section in sections]
     assert [panel.text for panel in drawn[0]] == texts[:12] and [panel.text for panel in drawn[1]] == told[:12]
-    assert all(np.array_equal(panel.pixels, made[i]) for i, panel in enumerate(drawn[0]))
-    assert all(np.array_equal(panel.pixels, shown[i]) for i, panel in enumerate(drawn[1]))
-    assert len(drawn) == 4 and [len(panels) for panels in drawn[2:]] == [16, 16]
+    assert all(np.array_equal(panel.picture, made[i]) for i, panel in enumerate(drawn[0]))
+    assert all(np.array_equal(panel.picture, shown[i]) for i, panel in enumerate(drawn[1]))
+    assert len(drawn) == 4 and [len(panels) for panels in drawn[2:]] == [28, 28]
 
 
 def test_a_whole_report(tmp_path, monkeypatch, capsys):
     pictures = write_set(tmp_path / "data", np.random.default_rng())
     pairs = [(pictures[name], name) for role in ROLES for name in (name_of(role, tone) for tone in TONES)]
     config, tensors = finished_run.finish(tmp_path, pairs, 60)
-    seen, draw_samples = [], report_emoji.draw_samples
+    seen, sample_sections = [], report_emoji.sample_sections
 
     def recorded(translator, batch, names, *rest):
         assert finished_run.same_weights(translator.state.model, tensors, "ema")
         seen.extend(names)
-        return draw_samples(translator, batch, names, *rest)
+        return sample_sections(translator, batch, names, *rest)
 
-    monkeypatch.setattr(report_emoji, "draw_samples", recorded)
+    monkeypatch.setattr(report_emoji, "sample_sections", recorded)
     given = types.SimpleNamespace(workdir=config.train.workdir, data=str(tmp_path / "data"), num_test=15,
                                   output=str(tmp_path / "out"))  # fmt: skip
     monkeypatch.setattr(report_emoji.flags, "FLAGS", given)

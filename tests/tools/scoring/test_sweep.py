@@ -16,6 +16,25 @@ from tools.generation import generation
 from tools.scoring import fid, picture_features
 
 
+def test_too_few_pictures_are_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("a red ball\n" * 5)
+    flags = dict(prompts=str(tmp_path / "prompts.txt"), num_prompts=0, force=False, reference="real", inception="",
+                 features="x", output=str(tmp_path / "out"))  # fmt: skip
+    monkeypatch.setattr(sweep.flags, "FLAGS", types.SimpleNamespace(**flags))
+    monkeypatch.setattr(sweep, "flags_lib", types.SimpleNamespace(from_flags=lambda section: generation.Loading()))
+    with pytest.raises(ValueError, match=r"^5 pictures \(made\): below 2048"):
+        sweep.main(None)
+    (tmp_path / "prompts.txt").write_text("a red ball\n" * fid.MIN_PICTURES)
+    model = types.SimpleNamespace(backend=None, picture_size=8)
+    monkeypatch.setattr(sweep.generation, "load", lambda loading: model)
+    monkeypatch.setattr(sweep.generation, "export_pictures", lambda *arguments: pytest.fail("drawn"))
+    monkeypatch.setattr(sweep.picture_features, "of", lambda *arguments: None)
+    monkeypatch.setattr(sweep.fid, "measure", lambda *arguments: (types.SimpleNamespace(count=7), None))
+    with pytest.raises(ValueError, match=r"^7 pictures \(reference\): below 2048"):
+        sweep.main(None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_grid_that_is_killed_carries_on(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng()
     drawn = [scenes.sample(rng, ("seen",)) for _ in range(24)]

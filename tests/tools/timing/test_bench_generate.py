@@ -48,7 +48,7 @@ def test_parameters_of_the_peers_are_about_ours():
     with torch.device("meta"):
         config = config_lib.replace(config_lib.Config(), t5_size=peers.T5_SIZE).resolve()
         assert config.model.text_feature_dim == peers.TEXT_DIM
-        model = bench_generate.ITIT(config.model)
+        model = bench_generate.ITITModel(config.model)
         found = {"git": peers.git("B", 1, 1, 1)[1], "amused": peers.amused("B", 1, 1, 3.0)[1],
                  "muse": peers.muse("B", 1, 1, 3.0)[1]}  # fmt: skip
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from itit import objectives
+from itit import objectives, ops
 from itit.config import Config, VqganConfig, replace
-from itit.models import VQGAN, layers, t5
+from itit.models import VQGAN, layers
 from itit.noise import Noise
 from itit.objectives import EOS
 from itit.tasks import CYCLES, TASKS, only
@@ -65,7 +65,7 @@ def test_every_task_as_torch_counts_it(monkeypatch, task, cycle, attempt):
     own = {f"{task}_batch": rows} | ({task: cycle} if task in CYCLES else {})
     config = make_config(**drawn | only(task) | own)
     found = flops.step_flops(config, {task: rows})  # with recomputation, which does not count
-    monkeypatch.setattr(t5, "checkpoint", lambda function, *args, **kwargs: function(*args))
+    monkeypatch.setattr(ops, "checkpoint", lambda function, *args, **kwargs: function(*args))
     assert sum(found.values()) == counted(config, task, rows), (drawn, found)
 
 

@@ -60,7 +60,7 @@ def test_it_runs_to_the_end_and_carries_on(tmp_path, capsys):
     assert "carrying on from step 5" in capsys.readouterr().out
     assert store.latest_step(str(tmp_path)) == 10
     steps, values = metrics.curves(str(tmp_path))["loss"]
-    assert steps == [2, 4, 5, 6, 8, 10] and values[-1] == 45
+    assert steps == [1, 2, 4, 5, 6, 8, 10] and values[-1] == 45  # the first of a call, too
     assert run(tmp_path, Counter()) == (0, [])
 
 
@@ -77,5 +77,5 @@ def test_other_flags_and_lost_losses_are_errors(tmp_path):
         run(tmp_path, Counter(), flag_values={"seed": 2})
     state = Counter()
     state.total += float("nan")
-    with pytest.raises(ValueError, match="loss is nan at step 2; try a lower --learning_rate"):
+    with pytest.raises(ValueError, match="loss is nan at step 1; try a lower --learning_rate"):
         run(tmp_path / "other", state)

@@ -13,7 +13,8 @@ from itit.checkpoint import store, weightsdir
 from itit.config import Config, T5Config, TrainConfig
 from itit.data import records
 from itit.models import T5Encoder
-from itit.training.state import make_text_encoder, settle
+from itit.training.state import make_text_encoder
+from itit.training.taken import settle
 from tests.helpers.common import shared_data
 from tools import pretrain_t5
 from tools.pretrain_t5 import Pretraining

@@ -86,3 +86,18 @@ def test_no_word_of_a_long_text_is_lost_without_a_word(tmp_path, monkeypatch, ca
     flags.FLAGS(sys.argv[:1])
     train_sentencepiece.main([])
     assert capsys.readouterr().err == "1 words above 4000 bytes left out, the first begins 'yyyyyyyyyyyyyyyyyyyy'\n"
+
+
+def test_as_many_pieces_as_the_texts_need(tmp_path):
+    """Of a language with more characters than pieces are usual, each is one; few texts give few pieces."""
+    rng, usual = np.random.default_rng(), train_sentencepiece.USUAL
+    characters = [chr(0x4E00 + n) for n in range(usual + int(rng.integers(1, 500)))]
+    texts = ["".join(rng.permutation(characters)[:200]) for _ in range(20)]
+    texts += ["".join(characters[start::4]) for start in range(4)]
+    for name, lines in (("many", texts), ("few", ["ein Haus", "zwei H\u00e4user"])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    models = {name: train_sentencepiece.train_fitting(str(tmp_path / f"{name}.txt"), []) for name in ("many", "few")}
+    many, few = (sentencepiece.SentencePieceProcessor(model_proto=models[name]) for name in ("many", "few"))
+    assert len(characters) + 3 <= many.get_piece_size() <= len(characters) + 4 + usual
+    assert many.unk_id() not in many.encode("".join(characters))
+    assert few.get_piece_size() < 100 and few.decode(few.encode("zwei H\u00e4user")) == "zwei H\u00e4user"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from itit import sheets
 from itit.checkpoint import store, weightsdir
 from itit.config import TrainConfig, VqganConfig
 from itit.data import records
@@ -93,8 +94,9 @@ def test_held_out_pictures_are_shown_and_scored(tmp_path, capsys):
         pixels = torch.from_numpy(np.stack([picture for picture, _ in held]))
         drawn = model.to_pixels(model.tokenize(pixels))
     shown = np.asarray(Image.open(tmp_path / "out" / "reconstructions.png"))
-    assert np.array_equal(shown[:16], np.concatenate([picture for picture, _ in held[:3]], 1))
-    assert np.array_equal(shown[16:], np.concatenate(list(drawn[:3].numpy()), 1))
+    sections = {"pictures": [picture for picture, _ in held[:3]], "what their codes give": drawn[:3].numpy()}
+    page = sheets.draw([sheets.Section(title, [list(map(sheets.Panel, row))]) for title, row in sections.items()])
+    assert np.array_equal(shown, page)
     error = ((pixels.double() - drawn.double()) ** 2).mean().item()
     expected = 10 * np.log10(255**2 / error)
     steps, values = metrics.curves(str(tmp_path / "out"))["eval/psnr"]
@@ -114,7 +116,7 @@ def test_tools_end_to_end(tmp_path):
     assert done.returncode == 0 and "PSNR" in done.stdout, done.stderr
     config, weights = weightsdir.load(output, VqganConfig)
     assert config == CONFIG
-    assert Image.open(f"{output}/reconstructions.png").size == (8 * 16, 2 * 16)
+    assert Image.open(f"{output}/reconstructions.png").width > 8 * sheets.SIDE
     model = VQGAN(config)
     model.load_state_dict(weights)
 
@@ -143,7 +145,7 @@ def test_tokenize_does_only_what_is_missing(tmp_path, capsys):
     before, stamp = second.read_bytes(), first.stat().st_mtime_ns
     second.unlink()
     tokenize.run(raw, prefix, vqgan, "", 8, keep=True)
-    assert "1 of 2 shards are already there" in capsys.readouterr().out
+    assert "already there: 1 of 2 shards" in capsys.readouterr().out
     assert second.read_bytes() == before and first.stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match="--keep was True, is now False"):
         tokenize.run(raw, prefix, vqgan, "", 8, keep=False)

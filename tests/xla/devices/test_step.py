@@ -5,6 +5,7 @@ import torch
 
 from itit import inference
 from itit.checkpoint import store
+from itit.program import running
 from itit.samples import Translator
 from itit.training.state import frozen, load_state
 from itit.xla import api, sharding
@@ -43,9 +44,9 @@ def test_captured_equals_lazy_bit_for_bit_and_shardings_stay(dtype):
                 assert (api.num_compilations(), list(mesh.run.graphs)) == (compiled, graphs)
             if step == 1:
                 ids = mesh.to_device({"x": random_batch(config, 7)["i2t/image_ids"].numpy()})["x"]
-                with state.averaged():
+                with state.averaged(), running(mesh.sampler):
                     empty = mesh.sampler(empty_text, state)
-                    inference.caption_greedy(state.model, ids, empty, mesh.sampler).cpu()
+                    inference.caption_greedy(state.model, ids, empty).cpu()
             compiled, graphs = api.num_compilations(), list(getattr(mesh.run, "graphs", ()))
         assert specs(mesh, state) == before
         losses.append(found)

@@ -9,6 +9,7 @@ import torch
 from itit.backends.local import Local
 from itit.checkpoint.pieces import slices
 from itit.config import TrainConfig, VqganConfig
+from itit.program import running
 from tests.helpers.tiny import randomize
 from tests.xla.devices.small import MESHES, connect
 from tools import pretrain_t5
@@ -79,8 +80,7 @@ def test_t5s_steps_equal_plain_torch(data, fsdp):
         results = []
         for state, backend in made:
             batch = backend.to_device({"inputs": inputs, "targets": targets})
-            changed = list(state.tensors().values())
-            results.append(backend.run(pretrain_t5.update, state, batch["inputs"], batch["targets"],
-                                       backend.run.number(1e-3), 60, updates=changed))  # fmt: skip
+            with running(backend.run):
+                results.append(pretrain_t5.update(state, batch["inputs"], batch["targets"], 1e-3, 60))
         for name, value in results[0].items():
             assert away(results[1][name], value) < 1e-4, (number, name)

@@ -1,11 +1,12 @@
-"""Pictures in a folder, each with the text of the file beside it, if there is one."""
+"""Pictures in a folder, each with the texts of the file beside it or of a file of captions, if there are any."""
 
 import collections
 import dataclasses
+import os
 
 from itit import storage
 from itit.config import knob
-from tools.data.sources import names
+from tools.data.sources import caption_file, names
 from tools.data.sources.item import BadItem, Blob, Item, Passed
 
 
@@ -14,6 +15,10 @@ class Folder:
     """Pictures, with x.txt beside x.jpg where there is a text. A .txt without a picture is passed over."""
 
     input: str = knob("", "Folder of pictures, with all that is below it.")
+    captions: str = knob("", "File of captions, too: .csv, .tsv, .jsonl or .json that names pictures of the folder.")
+    image_column: str = knob("", "Its column of the pictures; empty: image, file_name, filename, file, path, "
+                             "image_path, whichever is there.")  # fmt: skip
+    text_column: str = knob("", "Its column of the texts; empty: caption, text, captions, description.")
 
     def items(self):
         """Yields Items in the order of their names, BadItems and what is Passed. The id is the picture's path in the
@@ -22,6 +27,7 @@ class Folder:
             raise ValueError("--input is empty: give a folder of pictures")
         root = self.input.rstrip("/") or "/"
         paths = [path for path in storage.list_files(root) if not names.is_leftover(path[len(root) :])]
+        paths = [path for path in paths if not self._is_captions(path)]
         texts, kinds = collections.defaultdict(list), collections.defaultdict(set)
         for path in paths:
             stem, suffix = names.split(path)
@@ -33,17 +39,29 @@ class Folder:
                 raise ValueError(f"--input={self.input}: no such folder, or no file in it")
             there = ", ".join(sorted({suffix or "files without one" for found in kinds.values() for suffix in found}))
             raise ValueError(f"--input={self.input}: no pictures ({names.KINDS}), but {there}")
-        yield from filter(None, (self._item(root, path, texts, kinds) for path in paths))
+        captions, num_empty, bad = {}, 0, []
+        if self.captions:
+            captions, num_empty, bad = caption_file.read(self.captions, root, self.image_column, self.text_column)
+        for path in paths:
+            item = self._item(root, path, texts, kinds, captions.get(path, ()))
+            if isinstance(item, Item):
+                item, num_empty = dataclasses.replace(item, num_empty=num_empty), 0  # of the file: with the first
+            if item:
+                yield item
+        yield from bad
 
-    def _item(self, root, path, texts, kinds):
+    def _is_captions(self, path):
+        return bool(self.captions) and os.path.normpath(path) == os.path.normpath(self.captions)
+
+    def _item(self, root, path, texts, kinds, captions):
         """What a file gives; nothing, where it is the text beside a picture."""
         stem, suffix = names.split(path)
         beside, read = texts.get(stem, []), any(map(names.is_picture, kinds[stem]))
         if names.is_picture(suffix):
             if len(beside) > 1:
                 return BadItem(path, f"two texts beside it: {beside[0]} and {beside[1]}")
-            return Item(path[len(root.rstrip("/")) + 1 :], path, Blob(path), tuple(map(Blob, beside)))
-        if names.is_other_picture(suffix) and beside and not read:
+            return Item(path[len(root.rstrip("/")) + 1 :], path, Blob(path), (*map(Blob, beside), *captions))
+        if names.is_other_picture(suffix) and (beside or captions) and not read:
             return BadItem(path, f"{names.NOT_READ}, and there is a text for it")
         if suffix == ".txt" and read:
             return None

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import zlib
 
 from itit import storage
@@ -12,6 +13,7 @@ try:
 except ModuleNotFoundError:
     zstandard = None
 
+OF_TEXT = re.compile(r"\.txt(\.gz|\.zst)?$", re.IGNORECASE)  # ends of names of files of texts
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile) + ((zstandard.ZstdError,) if zstandard else ())
 PIECE = 1024  # packed bytes at a time: a frame that unpacks to a million times its size stays small
 

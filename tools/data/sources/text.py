@@ -5,25 +5,38 @@ import os
 
 from itit import storage
 from itit.config import knob
-from tools.data.sources import lines
+from tools.data.sources import lines, names
 from tools.data.sources.item import BadItem, Item
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Files of texts, one a line; blank lines are passed over."""
+    """Files of texts, one a line; blank lines are passed over. Of a folder the .txt files, with all that is below."""
 
-    input: str = knob("", "Files of texts, one a line, plain, .gz or .zst; patterns, separated by commas.")
+    input: str = knob("", "Files of texts, one a line, plain, .gz or .zst; a folder, or patterns, separated by commas.")
 
     def items(self):
         """Yields Items with one text each, and BadItems. The id is NAME:LINE."""
-        if not self.input:
-            raise ValueError("--input is empty: give files of texts")
-        for path in storage.glob(self.input):
+        root = f"{self.input.rstrip('/')}/" if os.path.isdir(self.input) else ""
+        for path in self.paths():
             for number, line in lines.numbered(path):
                 if isinstance(line, BadItem):
                     yield line
                 elif line.strip():
-                    name = f"{os.path.basename(path)}:{number}"
+                    name = f"{path.removeprefix(root) if root else os.path.basename(path)}:{number}"
                     # What is not UTF-8 passes here as it is, and is refused where texts are read.
                     yield Item(name, f"{path}:{number}", texts=(line.decode("utf-8", "surrogateescape"),))
+
+    def paths(self):
+        """The files. Raises ValueError where there is none."""
+        if not self.input:
+            raise ValueError("--input is empty: give files of texts")
+        if not os.path.isdir(self.input):
+            return storage.glob(self.input)
+        inside = [path for path in storage.list_files(self.input)
+                  if not names.is_leftover(os.path.relpath(path, self.input))]  # fmt: skip
+        found = [path for path in inside if lines.OF_TEXT.search(path)]
+        if not found:
+            there = f"{len(inside)} other files" if inside else "nothing"
+            raise ValueError(f"--input={self.input}: no .txt, .txt.gz or .txt.zst in this folder, but {there}")
+        return found

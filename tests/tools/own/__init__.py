@@ -1,0 +1,1 @@
+"""Tests of one's own data in one command."""
