@@ -244,8 +244,8 @@ class TrainConfig:
     cuda_graphs: bool = knob(
         True, "On a GPU, record a step as a CUDA graph; off: launch its kernels one by one, to debug."
     )
-    recompute_blocks: bool = knob(False, "Compute what is inside the blocks again in the backward pass: less memory, a longer "
-                                  "step; not on XLA, and without CUDA graphs.")  # fmt: skip
+    recompute_blocks: bool = knob(False, "Compute what is inside the blocks again in the backward pass: less memory, a "
+                                  "longer step; not on XLA, and without CUDA graphs.")  # fmt: skip
     shard_state: bool = knob(False, "Under torchrun, a process keeps optimizer and averages of its weights alone.")
     mesh_data: int = knob(0, "XLA devices that the batch is split over, what products take copied; 0: the rest.")
     mesh_fsdp: int = knob(0, "XLA devices that the batch and the weights are split over; 0: up to 8.")

@@ -24,13 +24,14 @@ from absl import flags as absl_flags
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from itit import config as config_lib
-from itit import flags, storage
+from itit import flagfiles, flags, storage
 from itit import train_step as step_lib
 from itit.backends.connect import connect
 from itit.program import running
+from itit.training import taken
 from itit.training.state import make_state
 from tools.timing import scaling
-from tools.timing.batches import random_batch, read_config
+from tools.timing.batches import random_batch
 from tools.timing.flops import step_flops
 from tools.timing.parts import PARTS as ALL_PARTS
 from tools.timing.parts import REST, VQGAN, labelled
@@ -125,6 +126,26 @@ def measure(config, num_steps):
     return Result(seconds, one_by_one, shares(profiled(num_steps + 1, batch).events(), on_gpu), memory)
 
 
+def read_config(flagfile, arguments, batch):
+    """The resolved Config of a flagfile with further arguments, each active task at `batch` rows unless that is 0.
+
+    Of weights that it names only the sizes are taken, where they are there: random ones take the same time.
+
+    Raises ValueError, one line, for a flagfile that is not there or holds what is no setting.
+    """
+    values = absl_flags.FlagValues()
+    flags.define(flag_values=values)
+    lines = flagfiles.read(flagfile)
+    try:
+        flags.parse(["bench", *lines, *arguments], values)
+        config = taken.settle(flags.from_flags(flag_values=values), need=False)
+    except ValueError as error:
+        raise ValueError(f"{flagfile}: {error}") from None
+    config = config_lib.replace(config, vqgan="", t5_weights="")
+    sizes = {f"{task}_batch": batch for task in step_lib.tasks(config, sys.maxsize)} if batch else {}
+    return config_lib.replace(config, **sizes).resolve()
+
+
 def table(names, configs, results):
     """The lines to print: a column for each flagfile."""
     means = [statistics.mean(result.seconds) for result in results]
@@ -172,9 +193,7 @@ def define_flags():
     absl_flags.DEFINE_list("flagfiles", None, "What --flagfile=A,B becomes.", required=True)
     absl_flags.DEFINE_integer("batch", 0, "Samples a step of each task that a flagfile has; 0: its own.", lower_bound=0)
     absl_flags.DEFINE_integer("steps", 2, "Steps timed.", lower_bound=1)
-    absl_flags.DEFINE_list(
-        "processes", [], "Numbers of processes to compare, such as 1,2,4, in the place of flagfiles."
-    )
+    absl_flags.DEFINE_list("processes", [], "Compare so many processes, such as 1,2,4, in the place of flagfiles.")
     absl_flags.DEFINE_string("json", "", "File for the mean seconds of a step.")
 
 
@@ -184,8 +203,7 @@ def main(_):
     arguments = [f"--{name}={given[name].value}" for name in settings]
     configs = [read_config(flagfile, arguments, given.batch) for flagfile in given.flagfiles]
     if given.processes:
-        counts = [int(count) for count in given.processes]
-        print("\n".join(scaling.table(scaling.run(given.flagfiles[0], arguments, given.batch, given.steps, counts))))
+        print("\n".join(scaling.table(scaling.run(configs[0], given.steps, map(int, given.processes)))))
         return
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {gpu}, --steps={given.steps}", flush=True)

@@ -1,15 +1,9 @@
-"""What measurements run on: settings of flagfiles, random batches of ready ids."""
-
-import sys
+"""Random batches of ready ids, for measurements."""
 
 import torch
-from absl import flags as absl_flags
 
-from itit import config as config_lib
-from itit import flagfiles, flags, objectives
+from itit import objectives
 from itit.tasks import TASKS
-from itit.train_step import tasks
-from itit.training import taken
 
 
 def random_batch(config, active, device):
@@ -28,23 +22,3 @@ def random_batch(config, active, device):
             ids = ids.masked_fill(slots == ends, objectives.EOS).masked_fill(slots > ends, objectives.PAD)
             batch[f"{task}/text_ids"] = ids.to(device)
     return batch
-
-
-def read_config(flagfile, arguments, batch):
-    """The resolved Config of a flagfile with further arguments, each active task at `batch` rows unless that is 0.
-
-    Of weights that it names only the sizes are taken, where they are there: random ones take the same time.
-
-    Raises ValueError, one line, for a flagfile that is not there or holds what is no setting.
-    """
-    values = absl_flags.FlagValues()
-    flags.define(flag_values=values)
-    lines = flagfiles.read(flagfile)
-    try:
-        flags.parse(["bench", *lines, *arguments], values)
-        config = taken.settle(flags.from_flags(flag_values=values), need=False)
-    except ValueError as error:
-        raise ValueError(f"{flagfile}: {error}") from None
-    config = config_lib.replace(config, vqgan="", t5_weights="")
-    sizes = {f"{task}_batch": batch for task in tasks(config, sys.maxsize)} if batch else {}
-    return config_lib.replace(config, **sizes).resolve()

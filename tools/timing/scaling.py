@@ -5,23 +5,30 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+
+from itit import flags, storage
 
 WORKER = "tools.timing.step_worker"
 
 
-def run(flagfile, arguments, batch, num_steps, counts):
+def run(config, num_steps, counts):
     """[(number of processes, kind of device, seconds of each step)]. On processors each process has one thread.
 
-    Raises ValueError where a run fails, with its last line.
+    Raises ValueError where a run fails, with what it said.
     """
-    given, found = json.dumps([flagfile, arguments, batch, num_steps]), []
-    for count in counts:
-        launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"] if count > 1 else []
-        ended = subprocess.run([sys.executable, "-m", *launcher, WORKER, given], capture_output=True, text=True,
-                               env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
-        if ended.returncode:
-            raise ValueError(f"{count} processes: {ended.stderr.strip().splitlines()[-1]}")
-        found.append((count, *json.loads(ended.stdout.splitlines()[-1])))
+    found, environment = [], os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        flagfile = os.path.join(folder, "step.cfg")
+        storage.write_bytes(flagfile, flags.to_flagfile(config).encode())
+        for count in counts:
+            launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"] if count > 1 else []
+            command = [sys.executable, "-m", *launcher, WORKER, flagfile, str(num_steps)]
+            ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+            said = [line for line in ended.stderr.splitlines() if "Error: " in line or line.startswith("error: ")]
+            if ended.returncode:
+                raise ValueError(f"{count} processes: {said[0] if said else ended.stderr[-300:]}")
+            found.append((count, *json.loads(ended.stdout.splitlines()[-1])))
     return found
 
 

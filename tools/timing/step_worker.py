@@ -1,15 +1,16 @@
-"""A process that scaling.py starts: times training steps, prints JSON. Called with JSON as `scaling.run` makes it."""
+"""A process that scaling.py starts: times steps, prints JSON. Its arguments: a flagfile, how many are timed."""
 
 import json
 import sys
 import time
 
+from itit import flags
 from itit.backends.connect import connect
 from itit.backends.processes import launched
 from itit.program import running
 from itit.train_step import tasks, train_step
 from itit.training.state import make_state
-from tools.timing.batches import random_batch, read_config
+from tools.timing.batches import random_batch
 
 WARM_UP = 2  # steps; the first one learns in which order gradients come
 
@@ -35,8 +36,7 @@ def measure(config, num_steps):
 
 
 def main():
-    flagfile, arguments, batch, num_steps = json.loads(sys.argv[1])
-    found = measure(read_config(flagfile, arguments, batch), num_steps)
+    found = measure(flags.from_flagfile(sys.argv[1]), int(sys.argv[2]))
     if found:
         print(json.dumps(found))
 
