@@ -18,8 +18,8 @@ from itit.tasks import CYCLES, TASKS, batches
 
 
 class Alone:
-    """What a step does across the processes that share its batch, each with a part of the rows. Here, nothing: there is
-    one, or all devices of XLA, with all rows. See backends/exchange.py."""
+    """What a step does across the processes that share its batch, each with a part of the rows. Here, nothing: one
+    process has all rows. See backends/exchange.py."""
 
     def sum(self, values):
         """name -> float32, 0-d, of the rows of each process -> of all rows."""

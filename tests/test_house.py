@@ -72,34 +72,10 @@ ROOMS = {
     "scores": {"data.scenes"},
     "models": {"program", "ops", "text_encoders"},
     "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},
-    "training": {
-        "checkpoint",
-        "config",
-        "console",
-        "data",
-        "program",
-        "flagfiles",
-        "flags",
-        "models",
-        "objectives",
-        "optim",
-        "samples",
-        "scores",
-        "storage",
-        "tasks",
-        "text_encoders",
-        "train_step",
-    },
-    "backends": {
-        "checkpoint.pieces",
-        "console",
-        "program",
-        "hosts",
-        "noise",
-        "ops",
-        "train_step",
-        "training.interrupt",
-    },
+    "training": {"checkpoint", "config", "console", "data", "flagfiles", "flags", "models", "objectives", "optim"}
+    | {"program", "samples", "scores", "storage", "tasks", "text_encoders", "train_step", "untrusted"},
+    "backends": {"checkpoint.pieces", "console", "program", "hosts", "noise", "ops", "train_step"}
+    | {"training.interrupt"},
     "xla": {"checkpoint.pieces", "program", "hosts", "models", "noise", "ops", "train_step"},
 }
 # Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.
@@ -181,7 +157,11 @@ ONLY = {
 KNOW_XLA = {"itit.backends.connect", "tools.preflight", "tools.tpu.step_programs"}
 # Imports inside a function that save a library where it is not needed: (importing module, imported module).
 LAZY = {
-    ("tools.tokenize", "itit.data.preprocess"),
+    ("tools.data.tokenizing", "itit.data.preprocess"),
+    ("tools.spread.distribution", "tools.spread.on_ray"),
+    ("itit.pretrained", "itit.checkpoint.hub"),
+    ("itit.train", "itit.training.wandb_run"),
+    ("tools.push_to_hub", "itit.checkpoint.hub"),
     ("itit.backends.connect", "itit.xla.mesh"),
     ("itit.storage", "aiohttp"),
     ("tools.tpu.step_programs", "itit.xla.tracing"),
@@ -197,7 +177,7 @@ DEVICES = re.compile(r"xla|cuda|device\.type", re.IGNORECASE)
 # Processes that a library of a room starts; no commands.
 WORKERS = {"tools.tpu.compile_worker", "tools.timing.step_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 29, "tools": 36, "tests/core": 30, "tests/helpers": 21, "tests/tools/data": 20}
+MODULES = {"itit": 29, "tools": 40, "tests/core": 30, "tests/helpers": 21, "tests/tools/data": 20, "tests/training": 17}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

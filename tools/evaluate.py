@@ -17,6 +17,7 @@ from itit import config, storage
 from itit import flags as flags_lib
 from tools.generation import generation
 from tools.scoring import picture_features, protocols
+from tools.spread import distribution
 
 
 def check(flag):
@@ -55,7 +56,7 @@ def main(_):
     flag = flags.FLAGS
     check(flag)
     split = protocols.split_of(flag.captions, flag.split)
-    loading, sharing = flags_lib.from_flags(generation.Loading()), generation.sharing()
+    loading, sharing = flags_lib.from_flags(generation.Loading()), distribution.of_flags(generation.Sharing())
     result = evaluate(flag, loading, sharing)
     if result is None:
         print(f"{flag.output}: done here; other hosts are not yet")

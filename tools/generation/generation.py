@@ -15,9 +15,8 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from itit import flags, locks, sheets, storage
+from itit import locks, sheets, storage
 from itit.backends.connect import connect
-from itit.backends.processes import index_started, num_started
 from itit.config import DecodeConfig, TrainConfig, knob
 from itit.data import text
 from itit.pretrained import ITIT
@@ -86,17 +85,8 @@ class Sharing:
             raise ValueError(f"--host_index={self.host_index}: must be in [0, --num_hosts={self.num_hosts})")
 
 
-def sharing():
-    """The `Sharing` of the flags, or of torchrun's processes, which have a share each. Raises ValueError for both."""
-    found, started = flags.from_flags(Sharing()), num_started()
-    if started > 1 and found.num_hosts > 1:
-        raise ValueError(f"--num_hosts={found.num_hosts}: torchrun has started {started} processes, which share the "
-                         "work; leave it out")  # fmt: skip
-    return Sharing(index_started(), started) if started > 1 else found
-
-
 def load(settings, shared=False):
-    """The ITIT that a `Loading` names. `shared`: by `sharing`, with other processes. Raises ValueError, one line."""
+    """The ITIT that a `Loading` names. `shared`: with other processes, see `Sharing`. Raises ValueError, one line."""
     if bool(settings.model) == bool(settings.workdir):
         raise ValueError("give --model=DIR (what tools.export wrote) or --workdir=DIR (a run), one of the two")
     where = connect(dataclasses.replace(TrainConfig(), backend=settings.backend), each=shared)
