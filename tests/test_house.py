@@ -62,7 +62,8 @@ EXPECTED = {
         "taken",
     ),
     "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
-    "backends": ("connect", "local", "cuda_graphs", "distributed", "exchange", "forms", "processes", "processor"),
+    "backends": ("connect", "local", "compiled", "cuda_graphs", "forms", "processor")
+    + ("distributed", "exchange", "processes", "split"),
     "xla": ("api", "mesh", "sharding", "capture", "tracing", "buffers", "forms", "noise"),
 }
 

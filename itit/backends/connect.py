@@ -10,7 +10,7 @@ import os
 import torch
 from absl import logging
 
-from itit.backends import distributed
+from itit.backends import compiled, distributed
 from itit.backends.local import Local
 from itit.backends.processes import num_started, own_device
 
@@ -50,9 +50,11 @@ def connect(config, processes=None, each=False):
     if backend not in TRIED:
         logging.warning("--backend=%s: ITIT has never run on one; compare its first losses with --backend=cpu", backend)
     device, graphs = own_device(backend), backend == "cuda" and config.cuda_graphs and not config.recompute_blocks
+    if config.compile:
+        compiled.check(device)
     if processes is None:
-        return Local(device, graphs)
-    return distributed.connect(device, processes, graphs, config.shard_state)
+        return Local(device, graphs, config.compile)
+    return distributed.connect(device, processes, config.shard_state, config.shard_text_encoder, graphs, config.compile)
 
 
 def _has_tpu():

@@ -12,17 +12,18 @@ import torch.distributed as dist
 
 from itit.backends.exchange import Exchange
 from itit.backends.local import Local
+from itit.backends.split import of_node, split
 from itit.noise import Noise
 
 
-def connect(device, processes, graphs, shard_state):
-    """The backend of one of torchrun's `processes.Processes`."""
+def connect(device, processes, *options):
+    """The backend of one of torchrun's `processes.Processes`; `options`: of `Distributed`."""
     kinds = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}
     dist.init_process_group(
         ",".join(f"{name}:{backend}" for name, backend in kinds.items()), store=processes.group_store,
         rank=processes.index, world_size=processes.count, timeout=processes.timeout,
     )  # fmt: skip
-    return Distributed(device, processes, graphs, shard_state)
+    return Distributed(device, processes, *options)
 
 
 class Distributed(Local):
@@ -30,14 +31,24 @@ class Distributed(Local):
 
     splits_parts = True
 
-    def __init__(self, device, processes, graphs=False, shard_state=False):
-        super().__init__(device, graphs)
+    def __init__(self, device, processes, shard_state=False, split_frozen=False, graphs=False,
+                 compiles=False):  # fmt: skip
+        super().__init__(device, graphs, compiles)
         self.hosts, self.num_devices = processes, processes.count
         self.across = Exchange(processes.index, processes.count, processes.peers, shard_state)
+        self._splits_frozen = split_frozen
         self._owners = {}  # parameter -> the process that saves, and perhaps alone has, what belongs to it
 
+    def adopt(self, module):
+        if self._splits_frozen and not any(p.requires_grad for p in module.parameters()):
+            split(module, *of_node(self.hosts.count), self.hosts.peers.waiting)
+        return super().adopt(module)
+
     def spread(self, function, items):
-        """Process p makes every item whose number leaves the rest p, and sends the others what they have not made."""
+        """Process p makes every item whose number leaves the rest p, and sends the others what they have not made.
+        Frozen blocks in parts need all processes for every item: then each makes all."""
+        if self._splits_frozen:
+            return super().spread(function, items)
         index, count = self.hosts.index, self.hosts.count
         own = [function(item) if number % count == index else None for number, item in enumerate(items)]
         kinds = self.hosts.gather([made if made is None else _kind(made) for made in own])

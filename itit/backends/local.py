@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 
+from itit.backends.compiled import compile_repeated
 from itit.backends.cuda_graphs import Graphs
 from itit.checkpoint.pieces import Piece, whole_index
 from itit.hosts import Hosts
@@ -29,14 +30,15 @@ class Local:
 
     Args:
       graphs: on a GPU, functions of many parts run as CUDA graphs (see cuda_graphs.py).
+      compiles: whether adopted modules are compiled in parts (see compiled.py).
     """
 
     num_devices, splits_parts, across = 1, False, Alone()
 
-    def __init__(self, device, graphs=False):
+    def __init__(self, device, graphs=False, compiles=False):
         self.device, self.hosts = torch.device(device), Hosts()
         self.run = self.sampler = Eager()
-        self._graphs = Graphs() if graphs else None
+        self._graphs, self._compiles = Graphs() if graphs else None, compiles
 
     def whole(self, function, *args):
         """Calls a function of many parts, such as a step; its parts run as it says."""
@@ -55,6 +57,8 @@ class Local:
 
     def adopt(self, module):
         """Moves the weights of a module to the device, and returns it."""
+        if self._compiles:
+            compile_repeated(module, self.device)
         return module.to(self.device)
 
     def place_state(self, state):

@@ -186,6 +186,7 @@ class Block(nn.Module):
     """
 
     returns_rows = True  # [B, ...]: a mesh keeps it split by rows
+    repeated = ("forward",)  # methods that a backend may compile
 
     def __init__(self, dim, num_heads, mlp_ratio, dropout, norm="pre", norm_layer=LayerNorm, mlp_layer=Mlp):
         super().__init__()

@@ -27,6 +27,8 @@ def connect(config):
     does not match the devices.
     """
     api.check_versions()
+    if config.compile:
+        raise ValueError("--compile: not on XLA, which compiles whole programs itself")
     if config.recompute_blocks:
         raise ValueError("--recompute_blocks: not on XLA, which would merge both computations; add devices instead")
     if config.xla_cache:
