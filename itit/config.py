@@ -244,8 +244,7 @@ class TrainConfig:
     cuda_graphs: bool = knob(
         True, "On a GPU, record a step as a CUDA graph; off: launch its kernels one by one, to debug."
     )
-    compile: bool = knob(False, "torch.compile of the blocks and of a token of a text, on a GPU with CUDA graphs or "
-                         "without, or on a processor; not on XLA.")  # fmt: skip
+    compile: bool = knob(False, "torch.compile of the blocks and of the tokens of texts; not on XLA.")
     recompute_blocks: bool = knob(False, "Compute what is inside the blocks again in the backward pass: less memory, a "
                                   "longer step; not on XLA, and without CUDA graphs.")  # fmt: skip
     shard_state: bool = knob(False, "Under torchrun, a process keeps optimizer and averages of its weights alone.")
