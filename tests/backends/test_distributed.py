@@ -204,29 +204,6 @@ def test_a_state_in_parts_is_kept_once_and_its_averages_can_be_looked_at():
         assert max(parts) < 0.45 * numbers
 
 
-def encoded(config, ids, embeds):
-    """Features of texts, of soft ones with the gradient, and the numbers of blocks that this process keeps."""
-    with launched(config.train) as started:
-        backend = connect(config.train, started)
-        t5 = make_state(config, 1).t5.requires_grad_(False)
-        backend.adopt(t5)
-        embeds = torch.from_numpy(embeds).requires_grad_()
-        features = t5(torch.from_numpy(ids)), t5(embeds=embeds)
-        features[1].square().sum().backward()
-        found = [x.detach().numpy() for x in (*features, embeds.grad)]
-        backend.hosts.close()
-        return found, sum(x.numel() for x in (*t5.blocks.parameters(), *t5.blocks.buffers()))
-
-
-def test_a_text_encoder_in_parts_is_the_whole_one():
-    config = config_of(backend="cpu", shard_text_encoder=True)
-    ids, embeds = np.random.default_rng().integers(2, 40, (2, 8)), torch.randn(2, 8, config.t5.dim).numpy()
-    wanted, whole = encoded(config, ids, embeds)
-    results = processes.results(processes.launch(encoded, 3, config, ids, embeds))
-    assert all(np.array_equal(x, y) for found, _ in results for x, y in zip(found, wanted, strict=True))
-    assert all(whole <= 3 * kept < whole + 3 * 3 * config.t5.num_layers for _, kept in results)
-
-
 def test_samples_and_scores_are_those_of_one_process(scenes, tmp_path):  # noqa: F811
     """Of the untrained model to the last bit: pictures, captions, losses and CIDEr, by batches of few samples."""
     values = settings(
