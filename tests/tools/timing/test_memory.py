@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from itit.config import replace
+from itit.program import Eager
+from itit.tasks import only
 from itit.train_step import tasks
 from tests.helpers.tiny import make_config, make_state
 from tools import memory as command
@@ -47,7 +49,7 @@ def test_a_backward_pass_by_hand(rows, width):
 
 
 def test_a_step_keeps_what_a_state_has_and_its_peak_grows_evenly_with_its_rows():
-    config = make_config(ema_decay=0.9, dropout=0.1)
+    config = make_config(**only("i2t", "t2i2t"), ema_decay=0.9, dropout=0.1)
     state = make_state(config, 1)
     sizes = {n: dict.fromkeys(tasks(config, 0), n) for n in (8, 16, 24)}
     found = {n: memory.step_memory(config, active) for n, active in sizes.items()}
@@ -60,8 +62,15 @@ def test_a_step_keeps_what_a_state_has_and_its_peak_grows_evenly_with_its_rows()
     assert less[:3] == found[24][:3] and less.peak < found[24].peak
 
 
+def test_all_tokens_of_a_text_take_what_two_do(monkeypatch):
+    config = make_config(**only("i2t2i"))
+    found = memory.step_memory(config, {"i2t2i": 4})
+    monkeypatch.setattr(memory, "_FewTokens", Eager)
+    assert found == memory.step_memory(config, {"i2t2i": 4})
+
+
 def test_the_largest_batch_fits_and_one_more_does_not():
-    config = make_config(num_microbatches=2)
+    config = make_config(**only("t2i"), num_microbatches=2)
     limit = command.measure(config, 20).peak + 1000
     count = command.largest(config, limit, first=2)
     assert command.measure(config, count).peak <= limit < command.measure(config, count + 2).peak
