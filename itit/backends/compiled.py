@@ -36,5 +36,5 @@ def _run(plain, compiled, *args, look=None):
 
 
 def _compile(function, device):
-    # On a processor dropout draws as without --compile, which rows of several processes need (see noise.py).
+    # On a processor, where that costs little, dropout draws as without --compile.
     return torch.compile(function, options={"fallback_random": device.type == "cpu"})

@@ -50,6 +50,9 @@ def connect(config, processes=None, each=False):
     if backend not in TRIED:
         logging.warning("--backend=%s: ITIT has never run on one; compare its first losses with --backend=cpu", backend)
     device, graphs = own_device(backend), backend == "cuda" and config.cuda_graphs and not config.recompute_blocks
+    if config.compile and processes is not None and backend == "cpu":
+        raise ValueError("--compile: not with several processes on processors, where dropout draws for all rows; leave "
+                         "one of the two out")  # fmt: skip
     if config.compile:
         compiled.check(device)
     if processes is None:

@@ -139,6 +139,7 @@ def test_bad_input_ends_in_one_line_and_nothing_is_written(data, tmp_path):
     assert refused(2, [{}, other]).startswith("--paired_data: process 0 has ")
     assert refused(2, [{"code": "a"}, {"code": "b"}]) == "the code in itit/: process 0 has a, process 1 has b"
     assert refused(2, backend="xla").startswith("--backend=xla with WORLD_SIZE=2: one process drives all chips")
+    assert refused(2, compile=True).startswith("--compile: not with several processes on processors, where ")
     assert not (tmp_path / "run").exists()
     with locks.hold(str(tmp_path / "run" / ".lock"), "first"):
         assert "in use by another process" in refused(2)
