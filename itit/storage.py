@@ -11,6 +11,7 @@ repeated by gcsfs, up to six times within about half a minute, with growing and 
 
 import builtins
 import contextlib
+import errno
 import fcntl
 import functools
 import glob as local_glob
@@ -46,6 +47,8 @@ def _remote(path):
     """The file system of gs://, for work on `path`: its failures are OSErrors."""
     try:
         yield _connect(os.getpid())
+    except FileNotFoundError:  # which names an address inside the storage, or nothing
+        raise FileNotFoundError(errno.ENOENT, "no such file or bucket", path) from None
     except (OSError, ValueError):
         raise
     except Exception as error:  # gcsfs and aiohttp have a dozen of their own
@@ -61,6 +64,7 @@ def _connect(pid):  # not across a fork: connections are tied to a thread of the
     except ImportError as error:
         raise ValueError(f"gs:// paths need gcsfs (pip install gcsfs): {error}") from None
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints stacks of what is raised to us anyway
+    logging.getLogger("fsspec").setLevel(logging.WARNING)  # it tells of each file that is opened
     # Without limits a connection that falls silent is waited for for ever. Other hosts write, too: no list is kept.
     patience = aiohttp.ClientTimeout(sock_connect=30, sock_read=120)
     return make(use_listings_cache=False, requests_timeout=patience)

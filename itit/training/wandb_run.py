@@ -49,8 +49,13 @@ class WandbRun:
         self._write(lambda: self._run.log({tag: wandb.Html(text, inject=False), "step": step}))
 
     def close(self):
-        self._write(lambda: self._run.finish())
+        """Ends the run on Weights & Biases; all that it got is stored when this returns."""
+        self._write(self._finish)
         self._run = None
+
+    def _finish(self):
+        self._run.finish()
+        wandb.teardown()  # waits for the process that writes: `finish` may return before its last bytes
 
     def _write(self, work):
         if self._run is None:

@@ -105,15 +105,19 @@ def _asked(name, source, settings):
     return {"source": name, "pillow": PIL.__version__} | dataclasses.asdict(source) | values
 
 
-def _begin(output, asked):
-    """Writes down what a folder is begun with, or compares it. Raises ValueError where it holds other shards."""
-    path = storage.join(output, WORK, BEGUN)
+def _begin(output, asked, alone):
+    """Writes down what a folder is begun with, or compares it. Where no shard is there yet and this is the only host
+    (`alone`), what was begun otherwise begins anew. Raises ValueError where it holds other shards."""
+    path, shards = storage.join(output, WORK, BEGUN), [n for n in storage.list_dir(output) if n.endswith(".tfrecord")]
     if storage.exists(path):
-        _compare(path, json.loads(storage.read_bytes(path)), asked)
-        for folder in (output, storage.join(output, WORK)):
-            storage.remove_rests(folder)
-        return
-    if any(name.endswith(".tfrecord") for name in storage.list_dir(output)):
+        found = json.loads(storage.read_bytes(path))
+        if shards or not alone or found == asked:
+            _compare(path, found, asked)
+            for folder in (output, storage.join(output, WORK)):
+                storage.remove_rests(folder)
+            return
+        storage.remove_tree(storage.join(output, WORK))
+    if shards:
         raise ValueError(f"--output={output}: holds shards of something else; name another folder")
     storage.make_dirs(storage.join(output, WORK))
     storage.write_bytes(path, json.dumps(asked, indent=1).encode())
@@ -135,7 +139,7 @@ def _prepare(source, settings, distribution, asked, check):
     begun = storage.join(work, BEGUN)
     if distribution.host_index:
         wait_for(lambda: storage.exists(begun), f"host 0 begins {settings.output}")
-    _begin(settings.output, asked | {"files": files})
+    _begin(settings.output, asked | {"files": files}, distribution.num_hosts == 1)
     stage = functools.partial(Stage, work, distribution=distribution, num_workers=settings.num_workers)
     try:
         plan = _plan(source, settings, work, list(parts), stage)

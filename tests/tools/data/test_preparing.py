@@ -279,14 +279,19 @@ def test_what_is_refused(tmp_path):
             preparing.run("folder", source, settings_of(tmp_path / "out"))
 
 
-def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
-    write_folder(tmp_path / "in", 3)
-    (tmp_path / "in" / "000.png").write_bytes(b"")
+@pytest.mark.parametrize("num_good", [0, 20])
+def test_what_changed_meanwhile_is_refused_once_a_shard_is_there(tmp_path, num_good):
+    write_folder(tmp_path / "in", num_good + 1)
+    (tmp_path / "in" / f"{num_good:03d}.png").write_bytes(b"")
+    source = Folder(str(tmp_path / "in"))
     with pytest.raises(ValueError, match="max_bad_records=0"):
-        preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
-    (tmp_path / "in" / "000.png").rename(tmp_path / "in" / "new.png")
-    with pytest.raises(ValueError, match="the source's files have changed"):
-        preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
+        preparing.run("folder", source, settings_of(tmp_path / "out"))
+    assert bool(list((tmp_path / "out").glob("*.tfrecord"))) == bool(num_good)
+    (tmp_path / "in" / f"{num_good:03d}.png").rename(tmp_path / "in" / "new.png")
+    refused = [("the source's files have changed", {}), ("--seed was 0, is now 1", {"seed": 1})]
+    for message, values in refused if num_good else [("new.png: not a picture", {}), ("new.png", {"seed": 1})]:
+        with pytest.raises(ValueError, match=message):
+            preparing.run("folder", source, settings_of(tmp_path / "out", **values))
 
 
 def test_on_disks_and_object_stores(tmp_path, root):  # noqa: F811
