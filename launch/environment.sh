@@ -26,6 +26,8 @@ fi
 # FLAGS of itit.train: ends the script with one line where they are none, before its first step.
 check_flags() {
     "$venv/bin/python" -c 'from itit import flags
+def main(_):
+    flags.from_flags().resolve()
 flags.define()
-flags.run_main(lambda _: flags.from_flags().resolve())' "$@"
+flags.run_main(main)' "$@"
 }

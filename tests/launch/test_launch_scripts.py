@@ -72,6 +72,20 @@ def test_wrong_flags_are_refused_before_the_first_step(copy, name):
         assert all(part in done.stderr for part in parts), done.stderr
 
 
+@pytest.mark.parametrize("name", TRAIN)
+def test_right_flags_begin_every_step(copy, name, tmp_path):
+    """Up to the commands themselves, which write down their names here."""
+    with_environment(copy)
+    called = tmp_path / "called"
+    python = copy / ".venv" / "bin" / "python"
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -m ]; then echo "$2" >> "{called}"; else exec "{sys.executable}" "$@"; fi\n'
+    )
+    done = call(copy, name, "--seed=1")
+    assert done.returncode == 0, done.stderr
+    assert "itit.train" in called.read_text().split() and not done.stderr
+
+
 def test_names_of_flagfiles_that_are_none_are_refused_before_the_first_step(copy):
     with_environment(copy)
     (copy / ".venv" / "installed").rename(copy / ".venv" / "installed-preflight")
