@@ -1,6 +1,6 @@
 """Frozen blocks of a network in parts, one a process of a node: a block's weights are gathered where it computes.
 
-For T5-XXL, whose 9 GB stand beside the model of a small GPU. Two blocks' weights are whole at a time, no more.
+For T5-XXL, whose 9 GB stand beside the model on a small GPU: of its 24 blocks one or two are whole at a time.
 """
 
 import functools
