@@ -1,5 +1,6 @@
 """Exports on the Hugging Face Hub, or a server like it (HF_ENDPOINT): given to it, and fetched, never silently."""
 
+import logging
 import os
 import re
 import sys
@@ -14,6 +15,8 @@ try:
     from huggingface_hub import constants
 except ModuleNotFoundError as error:
     raise ValueError(f"the Hugging Face Hub needs huggingface_hub (pip install -e .[hub]): {error}") from None
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # What an export may have; nothing else of a repository is fetched.

@@ -5,6 +5,7 @@ A name is fetched by `datasets`, into its own cache, on each machine that reads 
 
 import dataclasses
 import functools
+import logging
 import os
 
 from itit import storage
@@ -20,6 +21,7 @@ try:
 except ModuleNotFoundError as error:
     raise ValueError(f"the source hf needs datasets (pip install -e .[hf]): {error}") from None
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
 ROWS = 10_000  # of a part
 
 
