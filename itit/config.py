@@ -240,11 +240,17 @@ class TrainConfig:
     workdir: str = knob("", "Folder of checkpoints, logs and the resolved flagfile, local or gs://.")
     init_from: str = knob("", "Begin with the weights of this export or workdir, the optimizer fresh (fine-tuning).")
     seed: int = knob(0, "Seed of the weights, the data order and every draw.")
-    backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
-                        ("auto", "cpu", "cuda", "xla"))  # fmt: skip
+    backend: str = knob("auto", "Where to run: cpu, cuda, xla, or what else torch names (mps, xpu, ...); auto: xla if "
+                        "there are TPUs, cuda if there is a GPU, else cpu.")  # fmt: skip
     cuda_graphs: bool = knob(
         True, "On a GPU, record a step as a CUDA graph; off: launch its kernels one by one, to debug."
     )
+    compile: bool = knob(False, "torch.compile of the blocks and of the tokens of texts; not on XLA.")
+    recompute_blocks: bool = knob(False, "Compute what is inside the blocks again in the backward pass: less memory, a "
+                                  "longer step; not on XLA, and without CUDA graphs.")  # fmt: skip
+    shard_state: bool = knob(False, "Under torchrun, a process keeps optimizer and averages of its weights alone.")
+    shard_text_encoder: bool = knob(False, "Under torchrun, the processes of a node keep a share each of the text "
+                                    "encoder's blocks, and gather one at a time.")  # fmt: skip
     mesh_data: int = knob(0, "XLA devices that the batch is split over, what products take copied; 0: the rest.")
     mesh_fsdp: int = knob(0, "XLA devices that the batch and the weights are split over; 0: up to 8.")
     xla_mode: str = knob("captured", "captured: each part of the step is traced once; lazy: at every step, to debug.",

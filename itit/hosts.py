@@ -1,6 +1,7 @@
-"""The processes of a run, one a host, and what they tell each other: small values, over TCP, past the devices.
+"""The processes of a run, and what they tell each other: small values, over TCP, past the devices.
 
-Every host must call the same methods in the same order. One host alone needs no network.
+On a pod there is one a host, by which they go here; under torchrun one a device. Every host must call the same methods
+in the same order. One host alone needs no network.
 """
 
 import copy
@@ -13,22 +14,29 @@ import torch.distributed
 TIMEOUT = datetime.timedelta(minutes=20)  # hosts may take that long for one checkpoint, or to compile
 
 
+def over_tcp(index, count, address, port, timeout=TIMEOUT):
+    """The Hosts of which host 0 listens at this address and port, as every host reaches it."""
+    return Hosts(index, count, torch.distributed.TCPStore(address, port, count, index == 0, timeout))
+
+
 class Hosts:
     """All hosts, seen from one of them.
 
     Args:
       index, count: which of how many this is.
-      address, port: where host 0 listens, as every host reaches it.
-      timeout: longest wait for another host.
+      store: torch's store of keys and values that all hosts reach (see `over_tcp`); None of one host alone. Its timeout
+        is the longest wait for another host.
 
-    `leads`: whether this host writes what all hosts know.
+    `leads`: whether this host writes what all hosts know. `says`: whether it says what all would say: each host has a
+    screen of its own. `called`: what people call one of them. `agrees_at_once`: whether `any` takes no time to speak
+    of.
     """
 
-    def __init__(self, index=0, count=1, address="", port=0, timeout=TIMEOUT):
-        self.index, self.count, self.leads = index, count, index == 0
-        self._server, self._turn, self._store = (address, port, timeout), 0, None
-        if count > 1:
-            self._store = torch.distributed.TCPStore(address, port, count, self.leads, timeout)
+    called, agrees_at_once = "host", False
+
+    def __init__(self, index=0, count=1, store=None):
+        self.index, self.count, self.leads, self.says = index, count, index == 0, True
+        self._store, self._turn = store, 0
 
     def channel(self, name):
         """The same hosts once more, for another thread: on a connection of its own, where only that one speaks.
@@ -38,10 +46,8 @@ class Hosts:
         other = copy.copy(self)
         other._turn = 0
         if self._store is not None:
-            address, port, timeout = self._server
             # A connection answers one question after the other: on that of `self` a long wait would hold up the steps.
-            own = torch.distributed.TCPStore(address, port, self.count, False, timeout, wait_for_workers=False)
-            other._store = torch.distributed.PrefixStore(name, own)
+            other._store = torch.distributed.PrefixStore(name, self._store.clone())
         return other
 
     def gather(self, value):
@@ -55,7 +61,7 @@ class Hosts:
             # Who is here has read all of the turn before.
             self._store.delete_key(self._key(self._turn - 1, self.index))
         except RuntimeError as error:  # torch names the key and not the host
-            raise RuntimeError(f"host {self.index} of {self.count}: another host is gone or slow: "
+            raise RuntimeError(f"{self.called} {self.index} of {self.count}: another {self.called} is gone or slow: "
                                f"{str(error).splitlines()[0]}") from None  # fmt: skip
         return found
 
@@ -81,7 +87,7 @@ class Hosts:
             raise error
         for host, (_, message) in enumerate(found):
             if message is not None:
-                raise ValueError(f"host {host}: {message}")
+                raise ValueError(f"{self.called} {host}: {message}")
         return [result for result, _ in found]
 
     def check_rows(self, rows):
@@ -91,7 +97,7 @@ class Hosts:
             places = np.concatenate([host[task] for host in found])
             if len(np.unique(places)) < len(places):
                 self.close()
-                raise ValueError(f"--{task}_batch: several of the {self.count} hosts feed the same rows")
+                raise ValueError(f"--{task}_batch: several of the {self.count} {self.called}s feed the same rows")
 
     def check_same(self, values):
         """Raises ValueError naming the first value that a host has otherwise than host 0. `values`: name -> str."""
@@ -100,7 +106,8 @@ class Hosts:
             for name in first | found:
                 if first.get(name) != found.get(name):
                     self.close()
-                    raise ValueError(f"{name}: host 0 has {first.get(name)}, host {host} has {found.get(name)}")
+                    raise ValueError(f"{name}: {self.called} 0 has {first.get(name)}, {self.called} {host} has "
+                                     f"{found.get(name)}")  # fmt: skip
 
     def close(self):
         """Before hosts leave: host 0, whom the others ask, stays until they have their answers."""

@@ -1,9 +1,11 @@
 """Random draws, each a function of (seed, step, part, name): a resumed run repeats them, nothing is stored.
 
-Everything that draws takes a `noise(name, shape)` that returns uniform float32 in (0, 1); tests pass their own. `Noise`
-is by torch's generators; a backend may have another kind, with the same attributes.
+Everything that draws takes a `noise(name, shape)` that returns uniform float32 in (0, 1); tests pass their own. The
+first dimension is the rows of the batch; a number without any, of shape (), is the whole batch's. `Noise` is by torch's
+generators; a backend may have another kind, with the same attributes.
 """
 
+import functools
 import hashlib
 
 import torch
@@ -35,22 +37,34 @@ class Noise:
 
     Args:
       rows: numbers, one a row of what is drawn: each row is then a function of its number, whatever is beside it.
+      share: (index, count): what is asked for are this one's of the rows that `count` processes have in equal parts. It
+        draws for all, as one process would, and keeps its own.
+      fused: dropout is left to torch's fused kernels, whose draws are no function of a row: not for all.
     """
 
-    def __init__(self, seed, step, device, part=0, rows=None):
+    def __init__(self, seed, step, device, part=0, rows=None, share=(0, 1), fused=False):
         self.key = (seed, step, part)
-        self.device, self.rows = torch.device(device), rows
+        self.device, self.rows, self.share, self.fused = torch.device(device), rows, share, fused
 
     def __call__(self, name, shape):
         """Uniform float32 of this shape, in (0, 1)."""
-        drawn = torch.empty(shape, device=self.device)
         if self.rows is None:
-            torch.rand(shape, generator=self._generator(name), out=drawn)
-        else:
-            assert len(drawn) == len(self.rows)
-            for place, row in enumerate(drawn):
-                torch.rand(row.shape, generator=self._generator(name, place), out=row)
+            drawn = torch.empty(self._whole(shape), device=self.device)
+            torch.rand(drawn.shape, generator=self._generator(name), out=drawn)
+            return self._own(drawn, shape).clamp_(min=SMALLEST)
+        drawn = torch.empty(shape, device=self.device)
+        assert len(drawn) == len(self.rows)
+        for place, row in enumerate(drawn):
+            torch.rand(row.shape, generator=self._generator(name, place), out=row)
         return drawn.clamp_(min=SMALLEST)
+
+    def _whole(self, shape):
+        """What all processes together draw, where this one asks for that shape."""
+        return (shape[0] * self.share[1], *shape[1:]) if shape else ()
+
+    def _own(self, drawn, shape):
+        index, count = self.share
+        return drawn.view(-1, *shape)[index].clone() if shape and count > 1 else drawn  # the rest is not kept
 
     def _generator(self, name, place=None):
         """The generator of a draw, or of the row at a place of it."""
@@ -65,12 +79,18 @@ class Noise:
         """Dropout draws from torch's own generators. The first part of a step seeds them, and the others go on: none
         can be seeded in the middle of a recording, which must draw as the step that is run."""
         for _, dropout in dropouts(model):
-            dropout.noise = None
+            shared = self.share[1] > 1 and not self.fused
+            dropout.noise = functools.partial(self._kept, dropout.rate) if shared else None
         if is_first:
             self.seed_dropout()
 
+    def _kept(self, rate, name, shape):
+        """What `F.dropout` of all rows keeps of these: 1, or 0 of what it drops; for a `Dropout` of that rate."""
+        return self._own(torch.empty(self._whole(shape)).bernoulli_(1 - rate), shape)
+
     def seed_dropout(self):
-        torch.manual_seed(hashed(*self.key, "dropout"))
+        own = self.share[:1] if self.fused and self.share[0] else ()
+        torch.manual_seed(hashed(*self.key, "dropout", *own))
         seed_generator(torch.default_generator, *self.key, "dropout")
 
 

@@ -205,8 +205,8 @@ def draw_maskings(noise, sizes, num_tokens, config, device, whole=None):
         high = getattr(config, f"mask_ratio_max_{law}")
         for task, rows in sizes.items():
             for name in (name for name, its_law in TASKS[task].passes.items() if its_law == law):
-                source, drawn = (noise, rows) if config.mask_ratio_per == "sample" else (whole or noise, 1)
-                ratio = mask_ratio(source(f"{name}/ratio", (drawn,)), config.mask_ratio_mode, config.mask_ratio_std,
+                source, shape = (noise, (rows,)) if config.mask_ratio_per == "sample" else (whole or noise, ())
+                ratio = mask_ratio(source(f"{name}/ratio", shape), config.mask_ratio_mode, config.mask_ratio_std,
                                    config.mask_ratio_min, high).to(device)  # fmt: skip
                 order = noise(f"{name}/mask", (rows, num_tokens)).to(device)
                 maskings[name] = draw_masking(ratio.expand(rows), order, dropped)

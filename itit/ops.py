@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 FORMS = {}  # (operation, type of device) -> its form there
 MODULES = {"cuda": "itit.backends.forms", "xla": "itit.xla.forms"}  # type of device -> where its forms are
+LOADED = set()  # types of devices whose forms are there
 
 
 def op(plain):
@@ -27,7 +28,8 @@ def op(plain):
     @functools.wraps(plain)
     def operation(x, *args, **kwargs):
         device = x.device.type
-        _load(device)
+        if device in MODULES and device not in LOADED:
+            load(device)
         return FORMS.get((operation, device), plain)(x, *args, **kwargs)
 
     return operation
@@ -43,11 +45,11 @@ def form(operation, device):
     return register
 
 
-@functools.cache
-def _load(device):
+def load(device):
     """Imports the forms of a type of device, when the first tensor of it is met: there is no other way to miss them."""
     if device in MODULES:
         importlib.import_module(MODULES[device])
+        LOADED.add(device)
 
 
 # ---------------------------------------------------------------------------------------------- tokens by index
@@ -121,11 +123,14 @@ def computed_once(x):
 
 
 @op
-def recomputed(x, function, *args):
-    """`function(x, *args)`, computed again in the backward pass in the place of keeping what it has inside."""
+def recomputed(x, function, *args, draws=False):
+    """`function(x, *args)`, computed again in the backward pass in the place of keeping what it has inside.
+
+    `draws`: whether it does, by torch's generators: then the same numbers again.
+    """
     if not (torch.is_grad_enabled() and x.requires_grad):
         return function(x, *args)
-    return checkpoint(function, x, *args, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(function, x, *args, use_reentrant=False, preserve_rng_state=draws)
 
 
 # ---------------------------------------------------------------------------------------------- attention

@@ -54,6 +54,7 @@ class Adafactor:
     def __init__(self, named_parameters, config):
         self.config = config
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        self._total = lambda square: square
         device = next(iter(self.parameters.values())).device
         self.count, self.usual_norm = torch.zeros((), device=device), torch.zeros((), device=device)
         self.moments, self.squares, groups = {}, {}, {}
@@ -67,6 +68,17 @@ class Adafactor:
         # (names, whether they decay) of tensors that are updated as one.
         self._stacks = [(stack, decay) for (_, decay), names in groups.items()
                         for stack in stacks(self.parameters[names[0]], names)]  # fmt: skip
+
+    def keep(self, names, total):
+        """Leaves all parameters but these to other processes, each of which has its own.
+
+        `total`: adds up a number, float32, 0-d, over the processes.
+        """
+        self._total = total
+        for kept in (self.parameters, self.moments, self.squares):
+            for name in kept.keys() - set(names):
+                del kept[name]
+        self._stacks = [([name], decay) for found, decay in self._stacks for name in found if name in self.parameters]
 
     def state(self):
         """Every tensor of the state by name, to save or to load in place."""
@@ -92,7 +104,7 @@ class Adafactor:
         """
         config = self.config
         grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.float() for n, p in self.parameters.items()}
-        norm = global_norm(grads.values())
+        norm = self._total(global_norm(grads.values()).square()).sqrt()
         made = torch.isfinite(norm) & finite & ~self._is_spike(norm)
         clip = torch.clamp(config.grad_clip / norm, max=1.0) if config.grad_clip else torch.ones_like(norm)
         count = self.count + 1
@@ -156,6 +168,15 @@ class Ema:
     def __init__(self, named_parameters, decay):
         self.decay = decay
         self.average = {name: p.detach().clone() for name, p in named_parameters if p.requires_grad}
+        self._whole = lambda average: average
+
+    def keep(self, names, whole):
+        """Leaves all weights but these to other processes. `whole`: averages of this one -> those of all, by name."""
+        self.average, self._whole = {name: self.average[name] for name in names if name in self.average}, whole
+
+    def whole(self):
+        """Averaged weights of all processes by name, to look at."""
+        return self._whole(self.average)
 
     def state(self):
         """The averaged weights by name, to save or to load in place."""

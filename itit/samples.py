@@ -70,8 +70,8 @@ class Translator:
 
     def _in_batches(self, ids, function):
         """Results of function(rows of a batch, number of the first)."""
-        parts = self.run(torch.split, ids, self.batch_size)
-        return [function(part, i * self.batch_size) for i, part in enumerate(parts)]
+        parts = enumerate(self.run(torch.split, ids, self.batch_size))
+        return self.backend.spread(lambda item: function(item[1], item[0] * self.batch_size), parts)
 
     def _whole(self, function, *args):
         with running(self.run):

@@ -14,6 +14,7 @@ from absl import logging
 
 from itit import flags, locks, samples, storage, text_encoders
 from itit.backends.connect import connect
+from itit.backends.processes import launched
 from itit.checkpoint import store
 from itit.checks import check_batches
 from itit.config import ModelConfig, from_json, to_json, values_of
@@ -30,7 +31,7 @@ from itit.training.interrupt import Interrupt, Interrupted
 from itit.training.metrics import EARLY, Metrics, Silent
 from itit.training.saver import Saver
 from itit.training.skips import Skips
-from itit.training.state import frozen, image_ids_of, load_state, make_state
+from itit.training.state import code, frozen, image_ids_of, load_state, make_state
 from itit.training.taken import settle
 from itit.training.watchdog import Watchdog
 
@@ -82,9 +83,10 @@ def tell_changes(then, now, step):
 
 def open_streams(config, backend):
     """This host's share of the data. Raises ValueError where the batches do not divide, or hosts read the same rows."""
-    streams = Streams(config, backend.hosts.index, backend.hosts.count)
+    parts = config.optim.num_microbatches
+    check_batches(tasks(config, sys.maxsize), backend.num_devices, parts)
+    streams = Streams(config, backend.hosts.index, backend.hosts.count, parts if backend.splits_parts else 1)
     logging.info("data:\n%s", streams.describe())
-    check_batches(tasks(config, sys.maxsize), backend.num_devices, config.optim.num_microbatches)
     backend.hosts.check_rows(streams.rows(0))
     return streams
 
@@ -92,7 +94,7 @@ def open_streams(config, backend):
 def identity(config, streams, state):
     """What must be the same on all hosts: name -> text."""
     values = {f"--{name}": text for name, text in flags.texts(config).items()}
-    return values | streams.identity() | frozen(state)
+    return values | streams.identity() | frozen(state) | {"the code in itit/": code()}
 
 
 def check_pictures(batch, state):
@@ -218,14 +220,15 @@ def run(config, places=None):
       places: flag -> the flagfile that it stands in.
     """
     started, workdir, t = time.monotonic(), config.train.workdir, config.train
-    if not workdir:
-        raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
-    if storage.is_remote(workdir) and t.profile_step >= 0:
-        raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not to {workdir}")
-    config = settle(config, places, runs.sizes(workdir, t.init_from))
-    backend = connect(t)
-    with locks.of_run(workdir, backend.hosts):
-        return _run(config, backend, started)
+    with launched(t) as processes:
+        if not workdir:
+            raise ValueError("--workdir is empty: give the folder of checkpoints and logs")
+        if storage.is_remote(workdir) and t.profile_step >= 0:
+            raise ValueError(f"--profile_step={t.profile_step}: profiles are written to local folders, not {workdir}")
+        config = settle(config, places, runs.sizes(workdir, t.init_from))
+        backend = connect(t, processes)
+        with locks.of_run(workdir, backend.hosts):
+            return _run(config, backend, started)
 
 
 def _run(config, backend, started):
@@ -302,7 +305,7 @@ def _run(config, backend, started):
     batches.close()
     metrics.close()
     backend.hosts.close()
-    if code := interrupt.ended(stop, step, workdir):
+    if code := interrupt.ended(stop, step, workdir, backend.hosts.says):
         return code
     logging.info("done: step %d of %d", step, config.optim.num_steps)
     if backend.hosts.leads:

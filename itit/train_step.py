@@ -17,6 +17,23 @@ from itit.program import program
 from itit.tasks import CYCLES, TASKS, batches
 
 
+class Alone:
+    """What a step does across the processes that share its batch, each with a part of the rows. Here, nothing: one
+    process has all rows. See backends/exchange.py."""
+
+    def sum(self, values):
+        """name -> float32, 0-d, of the rows of each process -> of all rows."""
+        return values
+
+    @contextlib.contextmanager
+    def summing(self, module):
+        """Goes around the last backward pass of a step: after it, gradients are those of all rows."""
+        yield
+
+    def update(self, module):
+        """After the optimizer's step: brings weights that another process has updated."""
+
+
 class State(NamedTuple):
     """All that a step reads and changes. `t5` and `vqgan` are frozen; `vqgan` may be None where codes are ready. Where
     nothing is trained, `optimizer` and `ema` are None."""
@@ -27,6 +44,7 @@ class State(NamedTuple):
     t5_of_nothing: Text
     optimizer: Adafactor | None
     ema: Ema | None
+    across: Alone = Alone()
 
     def empty_text(self):
         return self.model.empty_text(self.t5_of_nothing)
@@ -47,7 +65,7 @@ class State(NamedTuple):
     @contextlib.contextmanager
     def averaged(self):
         """Inside, the model holds the averaged weights, if there are any."""
-        average = self.ema.average if self.ema else {}
+        average = self.ema.whole() if self.ema else {}
         own = {name: p.data for name, p in self.model.named_parameters()}
         for name, p in self.model.named_parameters():
             p.data = average.get(name, p.data)
@@ -109,7 +127,7 @@ def synthesize(state, part, noise, config):
 @program(varying=("rate",), updates=lambda state, *_: state.tensors().values())
 def update(state, parts, noises, rate, config):
     """Losses, gradients and the optimizer's step, in place. Returns what `train_step` returns."""
-    totals = {name: sum(part.totals[name] for part in parts) for name in parts[0].totals}
+    totals = state.across.sum({name: sum(part.totals[name] for part in parts) for name in parts[0].totals})
     metrics = {}
     state.model.train()
     for index, (part, noise) in enumerate(zip(parts, noises, strict=True)):
@@ -117,10 +135,13 @@ def update(state, parts, noises, rate, config):
         with cast_once(state.model):
             losses = compute_losses(state, part, totals, noise, config)
         loss = sum(getattr(config.objective, f"{name}_weight") * value for name, value in losses.items())
-        loss.backward()
+        with state.across.summing(state.model) if index == len(parts) - 1 else contextlib.nullcontext():
+            loss.backward()
         for name, value in [("loss", loss), *((f"loss/{name}", value) for name, value in losses.items())]:
             metrics[name] = metrics.get(name, 0.0) + value.detach()
+    metrics = state.across.sum(metrics)
     metrics["grad_norm"], made = state.optimizer.step(rate, torch.isfinite(metrics["loss"]))
+    state.across.update(state.model)
     if state.ema is not None:
         state.ema.update(state.model.named_parameters(), made)
     metrics["skipped"] = 1 - made.float()

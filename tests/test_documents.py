@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itit import storage
+from itit import config, storage
 from itit.checkpoint import store
 from itit.data import scenes
 from tests.helpers import commands, finished_run, foreign_weights
@@ -43,6 +43,7 @@ SMALLER = {
 }
 WALKED = ("launch/RUNNING.md", "README.md")
 WALKED_ON_GS = "itit/data/README.md"
+FOR_GPUS = "launch/GPU.md"
 NUM_PAIRS = 40
 
 
@@ -59,7 +60,14 @@ def of_shell(path):
 
 def test_only_these_documents_have_commands_in_blocks():
     """A new one is walked here, or where its scripts are tested, as launch/TPU.md is."""
-    assert {str(path) for path in documents() if of_shell(path)} == {*WALKED, WALKED_ON_GS, "launch/TPU.md"}
+    assert {str(path) for path in documents() if of_shell(path)} == {*WALKED, WALKED_ON_GS, "launch/TPU.md", FOR_GPUS}
+
+
+def test_commands_for_gpus_have_flags_that_are_known():
+    """They need GPUs to run."""
+    known = {name for name, _, _ in config.fields(config.Config())} | {"flagfile", "batch", "steps", "samples"}
+    given = [flag for line in of_shell(FOR_GPUS) for flag in re.findall(r" --(\w+)", line.rpartition(" -m ")[2])]
+    assert "compile" in given and [name for name in given if not {name, name.removeprefix("no")} & known] == []
 
 
 def test_every_reason_is_needed():

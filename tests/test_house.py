@@ -62,7 +62,8 @@ EXPECTED = {
         "taken",
     ),
     "checkpoint": ("store", "shards", "pieces", "tensorfile", "weights", "weightsdir"),
-    "backends": ("connect", "local", "cuda_graphs", "forms", "processor"),
+    "backends": ("connect", "local", "compiled", "cuda_graphs", "forms", "processor")
+    + ("distributed", "exchange", "processes", "split"),
     "xla": ("api", "mesh", "sharding", "capture", "tracing", "buffers", "forms", "noise"),
 }
 
@@ -74,8 +75,9 @@ ROOMS = {
     "checkpoint": {"config", "console", "hosts", "models", "storage", "text_encoders", "untrusted"},
     "training": {"checkpoint", "config", "console", "data", "flagfiles", "flags", "models", "objectives", "optim"}
     | {"program", "samples", "scores", "storage", "tasks", "text_encoders", "train_step", "untrusted"},
-    "backends": {"checkpoint.pieces", "program", "hosts", "noise", "ops", "training.interrupt"},
-    "xla": {"checkpoint.pieces", "program", "hosts", "models", "noise", "ops"},
+    "backends": {"checkpoint.pieces", "console", "program", "hosts", "noise", "ops", "train_step"}
+    | {"training.interrupt"},
+    "xla": {"checkpoint.pieces", "program", "hosts", "models", "noise", "ops", "train_step"},
 }
 # Module on top -> the same; of those that are not named, only `train`, `pretrained` and `samples` may know more.
 TOP = {
@@ -174,9 +176,9 @@ LAZY = {
 OF_DEVICES = {"backends", "xla", "ops", "config"}
 DEVICES = re.compile(r"xla|cuda|device\.type", re.IGNORECASE)
 # Processes that a library of a room starts; no commands.
-WORKERS = {"tools.tpu.compile_worker"}
+WORKERS = {"tools.tpu.compile_worker", "tools.timing.step_worker"}
 # Folder -> modules that it may have, where those are more than 16.
-MODULES = {"itit": 29, "tools": 39, "tests/core": 30, "tests/helpers": 21, "tests/tools/data": 20, "tests/training": 17}
+MODULES = {"itit": 29, "tools": 40, "tests/core": 30, "tests/helpers": 21, "tests/tools/data": 20, "tests/training": 17}
 # Pickles are made, and read as torch would, by the tests of `tools.convert.pickled` alone, which reads them by itself.
 GUARDED = {"tests.helpers.foreign_weights": ("torch.load", "torch.save")}
 

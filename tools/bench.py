@@ -8,6 +8,10 @@ warm-up. Random weights hardly ever end a caption: the synthesis of texts takes 
 A step of one row a task warms up, then --steps steps are timed, then one is profiled for the shares. On a GPU two whole
 steps warm up, too, the second of which is recorded as a CUDA graph, and steps with their kernels started one by one
 stand beside (not with --nocuda_graphs); the shares are of the kernels' time.
+
+--processes=1,2 times the first flagfile's step on so many processes instead, with the same global batch, beside the
+ideal: in turns, the quickest of all steps, and processor time, which other work on the machine hardly changes. On
+processors each process has one thread.
 """
 
 import json
@@ -27,12 +31,14 @@ from itit.backends.connect import connect
 from itit.program import running
 from itit.training import taken
 from itit.training.state import make_state
+from tools.timing import scaling
 from tools.timing.batches import random_batch
 from tools.timing.flops import step_flops
 from tools.timing.parts import PARTS as ALL_PARTS
 from tools.timing.parts import REST, VQGAN, labelled
 
 PARTS = tuple(part for part in ALL_PARTS if part != VQGAN)  # codes are ready
+PEAKS = {"H100": 989, "H200": 989, "A100": 312}  # TFLOP/s in bf16 by NVIDIA's data sheets, without sparsity
 _PREFIX = "itit/"  # of the profiler's ranges that are parts
 _BACKWARD = "autograd::engine::evaluate_function"
 
@@ -142,8 +148,8 @@ def read_config(flagfile, arguments, batch):
     return config_lib.replace(config, **sizes).resolve()
 
 
-def table(names, configs, results):
-    """The lines to print: a column for each flagfile."""
+def table(names, configs, results, device=""):
+    """The lines to print: a column for each flagfile. `device`: its name, for the peak of the chip."""
     means = [statistics.mean(result.seconds) for result in results]
     actives = [step_lib.tasks(config, sys.maxsize) for config in configs]
     flops = [sum(step_flops(config, active).values()) for config, active in zip(configs, actives, strict=True)]
@@ -159,6 +165,9 @@ def table(names, configs, results):
         ("model TFLOP/s", [f"{count / mean / 1e12:.3g}" for count, mean in zip(flops, means, strict=True)]),
         ("time, of the first", [f"{mean / means[0]:.2f}" for mean in means]),
     ]
+    for peak in (peak for chip, peak in PEAKS.items() if chip in device):
+        rows.append(("of the bf16 peak", [f"{count / mean / 1e12 / peak:.1%}"
+                                          for count, mean in zip(flops, means, strict=True)]))  # fmt: skip
     if all(result.memory is not None for result in results):
         rows.append(("memory, GiB", [f"{result.memory:.1f}" for result in results]))
     if any(result.one_by_one for result in results):
@@ -189,6 +198,7 @@ def define_flags():
     absl_flags.DEFINE_list("flagfiles", None, "What --flagfile=A,B becomes.", required=True)
     absl_flags.DEFINE_integer("batch", 0, "Samples a step of each task that a flagfile has; 0: its own.", lower_bound=0)
     absl_flags.DEFINE_integer("steps", 2, "Steps timed.", lower_bound=1)
+    absl_flags.DEFINE_list("processes", [], "Compare so many processes, such as 1,2,4, in the place of flagfiles.")
     absl_flags.DEFINE_string("json", "", "File for the mean seconds of a step.")
 
 
@@ -197,10 +207,13 @@ def main(_):
     settings = [name for name, _, _ in config_lib.fields(config_lib.Config()) if given[name].present]
     arguments = [f"--{name}={given[name].value}" for name in settings]
     configs = [read_config(flagfile, arguments, given.batch) for flagfile in given.flagfiles]
+    if given.processes:
+        print("\n".join(scaling.table(scaling.run(configs[0], given.steps, map(int, given.processes)))))
+        return
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {gpu}, --steps={given.steps}", flush=True)
     results = [measure(config, given.steps) for config in configs]
-    print("\n".join(table([flagfile.rpartition("/")[2] for flagfile in given.flagfiles], configs, results)))
+    print("\n".join(table([flagfile.rpartition("/")[2] for flagfile in given.flagfiles], configs, results, gpu)))
     if given.json:
         pairs = zip(given.flagfiles, results, strict=True)
         found = {flagfile: {"seconds": statistics.mean(result.seconds)} for flagfile, result in pairs}

@@ -12,6 +12,7 @@ from itit import flags as flags_lib
 from itit.console import counted
 from tools.data.damaged import Damage
 from tools.generation import generation, inputs
+from tools.spread import distribution
 
 
 def define_flags():
@@ -32,8 +33,8 @@ def main(_):
     damage = Damage(flag.max_bad_records, "pictures")
     pictures = inputs.pictures(flag.pictures, flag.images, damage.add)
     pictures = pictures[: flag.num_pictures] if flag.num_pictures else pictures
-    loading, sharing = flags_lib.from_flags(generation.Loading()), flags_lib.from_flags(generation.Sharing())
-    model, telling = generation.load(loading), flags_lib.from_flags(generation.Telling())
+    loading, sharing = flags_lib.from_flags(generation.Loading()), distribution.of_flags(generation.Sharing())
+    model, telling = generation.load(loading, shared=True), flags_lib.from_flags(generation.Telling())
     whole = generation.export_captions(
         model, pictures, flag.output, telling, loading.batch_size, sharing, flag.num_shown, damage
     )

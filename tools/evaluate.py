@@ -17,6 +17,7 @@ from itit import config, storage
 from itit import flags as flags_lib
 from tools.generation import generation
 from tools.scoring import picture_features, protocols
+from tools.spread import distribution
 
 
 def check(flag):
@@ -39,12 +40,12 @@ def evaluate(flag, loading, sharing):
     if flag.protocol in protocols.CAPTIONS:
         telling = flags_lib.from_flags(generation.Telling())
         return protocols.evaluate_captions(
-            generation.load(loading), flag.captions, flag.image_list, flag.images, flag.output, telling,
+            generation.load(loading, shared=True), flag.captions, flag.image_list, flag.images, flag.output, telling,
             loading.batch_size, sharing, flag.force,
         )  # fmt: skip
     drawing = flags_lib.from_flags(generation.Drawing())
     prompts = protocols.choose_prompts(flag.captions, flag.num_prompts, flag.list_seed)
-    model = generation.load(loading)
+    model = generation.load(loading, shared=True)
     extractor = picture_features.of(flag.inception, flag.features, model.backend, flag.force)
     return protocols.evaluate_pictures(
         model, prompts, flag.reference, extractor, flag.output, drawing, loading.batch_size, sharing, flag.force
@@ -55,7 +56,7 @@ def main(_):
     flag = flags.FLAGS
     check(flag)
     split = protocols.split_of(flag.captions, flag.split)
-    loading, sharing = flags_lib.from_flags(generation.Loading()), flags_lib.from_flags(generation.Sharing())
+    loading, sharing = flags_lib.from_flags(generation.Loading()), distribution.of_flags(generation.Sharing())
     result = evaluate(flag, loading, sharing)
     if result is None:
         print(f"{flag.output}: done here; other hosts are not yet")

@@ -11,6 +11,7 @@ from absl import flags
 from itit import flags as flags_lib
 from itit.console import counted
 from tools.generation import generation, inputs
+from tools.spread import distribution
 
 
 def read_prompts(texts, source, limit):
@@ -34,8 +35,8 @@ def define_flags():
 def main(_):
     flag = flags.FLAGS
     prompts = read_prompts(flag.prompt, flag.prompts, flag.num_prompts)
-    loading, sharing = flags_lib.from_flags(generation.Loading()), flags_lib.from_flags(generation.Sharing())
-    model, drawing = generation.load(loading), flags_lib.from_flags(generation.Drawing())
+    loading, sharing = flags_lib.from_flags(generation.Loading()), distribution.of_flags(generation.Sharing())
+    model, drawing = generation.load(loading, shared=True), flags_lib.from_flags(generation.Drawing())
     whole = generation.export_pictures(
         model, prompts, flag.output, drawing, loading.batch_size, sharing, flag.num_shown
     )

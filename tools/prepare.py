@@ -15,7 +15,7 @@ from itit.console import counted
 from itit.flags import run_main
 from tools.data import preparing
 from tools.data.sources import SOURCES, source_of
-from tools.spread.distribution import Distribution
+from tools.spread.distribution import Distribution, of_flags
 
 
 def define_flags(name):
@@ -36,7 +36,7 @@ def prepare(name):
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"source {name!r}: choose one of {', '.join(SOURCES)}{hint}")
     settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), source_of(name)()))
-    distribution = flags_lib.from_flags(Distribution())
+    distribution = of_flags(Distribution())
     found = preparing.run(name, source, settings, distribution)
     if not found:
         print(f"host {distribution.host_index} of {distribution.num_hosts}: its shards are done; host 0 ends the set")

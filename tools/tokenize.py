@@ -5,6 +5,8 @@ Writes the same records in the same order, with `image_ids` for `image` (--vqgan
 rerun, an unfinished one is never visible. PREFIX-settings.json holds what the shards were made with; a rerun must be
 given the same, and so must a training on them.
 
+Under torchrun each process makes some of the shards, on a device of its own.
+
 With --num_crops or --flip a record becomes several, one a view of its picture; their ids are KEY#0, KEY#1, ...
 """
 
@@ -23,7 +25,7 @@ from itit.console import counted
 from itit.data import made_with, records, shard_index
 from tools.data import tokenizing
 from tools.data.splits import settle
-from tools.spread.distribution import Distribution, results
+from tools.spread.distribution import Distribution, of_flags, results
 
 
 def run(pattern, output, settings, distribution=Distribution()):  # noqa: B008 (it is frozen)
@@ -76,7 +78,7 @@ def define_flags():
 
 def main(_):
     flag = flags.FLAGS
-    run(flag.input, flag.output, flags_lib.from_flags(tokenizing.Settings()), flags_lib.from_flags(Distribution()))
+    run(flag.input, flag.output, flags_lib.from_flags(tokenizing.Settings()), of_flags(Distribution()))
 
 
 if __name__ == "__main__":

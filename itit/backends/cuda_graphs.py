@@ -118,7 +118,7 @@ class RepeatedNoise(Noise):
     """
 
     def __init__(self, noise):
-        super().__init__(*noise.key[:2], noise.device, noise.key[2], noise.rows)
+        super().__init__(*noise.key[:2], noise.device, noise.key[2], noise.rows, noise.share, noise.fused)
         self._seeds_dropout = False
         self._draws, self._next = [], None  # (name, place, generator) of each; the next one, once they are repeated
 

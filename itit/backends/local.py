@@ -4,11 +4,13 @@ import contextlib
 
 import torch
 
+from itit.backends.compiled import compile_repeated
 from itit.backends.cuda_graphs import Graphs
 from itit.checkpoint.pieces import Piece, whole_index
 from itit.hosts import Hosts
 from itit.noise import Noise
 from itit.program import Eager
+from itit.train_step import Alone
 from itit.training.interrupt import Stoppable
 
 
@@ -22,22 +24,30 @@ class Local:
     """One processor or one GPU, in plain torch.
 
     Attributes: `device`; `run`, which runs the programs of a step, and `sampler`, which runs those of generation (see
-    program.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py).
+    program.py); `num_devices`, of all hosts; `hosts`, which tell each other what is no tensor (see hosts.py);
+    `splits_parts`, whether the rows of a host are a share of each microbatch, or one of the batch; `across`, of a
+    `train_step.State`.
 
     Args:
       graphs: on a GPU, functions of many parts run as CUDA graphs (see cuda_graphs.py).
+      compiles: whether adopted modules are compiled in parts (see compiled.py).
     """
 
-    num_devices = 1
+    num_devices, splits_parts, across = 1, False, Alone()
 
-    def __init__(self, device, graphs=False):
+    def __init__(self, device, graphs=False, compiles=False):
         self.device, self.hosts = torch.device(device), Hosts()
         self.run = self.sampler = Eager()
-        self._graphs = Graphs() if graphs else None
+        self._graphs, self._compiles = Graphs() if graphs else None, compiles
 
     def whole(self, function, *args):
         """Calls a function of many parts, such as a step; its parts run as it says."""
         return self._graphs(function, *args) if self._graphs else function(*args)
+
+    def spread(self, function, items):
+        """What function(item) returns, a tensor or a tuple of tensors, for each item, in order, on every host. Hosts
+        that have the items whole share them out."""
+        return [function(item) for item in items]
 
     def stop_by(self, interrupt):
         """From now on a signal ends generation between two of its parts, by `interrupt.Interrupted`; a recorded one,
@@ -47,6 +57,8 @@ class Local:
 
     def adopt(self, module):
         """Moves the weights of a module to the device, and returns it."""
+        if self._compiles:
+            compile_repeated(module, self.device)
         return module.to(self.device)
 
     def place_state(self, state):
@@ -90,8 +102,13 @@ class Local:
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
 
-    def noise(self, seed, step, part=0, rows=None):
-        """The draws of a part of a step, an index or a name; `rows`: list of numbers, one a row (see noise.py)."""
+    def noise(self, seed, step, part=0, rows=None, whole=False):
+        """The draws of a part of a step, an index or a name.
+
+        Args:
+          rows: list of numbers, one a row (see noise.py).
+          whole: every host has all rows that are drawn for.
+        """
         return Noise(seed, step, self.device, part, rows)
 
     @contextlib.contextmanager

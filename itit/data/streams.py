@@ -33,6 +33,7 @@ class Streams:
     Args:
       config: resolved Config.
       host_index, num_hosts: which equal share of each task's rows `batch` returns.
+      num_parts: microbatches, of each of which a host has a share; 1: it has one of the batch.
 
     Batches of several steps may be made at once, on threads of the caller; in order, their blocks are read ahead.
     `num_bad` counts damaged records, `num_cut` texts that were longer than L.
@@ -41,8 +42,8 @@ class Streams:
     length, and (then or later) more than max_bad_records damaged records.
     """
 
-    def __init__(self, config, host_index=0, num_hosts=1):
-        self._config, self._host_index, self._num_hosts = config, host_index, num_hosts
+    def __init__(self, config, host_index=0, num_hosts=1, num_parts=1):
+        self._config, self._host_index, self._num_hosts, self._num_parts = config, host_index, num_hosts, num_parts
         self.num_bad, self._bad, self._lock, self._planned = 0, {}, threading.Lock(), 0
         self.reader = Reader(config.data.read_requests, config.data.read_ahead_mib << 20)
         workers = num_workers(config)
@@ -110,7 +111,7 @@ class Streams:
     def _places(self, name, step):
         sizes = self._sizes(name)
         parts = order.positions(step, list(sizes.values()), self._lanes(name))
-        mine = [np.array_split(part, self._num_hosts)[self._host_index] for part in parts]
+        mine = [part.reshape(self._num_parts, self._num_hosts, -1)[:, self._host_index].ravel() for part in parts]
         return dict(zip(sizes, mine, strict=True))
 
     def sample_batch(self, num_rows):

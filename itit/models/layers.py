@@ -6,12 +6,14 @@ Weights are float32; matrix products run in `compute_dtype` by explicit casts, w
 (autocast does not). The residual stream, LayerNorm and softmax stay float32.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from itit.models.precision import CastsWeights
-from itit.ops import attend, gelu, linear, lookup, project_heads, project_out
+from itit.ops import attend, gelu, linear, lookup, project_heads, project_out, recomputed
 
 NORM_EPS = 1e-6
 
@@ -111,6 +113,18 @@ def set_compute_dtype(module, dtype):
             part.compute_dtype = dtype
 
 
+def recompute_blocks(module):
+    """The blocks below `module` keep what goes into them alone, and are computed again in the backward pass, with the
+    same draws: less memory for a longer step."""
+    for part in module.modules():
+        if isinstance(part, Block):
+            part.forward = functools.partial(_recomputed, part.forward)
+
+
+def _recomputed(forward, x, *args, **kwargs):
+    return recomputed(x, functools.partial(forward, **kwargs), *args, draws=True)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with biases, dropout on the probabilities and on the output."""
 
@@ -172,6 +186,7 @@ class Block(nn.Module):
     """
 
     returns_rows = True  # [B, ...]: a mesh keeps it split by rows
+    repeated = ("forward",)  # methods that a backend may compile
 
     def __init__(self, dim, num_heads, mlp_ratio, dropout, norm="pre", norm_layer=LayerNorm, mlp_layer=Mlp):
         super().__init__()

@@ -54,7 +54,7 @@ def cast_once(module):
         yield
     finally:
         for part in parts.values():
-            part.kept = None
+            del part.kept
 
 
 def weights_to_cast(module):
@@ -78,7 +78,7 @@ def casts_of(module, casts):
         yield
     finally:
         for part in parts.values():
-            part.casts = {}
+            vars(part).pop("casts", None)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ class Attention(nn.Module):
 
 class Block(nn.Module):
     returns_rows = True  # [B, ...]: a mesh keeps it split by rows
+    repeated = ("forward",)  # methods that a backend may compile
 
     def __init__(self, config):
         super().__init__()

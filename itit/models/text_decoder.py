@@ -16,6 +16,8 @@ from itit.ops import attend, join_heads, split_heads
 
 
 class TextDecoder(nn.Module):
+    repeated = ("step",)  # methods that a backend may compile
+
     def __init__(self, config):
         super().__init__()
         dim = config.text_decoder_dim

@@ -17,11 +17,14 @@ from itit.data import scenes
 from itit.program import program, running
 from itit.scores import captions
 from itit.scores.scenes import exact
+from itit.tasks import TASKS
 from itit.train_step import compute_losses, prepare
 from itit.training.state import image_ids_of
 
 BEST = "best"
 CHUNK = 64  # pairs at once
+PASSES = ("t2i", "i2t")  # tasks whose losses are taken
+LOSSES = [name for task in PASSES for name in TASKS[task].losses]
 # The scores, and whether more is better.
 RISING = {"CIDEr": True, "t2i": False, "i2t": False, "captions_exact": True, "pictures_exact": True}
 
@@ -79,31 +82,32 @@ class Evaluation:
         """The pairs as ids on the host: NumPy "image_ids" [B, N] and "text_ids" [B, L]."""
         if "image_ids" in batch:
             return batch
-        found = []
-        for part in _chunks(batch["images"]):
-            images = self._backend.to_device({"images": part}, whole=True)
-            found.append(self._backend.sampler(image_ids_of, images, self._state).cpu().numpy())
-        return {"image_ids": np.concatenate(found), "text_ids": batch["text_ids"]}
+        found = self._backend.spread(self._ids_of, _chunks(batch["images"]))
+        return {"image_ids": np.concatenate([ids.cpu().numpy() for ids in found]), "text_ids": batch["text_ids"]}
+
+    def _ids_of(self, images):
+        batch = self._backend.to_device({"images": images}, whole=True)
+        return self._backend.sampler(image_ids_of, batch, self._state)
 
     def _losses(self):
-        seed, found, counted = self._config.train.seed, {}, {}
         self._state.model.eval()
-        for i, rows in enumerate(zip(*map(_chunks, self._batch.values()), strict=True)):
-            active = dict.fromkeys(("t2i", "i2t"), len(rows[0]))
-            batch = {f"{task}/{name}": part for task in active for name, part in zip(self._batch, rows, strict=True)}
-            noise = self._backend.noise(seed, 0, f"eval/{i}")
-            batch = self._backend.to_device(batch, whole=True)
-            with running(self._backend.sampler):
-                part = prepare(self._state, batch, noise, noise, self._config, active, (0, 1))
-                losses = _losses(self._state, part, noise, self._undropped)
-            for name, value in losses.items():
-                if not getattr(self._config.objective, f"{name}_weight"):
-                    continue
-                total = float(part.totals[name])
-                found[name] = found.get(name, 0.0) + float(value) * total
-                counted[name] = counted.get(name, 0.0) + total
+        chunks = enumerate(zip(*map(_chunks, self._batch.values()), strict=True))
+        found = self._backend.spread(self._sums, chunks)
+        values, totals = (sum(part.cpu().double() for part in parts) for parts in zip(*found, strict=True))
         self._state.model.train()
-        return {name: value / counted[name] for name, value in found.items()}
+        found = dict(zip(LOSSES, (values / totals).tolist(), strict=True))
+        return {name: value for name, value in found.items() if getattr(self._config.objective, f"{name}_weight")}
+
+    def _sums(self, chunk):
+        """Of each loss of some pairs the sum, and what it is a mean of: float32 [losses] twice."""
+        number, rows = chunk
+        active = dict.fromkeys(PASSES, len(rows[0]))
+        batch = {f"{task}/{name}": part for task in active for name, part in zip(self._batch, rows, strict=True)}
+        noise = self._backend.noise(self._config.train.seed, 0, f"eval/{number}", whole=True)
+        batch = self._backend.to_device(batch, whole=True)
+        with running(self._backend.sampler):
+            part = prepare(self._state, batch, noise, noise, self._config, active, (0, 1))
+            return _losses(self._state, part, noise, self._undropped)
 
     def _check_scenes(self):
         for text in self._detokenizer.decode(self._batch["text_ids"]):
@@ -149,4 +153,6 @@ def _chunks(rows):
 @program
 @torch.no_grad()
 def _losses(state, part, noise, config):
-    return compute_losses(state, part, part.totals, noise, config)
+    losses = compute_losses(state, part, part.totals, noise, config)
+    totals = torch.stack([part.totals[name] for name in LOSSES])
+    return torch.stack([losses[name] for name in LOSSES]) * totals, totals

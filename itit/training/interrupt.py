@@ -28,21 +28,23 @@ class Interrupt:
 
     def stops(self, backend, step, log_every):
         """Whether to save and leave after `step` steps. Several hosts do so after the same step, which they agree on
-        where metrics are due."""
-        due = backend.hosts.count == 1 or step % log_every == 0
+        after every one where that costs nothing, else where metrics are due."""
+        due = backend.hosts.count == 1 or backend.hosts.agrees_at_once or step % log_every == 0
         return due and backend.hosts.any(self.signal is not None)
 
-    def ended(self, stop, step, workdir):
+    def ended(self, stop, step, workdir, says=True):
         """Says where a run was told to stop, if it was. Returns the exit code: 0, or 128 + the signal.
 
         Args:
           stop: whether its loop was left for a signal, which another host may have had: it counts as SIGTERM.
           step: steps done.
+          says: False where another process says it on the same screen.
         """
         if not stop and self.signal is None:
             return 0
         saved = f"saved step {step}" if step else "before the first step, nothing saved"
-        say(f"interrupted: {saved} in {workdir}; the same command goes on", sys.stderr)
+        if says:
+            say(f"interrupted: {saved} in {workdir}; the same command goes on", sys.stderr)
         return 128 + (self.signal or signal.SIGTERM)
 
 

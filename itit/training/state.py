@@ -6,15 +6,17 @@ Shapes: B batch, N image tokens, S side of a picture in pixels.
 """
 
 import concurrent.futures
+import pathlib
 
 import google_crc32c
 import torch
 from absl import logging
 
+import itit
 from itit import text_encoders
 from itit.checkpoint import weights
 from itit.models import ITITModel, encode_text
-from itit.models.layers import set_compute_dtype
+from itit.models.layers import recompute_blocks, set_compute_dtype
 from itit.objectives import empty_ids
 from itit.optim import Adafactor, Ema
 from itit.train_step import State
@@ -66,10 +68,12 @@ def make_state(config, backend):
     torch.manual_seed(config.train.seed)
     model = backend.adopt(ITITModel(config.model))
     set_compute_dtype(model, DTYPES[config.train.compute_dtype])
+    if config.train.recompute_blocks:
+        recompute_blocks(model)
     optimizer = Adafactor(model.named_parameters(), config.optim)
     ema = Ema(model.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
     nothing = encode_text(t5, empty_ids(config.model.num_text_tokens, backend.device))
-    state = State(model, t5, vqgan, nothing, optimizer, ema)
+    state = State(model, t5, vqgan, nothing, optimizer, ema, backend.across)
     backend.place_state(state)
     return state
 
@@ -80,6 +84,14 @@ def fingerprint(module):
     for _, tensor in sorted(module.state_dict().items()):
         checksum.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return checksum.hexdigest().decode()
+
+
+def code():
+    """Checksum of the package, and torch's version."""
+    checksum = google_crc32c.Checksum()
+    for path in sorted(pathlib.Path(itit.__file__).parent.rglob("*.py")):
+        checksum.update(path.read_bytes())
+    return f"{checksum.hexdigest().decode()}, with torch {torch.__version__}"
 
 
 def frozen(state):

@@ -203,7 +203,7 @@ class _ComputedOnce(torch.autograd.Function):
 
 
 @form(ops.recomputed, "xla")
-def recomputed(x, function, *args):
+def recomputed(x, function, *args, draws=False):
     """Computed once: XLA would merge the second computation with the first. A chip of a pod has few rows."""
     return function(x, *args)
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from itit.checkpoint.pieces import Piece, slices, whole_index
-from itit.hosts import Hosts
+from itit.hosts import Hosts, over_tcp
 from itit.models import weights_to_cast
+from itit.train_step import Alone
 from itit.xla import api, sharding
 from itit.xla.buffers import Packs, lay
 from itit.xla.capture import Captured, Lazy
@@ -26,6 +27,10 @@ def connect(config):
     does not match the devices.
     """
     api.check_versions()
+    if config.compile:
+        raise ValueError("--compile: not on XLA, which compiles whole programs itself")
+    if config.recompute_blocks:
+        raise ValueError("--recompute_blocks: not on XLA, which would merge both computations; add devices instead")
     if config.xla_cache:
         api.initialize_cache(config.xla_cache)
     try:
@@ -52,16 +57,22 @@ def prepare(matmul_precision):
 class Mesh:
     """The devices as a grid of data x fsdp, and where tensors lie on it. A backend: see backends/connect.py."""
 
+    splits_parts, across = False, Alone()
+
     def __init__(self, data, fsdp):
         self.data, self.fsdp, self.num_devices = data, fsdp, data * fsdp
         self.device = api.device()
-        address = api.master_ip() if api.process_count() > 1 else ""
-        self.hosts = Hosts(api.process_index(), api.process_count(), address, PORT)
+        count = api.process_count()
+        self.hosts = over_tcp(api.process_index(), count, api.master_ip(), PORT) if count > 1 else Hosts()
         axes = sharding.axes(data, fsdp)
         self._mesh = api.device_mesh(tuple(axes.values()), tuple(axes))
         self._shardings, self.texts = {}, {}  # spec -> as XLA has it, and as it writes it
         self.packs = Packs()
         self.run, self.sampler = Captured(self), Captured(self, strict=False)
+
+    def spread(self, function, items):
+        """What function(item) returns for each item: here of all devices together."""
+        return [function(item) for item in items]
 
     def stop_by(self, interrupt):
         """Nothing: all hosts run all parts of what they have begun."""
@@ -250,7 +261,7 @@ class Mesh:
             out[name] = api.to_devices(torch.as_tensor(value), self.device, self._mesh, spec, minibatch)
         return out
 
-    def noise(self, seed, step, part=0, rows=None):
+    def noise(self, seed, step, part=0, rows=None, whole=False):
         """The draws of a part of a step, an index or a name; `rows`: list of numbers, one a row (see noise.py)."""
         key = self.mark(counter_key(seed, step, part).to(self.device), (None,))
         if rows is not None:

@@ -36,6 +36,8 @@ class CounterNoise(NamedTuple):
         """Uniform float32 of this shape, in (0, 1)."""
         word = hashed(self.prefix + name)
         low, high = _mix(self.key[0] ^ _int32(word)), _mix(self.key[1] ^ _int32(word >> 31))
+        if not shape:
+            return self._replace(rows=None)(name, (1,))[0]
         rows = self.rows
         if rows is None:
             rows = torch.arange(shape[0], dtype=torch.int32, device=self.key.device)

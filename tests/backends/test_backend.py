@@ -56,6 +56,16 @@ def test_the_precision_of_products_and_convolutions_is_set():
         assert torch.backends.cudnn.allow_tf32 == (precision == "medium")
 
 
+def test_other_devices_are_taken_by_name_and_said_to_be_untried(monkeypatch, caplog):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("xpu"))
+    assert connect(TrainConfig()).device == connect(TrainConfig(backend="cpu")).device == torch.device("cpu")
+    assert not caplog.records
+    assert connect(TrainConfig(backend="xpu")).device == torch.device("xpu")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["--backend=xpu"]
+    with pytest.raises(ValueError, match="^--backend=gpu: .*; choose cpu or xpu$"):
+        connect(TrainConfig(backend="gpu"))
+
+
 def test_plain_torch():
     local = Local("cpu")
     rows = np.arange(6).reshape(2, 3)

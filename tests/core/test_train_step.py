@@ -11,7 +11,7 @@ from itit import inference, objectives
 from itit import train_step as step_module
 from itit.masking import Masking
 from itit.models import Text, weights_cast
-from itit.models.layers import set_compute_dtype
+from itit.models.layers import recompute_blocks, set_compute_dtype
 from itit.noise import Noise
 from itit.program import Eager, running
 from itit.tasks import LOSSES, only
@@ -299,3 +299,23 @@ def test_one_batch_is_learned_by_heart():
         assert losses[0] > floor(classes) + 2, losses
         # Of ten seeds' last words the mean is 0.035 above the floor, the worst 0.11.
         assert floor(classes) <= sum(losses[-10:]) / 10 < floor(classes) + 0.12, losses
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", seeds(1))
+def test_blocks_that_are_computed_again_change_no_bit(seed, dtype):
+    config, found = make_config(dropout=0.2, t2i_text_drop_prob=0.3), []
+    for recompute in (False, True):
+        state, inside = make_state(config, seed), []
+        set_compute_dtype(state.model, dtype)
+        if recompute:
+            recompute_blocks(state.model)
+        first = state.model.encoder.blocks[0].attention
+        first.register_forward_hook(lambda *_: inside.append(torch.is_grad_enabled()))  # noqa: B023
+        noises = [Noise(seed, 0, "cpu", part) for part in range(2)]
+        metrics = train_step(state, random_batch(config, seed), noises, RATE, config, ALL)
+        found.append((metrics, {name: t.clone() for name, t in state.tensors().items()}, sum(inside)))
+    (metrics, tensors, once), (same, others, twice) = found
+    assert all(torch.equal(metrics[name], same[name]) for name in metrics)
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+    assert twice == 2 * once > 0

@@ -41,7 +41,7 @@ class Settings:
     keep: bool = knob(False, "Keep `image` and `text` beside their ids.")
     num_crops: int = knob(1, "Crops of each picture: the centre, as in training, and others.")
     flip: bool = knob(False, "Each crop also mirrored (wrong where texts say left or right).")
-    backend: str = knob("auto", "Where the image tokenizer runs, as in training.", ("auto", "cpu", "cuda", "xla"))
+    backend: str = knob("auto", "Where the image tokenizer runs, as in training.")
     num_workers: int = knob(0, "Threads that decode; 0: one a processor, up to 16.")
 
     def check(self):
@@ -117,7 +117,7 @@ def tokenizers_of(settings):
     """`Tokenizers`, made once in a process."""
     pictures = texts = None
     if settings.vqgan:  # first, because torch_xla must be imported before TensorFlow
-        backend = connect(config_lib.TrainConfig(backend=settings.backend))
+        backend = connect(config_lib.TrainConfig(backend=settings.backend), each=True)
         pictures = Pictures(settings.vqgan, backend, settings.num_crops, settings.flip)
     if settings.vocabulary:
         # TensorFlow is slow to load and not on every machine; pictures do without.

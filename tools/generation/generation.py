@@ -36,8 +36,8 @@ class Loading:
     workdir: str = knob("", "In the place of --model: folder of a run.")
     step: int | None = knob(None, "Checkpoint of --workdir; by default the newest whole one.")
     weights: str = knob("auto", "Of --workdir; auto takes averaged ones where the run has them.", tuple(WEIGHTS))
-    backend: str = knob("auto", "Where to run; auto takes xla if there are TPUs, cuda if there is a GPU, else cpu.",
-                        ("auto", "cpu", "cuda", "xla"))  # fmt: skip
+    backend: str = knob("auto", "Where to run, as in training.")
+    compile: bool = knob(False, "torch.compile of blocks and tokens, as in training; for many batches.")
     compute_dtype: str | None = knob(None, "Type of matrix products; by default that of training.", ("bf16", "fp32"))
     t5_weights: str = knob("", "Where the text encoder is, if it was moved or lies outside of the export.")
     vqgan: str = knob("", "Where the image tokenizer is now, if it was moved.")
@@ -86,11 +86,11 @@ class Sharing:
             raise ValueError(f"--host_index={self.host_index}: must be in [0, --num_hosts={self.num_hosts})")
 
 
-def load(settings):
-    """The ITIT that a `Loading` names. Raises ValueError, one line."""
+def load(settings, shared=False):
+    """The ITIT that a `Loading` names. `shared`: with other processes, see `Sharing`. Raises ValueError, one line."""
     if bool(settings.model) == bool(settings.workdir):
         raise ValueError("give --model=DIR (what tools.export wrote) or --workdir=DIR (a run), one of the two")
-    where = connect(dataclasses.replace(TrainConfig(), backend=settings.backend))
+    where = connect(TrainConfig(backend=settings.backend, compile=settings.compile), each=shared)
     common = {"dtype": settings.compute_dtype, "t5": settings.t5_weights or None, "vqgan": settings.vqgan or None,
               "vocabulary": settings.vocabulary or None, "backend": where}  # fmt: skip
     if settings.workdir:

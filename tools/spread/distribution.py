@@ -11,7 +11,8 @@ import json
 import os
 import time
 
-from itit import storage
+from itit import flags, storage
+from itit.backends.processes import index_started, num_started
 from itit.config import knob
 from itit.console import say
 from tools.spread import workers
@@ -58,6 +59,18 @@ class Distribution:
     def mine(self, tasks):
         """This host's share of a list."""
         return tasks[self.host_index :: self.num_hosts]
+
+
+def of_flags(settings):
+    """The settings of the flags, `host_index` and `num_hosts` among them; each process that torchrun starts is a host.
+
+    Raises ValueError where both say so.
+    """
+    found, started = flags.from_flags(settings), num_started()
+    if started > 1 and found.num_hosts > 1:
+        raise ValueError(f"--num_hosts={found.num_hosts}: torchrun has started {started} processes, which share the "
+                         "work; leave it out")  # fmt: skip
+    return dataclasses.replace(found, host_index=index_started(), num_hosts=started) if started > 1 else found
 
 
 def results(function, tasks, distribution, num_workers, advance=None):

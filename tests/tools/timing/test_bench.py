@@ -161,12 +161,14 @@ def test_the_table_of_a_gpu():
     shares = dict.fromkeys(bench.PARTS, 1 / len(bench.PARTS))
     results = [bench.Result([1.0, 3.0], [8.0, 12.0], shares, 1.25), bench.Result([0.5, 0.5], [], shares, 30.0)]
     lines = {line.split("  ")[0].strip() or line.split("  ")[1]: line.split()[-2:]
-             for line in bench.table(["a", "b"], configs, results)[1:]}  # fmt: skip
+             for line in bench.table(["a", "b"], configs, results, "NVIDIA H200")[1:]}  # fmt: skip
     assert lines["kernels one by one"] == ["10.000", "-"] and lines["of the CUDA graph's"] == ["5.00", "-"]
     assert lines["memory, GiB"] == ["1.2", "30.0"]
     assert lines["steps/s"] == ["0.5000", "2.0000"] and lines["time, of the first"] == ["1.00", "0.25"]
     flops = [sum(step_flops(config, tasks(config, 0)).values()) for config in configs]
     found = [float(cell) for cell in lines["model TFLOP/s"]]
+    peak = [float(cell.removesuffix("%")) / 100 for cell in lines["of the bf16 peak"]]
+    assert peak == pytest.approx([x / 989 for x in found], abs=1e-3)
     assert found == pytest.approx([flops[0] / 2 / 1e12, flops[1] / 0.5 / 1e12], rel=0.01) and flops[0] > flops[1]
 
 

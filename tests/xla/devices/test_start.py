@@ -32,6 +32,12 @@ def test_versions_that_do_not_belong_together(monkeypatch):
         mesh.connect(TrainConfig(xla_cache=""))
 
 
+@pytest.mark.parametrize("flag", ["compile", "recompute_blocks"])
+def test_what_is_for_other_backends(flag):
+    with pytest.raises(ValueError, match=f"^--{flag}: not on XLA, which [^\n]+$"):
+        mesh.connect(TrainConfig(xla_cache="", **{flag: True}))
+
+
 def test_a_tpu_in_use(monkeypatch):
     def locked():
         raise RuntimeError("Bad StatusOr access: UNKNOWN: TPU initialization failed: libtpu lockfile\nmore")
