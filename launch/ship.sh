@@ -10,4 +10,5 @@ run="${RUN:-runs/quickstart}"
     --about="A toy, to try ITIT with. It knows Scenes: pictures of one to three circles, squares, triangles and crosses, \
 small or large, in red, green, blue and yellow, each in a corner, and captions of these. Trained within minutes by \
 launch/quickstart.sh on 300 pairs, 20,000 unpaired pictures and 20,000 unpaired texts. One object is mostly right, two \
-are seldom drawn right. It knows no other words and pictures, nor its own pictures once they are saved: cycles keep them."
+are seldom drawn right. Of its own pictures of one object, saved and read again, it tells every second one right. It \
+knows no other words and pictures."
