@@ -1,4 +1,5 @@
-"""One process at a time at work in a local folder, or on one output. On gs:// none is (see checkpoint/store.py).
+"""One process at a time at work in a local folder, or on one output. On gs:// nothing is locked (see
+checkpoint/store.py); there the later of two may ask the earlier one to leave (`claim`).
 
 A lock is held by the system on a file: it ends with its process, however that ends, and a file that a killed one leaves
 locks nothing.
@@ -37,6 +38,26 @@ def hold(path, what):
         if is_new:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def claim(path, what):
+    """`hold`, and on gs:// what comes near to it: whoever begins last has it. Yields a function that raises ValueError,
+    one line that names `what`, where another process has taken it; to be asked now and then, and where work fails."""
+    if not storage.is_remote(path):
+        with hold(path, what):
+            yield lambda: None
+        return
+    storage.write_bytes(path, f"PID {os.getpid()} on {socket.gethostname()}".encode())
+    mine = storage.version(path)
+
+    def check():
+        if storage.version(path) != mine:
+            raise ValueError(f"{what}: another process has begun on it meanwhile, and goes on with it alone")
+
+    yield check
+    check()
+    storage.remove_tree(path)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 import dataclasses
 import math
 import os
+import re
 
 import numpy as np
 import tqdm
@@ -55,18 +56,23 @@ class ITIT:
         return self._need("vqgan").config.image_size
 
     @classmethod
-    def from_pretrained(cls, path, device=None, dtype=None, t5=None, vqgan=None, vocabulary=None, backend=None):
+    def from_pretrained(
+        cls, path, device=None, dtype=None, t5=None, vqgan=None, vocabulary=None, backend=None, revision=None
+    ):  # fmt: skip
         """Loads a model with its text encoder, image tokenizer and vocabulary.
 
         Args:
-          path: the folder that tools.export wrote, the safetensors file in it, or "scenes", which is shipped.
+          path: the folder that tools.export wrote, or the safetensors file in it; "scenes", which is shipped; or
+            OWNER/NAME on the Hugging Face Hub where there is no such folder. What is fetched is said on stderr before.
           device: torch device; by default the GPU, if there is one, else the processor.
           dtype: type of matrix products, "bf16" or "fp32"; by default that of training.
           t5, vqgan, vocabulary: where these are, if not in the folder.
           backend: in the place of `device`: of `itit.backends.connect`.
+          revision: branch, tag or commit on the Hub.
 
         Raises ValueError, one line, where a file is absent, damaged, or not the one that the model was trained with.
         """
+        path = _fetched(path, revision)
         file, _ = weights.exported_file(path)
         record = weights.read_record(file)
         config = Config(**weights.sections_of(record, file))
@@ -254,6 +260,16 @@ def _make_state(networks, config, dtype, backend):
 def _check_dtype(dtype):
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+
+
+def _fetched(path, revision):
+    """The folder of a name on the Hub; any other path as it is."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) or storage.exists(path):
+        return path
+    # Not everybody has its library, and local folders need none of it.
+    from itit.checkpoint import hub
+
+    return hub.fetch(path, revision)
 
 
 def _locate(name, given, recorded, file):

@@ -61,6 +61,7 @@ def _connect(pid):  # not across a fork: connections are tied to a thread of the
     except ImportError as error:
         raise ValueError(f"gs:// paths need gcsfs (pip install gcsfs): {error}") from None
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints stacks of what is raised to us anyway
+    logging.getLogger("fsspec").setLevel(logging.WARNING)  # it tells of each file that is opened
     # Without limits a connection that falls silent is waited for for ever. Other hosts write, too: no list is kept.
     patience = aiohttp.ClientTimeout(sock_connect=30, sock_read=120)
     return make(use_listings_cache=False, requests_timeout=patience)
@@ -78,13 +79,19 @@ def glob(patterns):
 
     Raises ValueError naming the pattern that matches no file.
     """
-    found = set()
+    return list(stamps(patterns))
+
+
+def stamps(patterns):
+    """`glob` with what tells each file from a later one in its place: path -> its size and its time, or its version on
+    gs://, in one text."""
+    found = {}
     for pattern in (part.strip() for part in patterns.split(",")):
         names = _matches(pattern)
         if not names and "," in patterns:
-            return sorted(_matches(patterns.strip()) or _no_match(pattern))
-        found.update(names or _no_match(pattern))
-    return sorted(found)
+            return dict(sorted((_matches(patterns.strip()) or _no_match(pattern)).items()))
+        found |= names or _no_match(pattern)
+    return dict(sorted(found.items()))
 
 
 def _matches(pattern):
@@ -96,8 +103,10 @@ def _expand(pattern):
     if is_remote(pattern):
         with _remote(pattern) as remote:
             found = remote.glob(pattern.removeprefix(REMOTE), detail=True)
-        return [REMOTE + name for name, info in found.items() if info["type"] == "file"]
-    return [name for name in local_glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+        return {REMOTE + name: f"{info['size']} {info.get('generation')}"
+                for name, info in found.items() if info["type"] == "file"}  # fmt: skip
+    names = [name for name in local_glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+    return {name: f"{info.st_size} {info.st_mtime_ns}" for name in names for info in [os.stat(name)]}
 
 
 def _no_match(pattern):

@@ -16,7 +16,7 @@ from itit import flags, locks, samples, storage, text_encoders
 from itit.backends.connect import connect
 from itit.checkpoint import store
 from itit.checks import check_batches
-from itit.config import ModelConfig, from_json, to_json
+from itit.config import ModelConfig, from_json, to_json, values_of
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams
 from itit.optim import learning_rate
@@ -105,6 +105,17 @@ def check_pictures(batch, state):
 
 
 # ---------------------------------------------------------------------------------------------- the loop
+
+
+def make_metrics(config, start):
+    """TensorBoard, and Weights & Biases where it is asked for. Raises ValueError where that does not begin."""
+    project, workdir, also = config.train.wandb_project, config.train.workdir, None
+    if project:
+        # Not everybody has it.
+        from itit.training.wandb_run import WandbRun
+
+        also = WandbRun(project, workdir, values_of(config))
+    return Metrics(workdir, config.optim.num_steps, start, costs(config), also)
 
 
 def write_samples(state, config, backend, batch, detokenizer, metrics, step):
@@ -242,7 +253,7 @@ def _run(config, backend, started):
         end = min(end, start + t.stop_after_steps)
     logging.info("%s", plan(config, start, end))
     looks = Looks(config, state, backend, streams, meta)
-    metrics = Metrics(workdir, config.optim.num_steps, start, costs(config)) if backend.hosts.leads else Silent()
+    metrics = make_metrics(config, start) if backend.hosts.leads else Silent()
     watchdog = Watchdog(t.watchdog_factor, t.watchdog_seconds, t.log_every)
     skips = Skips(workdir, streams.rows, backend.hosts.index, config.optim.max_skipped)
     batches = prefetch(streams, 0 if t.overfit_batch else start, config.data.prefetch)

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from itit import storage
+from itit.checkpoint import store
 from itit.data import scenes
 from tests.helpers import commands, finished_run, foreign_weights
 from tests.helpers.common import ROOT
+from tests.helpers.flaky_storage import BUCKET, gcs  # noqa: F401 (a fixture)
 from tests.helpers.public_vqgans import taming
 from tests.helpers.small import fresh_seed  # noqa: F401 (a fixture)
 from tests.test_house import tracked_files
@@ -35,8 +38,11 @@ SMALLER = {
     "tools.train_vqgan": ["--num_steps=2", "--channels=8", "--channel_multipliers=1,1,1", "--latent_dim=4"],
     "itit.train": ["--num_steps=2", "--num_decode_steps=2", "--lr_warmup_steps=1", "--eval_every=0", "--backend=cpu"],
     "tools.convert_vqgan": ["--image_size=32"],
+    "tools.prepare": ["--num_workers=1"],
+    "tools.inspect": ["--num_workers=1"],
 }
 WALKED = ("launch/RUNNING.md", "README.md")
+WALKED_ON_GS = "itit/data/README.md"
 NUM_PAIRS = 40
 
 
@@ -53,7 +59,7 @@ def of_shell(path):
 
 def test_only_these_documents_have_commands_in_blocks():
     """A new one is walked here, or where its scripts are tested, as launch/TPU.md is."""
-    assert {str(path) for path in documents() if of_shell(path)} == {*WALKED, "launch/TPU.md"}
+    assert {str(path) for path in documents() if of_shell(path)} == {*WALKED, WALKED_ON_GS, "launch/TPU.md"}
 
 
 def test_every_reason_is_needed():
@@ -102,7 +108,8 @@ def folder(tmp_path, fresh_seed):  # noqa: F811
     (tmp_path / "runs" / "quickstart" / "scenes" / "never-00000.tfrecord").symlink_to(
         tmp_path / "made" / "test.tfrecord"
     )
-    (tmp_path / "runs" / "quickstart" / "itit").symlink_to(tmp_path / "made" / "run")
+    for name, made in {"itit": "run", "vqgan": "vqgan", "vocabulary.model": "words.model"}.items():
+        (tmp_path / "runs" / "quickstart" / name).symlink_to(tmp_path / "made" / made)
     (tmp_path / "runs" / "quickstart" / "report.json").write_text(json.dumps({"caption_score": 0.5, "step": 7}))
     references = {i: drawn[i][1] for i in range(1, 9)}
     names = [f"COCO_val2014_{i:012d}.jpg" for i in references]
@@ -118,21 +125,45 @@ def folder(tmp_path, fresh_seed):  # noqa: F811
     return tmp_path
 
 
-def test_word_by_word(folder, monkeypatch):
-    ran = 0
-    for block in (block for path in WALKED for block in commands.blocks(ROOT / path, "sh")):
-        for words in commands.typed(block, folder):
+def walk(path, folder, environment=None):
+    """Types the blocks of a document. Returns how many commands were run, and what the last one printed."""
+    ran, output = 0, ""
+    for block in commands.blocks(ROOT / path, "sh"):
+        for words in commands.typed(block.replace("MY_BUCKET", BUCKET), folder):
             line = " ".join(words)
             if any(line.startswith(start) for start in NOT_RUN):
                 continue
             assert words[:2] == ["python", "-m"], f"not run, and no reason in NOT_RUN: {line}"
-            status, output = commands.run([*words[1:], *SMALLER.get(words[2], [])], folder)
+            status, output = commands.run([*words[1:], *SMALLER.get(words[2], [])], folder, environment)
             assert status == 0, f"{line}\n{output[-3000:]}"
             ran += 1
-    assert ran >= 10
+    return ran, output
+
+
+def test_word_by_word(folder, monkeypatch):
+    assert sum(walk(path, folder)[0] for path in WALKED) >= 10
     monkeypatch.chdir(folder)
     names = {}
     with contextlib.redirect_stdout(io.StringIO()) as said:
         for block in (block for path in WALKED for block in commands.blocks(ROOT / path, "python")):
             exec(compile(block, "a document", "exec"), names)  # noqa: S102 (our own)
     assert said.getvalue()
+
+
+def test_word_by_word_on_gs(folder, gcs):  # noqa: F811
+    """With the bucket of a stand-in: somebody's parquet files, as Hugging Face writes them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rng = np.random.default_rng()
+    for number in range(3):
+        rows, data = [], io.BytesIO()
+        for picture, text in (draw(rng) for _ in range(NUM_PAIRS)):
+            encoded = io.BytesIO()
+            picture.save(encoded, "PNG")
+            rows.append({"image": {"bytes": encoded.getvalue(), "path": None}, "caption": text})
+        parquet.write_table(pyarrow.Table.from_pylist(rows), data)
+        storage.write_bytes(f"gs://{BUCKET}/raw/{number}.parquet", data.getvalue())
+    ran, output = walk(WALKED_ON_GS, folder, gcs.environment)
+    assert ran == 4 and "step 2/2" in output, output
+    assert store.latest_step(f"gs://{BUCKET}/runs/first") == 2

@@ -10,21 +10,18 @@ of many short rounds.
 """
 
 import concurrent.futures
-import io
 import os
 import statistics
 import time
-from typing import NamedTuple
 
-import numpy as np
 from absl import flags as absl_flags
-from PIL import Image
 
 from itit import flags
 from itit.data.prefetch import prefetch
 from itit.data.streams import Streams, num_workers
 from itit.tasks import of_stream
 from itit.training.taken import settle
+from tools.timing.decoding import decode_speed, timed
 
 NUM_PICTURES = 512  # decoded from memory in a round
 
@@ -44,28 +41,6 @@ def sample_pictures(streams):
     return found[:NUM_PICTURES]
 
 
-def decode(data):
-    """Bytes -> uint8 [height, width, 3]."""
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-class Speed(NamedTuple):
-    """Of batches or of pictures: how many a second, and seconds of all processors for one."""
-
-    rate: float
-    cost: float
-
-
-def timed(work, count):
-    start, used = time.perf_counter(), time.process_time()
-    work()
-    return Speed(count / (time.perf_counter() - start), (time.process_time() - used) / count)
-
-
-def bare_speed(pictures, pool):
-    return timed(lambda: list(pool.map(lambda data: decode(data).size, pictures)), len(pictures))  # nothing is kept
-
-
 def input_speed(streams, start_step, num_batches, depth):
     """Of batches, from the moment when the first one is there."""
     batches = prefetch(streams, start_step, depth)
@@ -81,7 +56,7 @@ def measure(streams, config, num_batches, num_rounds):
     with concurrent.futures.ThreadPoolExecutor(max(1, num_workers(config))) as pool:
         for number in range(num_rounds):
             speed = input_speed(streams, number * num_batches, num_batches, config.data.prefetch)
-            found.append((speed, bare_speed(pictures, pool) if pictures else None))
+            found.append((speed, decode_speed(pictures, pool) if pictures else None))
     return found
 
 

@@ -22,7 +22,8 @@ from itit import sheets, storage
 from itit.config import DataConfig
 from itit.console import counted
 from itit.flags import run_main
-from tools.data import inspection, preparing, workers
+from tools.data import inspection, preparing
+from tools.spread import workers
 
 NUM_TILES, COLUMNS = 24, 6  # pictures on the grid: of a group, in a row
 NUM_NAMED, BINS, BAR = 20, 10, 40  # lines of damage; of histograms

@@ -1,9 +1,9 @@
 """`python -m tools.prepare SOURCE --output=DIR ...`: one's own pictures and texts as TFRecord shards for training.
 
-SOURCE is coco, folder, jsonl, csv, tsv, webdataset or text; `python -m tools.prepare SOURCE --help` lists its flags.
-DIR gets `paired-*.tfrecord` (pictures with a text), `images-*.tfrecord`, `texts-*.tfrecord`, whichever there are, an
-index beside each shard, and, at the end, `dataset.json`: counts, bytes, schema, a fingerprint of the ids, settings.
-Killed and called again, it goes on where it was.
+SOURCE is coco, folder, jsonl, csv, tsv, parquet, hf, webdataset or text; `python -m tools.prepare SOURCE --help` lists
+its flags. DIR gets `paired-*.tfrecord` (pictures with a text), `images-*.tfrecord`, `texts-*.tfrecord`, whichever there
+are, an index beside each shard, and, at the end, `dataset.json`: counts, bytes, schema, a fingerprint of the ids,
+settings. Killed and called again, it goes on where it was.
 """
 
 import difflib
@@ -14,17 +14,19 @@ from itit import usage
 from itit.console import counted
 from itit.flags import run_main
 from tools.data import preparing
-from tools.data.sources import coco, folder, table, text, webdataset
-
-SOURCES = {"coco": coco.Coco, "folder": folder.Folder, "jsonl": table.Jsonl, "csv": table.Csv, "tsv": table.Tsv,
-           "webdataset": webdataset.Webdataset, "text": text.Text}  # fmt: skip
+from tools.data.sources import SOURCES, source_of
+from tools.spread.distribution import Distribution
 
 
 def define_flags(name):
-    """The flags of a source; of an unknown one none."""
-    if name in SOURCES:
-        flags_lib.define(preparing.Settings())
-        flags_lib.define(SOURCES[name]())
+    """The flags of a source; of an unknown one none. Returns whether it is known, and its library installed."""
+    try:
+        settings = preparing.Settings(), Distribution(), source_of(name)()
+    except (KeyError, ValueError):
+        return False
+    for part in settings:
+        flags_lib.define(part)
+    return True
 
 
 def prepare(name):
@@ -33,8 +35,12 @@ def prepare(name):
         near = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"source {name!r}: choose one of {', '.join(SOURCES)}{hint}")
-    settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), SOURCES[name]()))
-    found = preparing.run(name, source, settings)
+    settings, source = (flags_lib.from_flags(part) for part in (preparing.Settings(), source_of(name)()))
+    distribution = flags_lib.from_flags(Distribution())
+    found = preparing.run(name, source, settings, distribution)
+    if not found:
+        print(f"host {distribution.host_index} of {distribution.num_hosts}: its shards are done; host 0 ends the set")
+        return
     for split, values in found["splits"].items():
         number, features = counted(values["records"], "record"), " and ".join(list(values["schema"])[1:])
         shards = counted(len(values["shards"]), "shard")
@@ -49,7 +55,6 @@ def prepare(name):
 
 if __name__ == "__main__":
     word = flags_lib.take_word()
-    define_flags(word)
-    if word not in SOURCES and not usage.is_asked(sys.argv):
+    if not define_flags(word) and not usage.is_asked(sys.argv):
         del sys.argv[1:]  # they cannot be read, and the source's name is what is wrong
     run_main(lambda _: prepare(word))

@@ -80,7 +80,16 @@ def to_rgb(picture):
 
 def to_square(picture, image_size, place=CENTRE, scale=1.0):
     """A PIL picture as uint8 [S, S, 3], as `decode` does it. Raises ValueError where its data are damaged."""
-    return np.asarray(_resize(to_rgb(picture), image_size, place, scale))
+    picture = to_rgb(picture)
+    width, height = picture.size
+    side = min(width, height) * scale
+    left, top = (width - side) * place[0], (height - side) * place[1]
+    if side == image_size:  # cut out at whole pixels: it stays as sharp as it is
+        left, top = int(left), int(top)
+        return np.asarray(picture)[top : top + image_size, left : left + image_size]
+    # The crop comes first, so that a very long picture is never enlarged as a whole.
+    box = (left, top, min(width, left + side), min(height, top + side))
+    return np.asarray(picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box))
 
 
 def _one_line(error):
@@ -136,15 +145,3 @@ def _to_rgb(picture, form=""):
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def _resize(picture, image_size, place, scale):
-    """The crop comes first, so that a very long picture is never enlarged as a whole. A square that has the size
-    already is cut out at whole pixels and stays as sharp as it is."""
-    width, height = picture.size
-    side = min(width, height) * scale
-    left, top = (width - side) * place[0], (height - side) * place[1]
-    if side == image_size:
-        return picture.crop((int(left), int(top), int(left) + image_size, int(top) + image_size))
-    box = (left, top, min(width, left + side), min(height, top + side))
-    return picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box)

@@ -191,12 +191,14 @@ def _varint(number):
 
 def _pack_varints(numbers):
     """The inverse of `_unpack_varints`."""
-    shifts = np.arange(0, 70, 7, dtype=np.uint64)
-    groups = numbers.astype(np.int64).astype(np.uint64)[:, None] >> shifts
+    numbers = numbers.astype(np.int64).astype(np.uint64)
+    most = max(1, -(-int(numbers.max(initial=0)).bit_length() // 7))
+    groups = numbers[:, None] >> np.arange(0, 7 * most, 7, dtype=np.uint64)
     # A further byte follows as long as anything is left above this one.
-    more = np.pad(groups[:, 1:] > 0, ((0, 0), (0, 1)))
-    used = np.pad(more[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return (groups & 127 | more.astype(np.uint64) << np.uint64(7)).astype(np.uint8)[used].tobytes()
+    used, more = np.ones(groups.shape, bool), np.zeros(groups.shape, np.uint64)
+    used[:, 1:] = groups[:, 1:] > 0
+    more[:, :-1] = used[:, 1:]
+    return (groups & 127 | more << np.uint64(7)).astype(np.uint8)[used].tobytes()
 
 
 def decode_example(payload):

@@ -40,10 +40,11 @@ class Metrics:
       num_steps: steps of the whole run, for the time left.
       start_step: steps done before this call; later events of an earlier, killed call disappear from the curves.
       costs: (step, what it and those after it cost, beside others), in the order of the steps.
+      also: takes the same scalars, pictures and texts; or None.
     """
 
-    def __init__(self, workdir, num_steps, start_step=0, costs=((0, 1.0),)):
-        self._num_steps, self._costs = num_steps, costs
+    def __init__(self, workdir, num_steps, start_step=0, costs=((0, 1.0),), also=None):
+        self._num_steps, self._costs, self._also = num_steps, costs, also
         self._remote = storage.join(workdir, FOLDER) if storage.is_remote(workdir) else None
         self._folder = tempfile.mkdtemp() if self._remote else storage.join(workdir, FOLDER)
         purge_step = start_step + 1 if start_step else 0  # the scores of an untrained model are at step 0
@@ -62,16 +63,23 @@ class Metrics:
 
     def scalars(self, step, values):
         """Writes {key: number} (floats or tensors of one element)."""
+        values = {key: float(value) for key, value in values.items()}
         for key, value in values.items():
-            self._write("add_scalar", key, float(value), step)
+            self._write("add_scalar", key, value, step)
+        if self._also:
+            self._also.scalars(step, values)
 
     def image(self, step, tag, picture):
         """Writes a picture, uint8 [height, width, 3]."""
         self._write("add_image", tag, picture, step, dataformats="HWC")
+        if self._also:
+            self._also.image(step, tag, picture)
 
     def text(self, step, tag, text):
         """Writes a text; TensorBoard shows it as Markdown."""
         self._write("add_text", tag, text, step)
+        if self._also:
+            self._also.text(step, tag, text)
 
     def progress(self, step, values, num_samples, wait_seconds):
         """Writes `values` and the rates, and prints what a person watches: see `_lines`.
@@ -117,6 +125,8 @@ class Metrics:
         self._write("close")
         if self._remote:
             self._upload()
+        if self._also:
+            self._also.close()
 
     def _write(self, method, *args, **options):
         """Calls TensorBoard's writer, which raises, too, what its thread has met since the call before."""

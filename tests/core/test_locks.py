@@ -13,6 +13,7 @@ import pytest
 from itit import locks, storage
 from itit.hosts import Hosts
 from tests.helpers import processes
+from tests.helpers.flaky_storage import BUCKET, gcs  # noqa: F401 (a fixture)
 from tools.data import splits
 
 FORK = multiprocessing.get_context("fork")
@@ -109,3 +110,28 @@ def test_two_calls_make_one_folder(tmp_path):
     with splits.new_folder(output) as staging:
         storage.write_bytes(f"{staging}/file", b"")
     assert os.listdir(tmp_path) == ["made"] and os.listdir(output) == ["file"]
+
+
+def test_on_gs_the_later_of_two_has_it(gcs):  # noqa: F811
+    path, meanwhile = f"gs://{BUCKET}/out/.lock", "^--output=x: another process has begun on it meanwhile"
+    with pytest.raises(ValueError, match=meanwhile), locks.claim(path, "--output=x") as first:
+        first()
+        with locks.claim(path, "--output=x") as second:
+            second()
+            with pytest.raises(ValueError, match=meanwhile):
+                first()
+        with pytest.raises(ValueError, match=meanwhile):
+            first()
+    with pytest.raises(KeyboardInterrupt), locks.claim(path, "--output=x"):
+        raise KeyboardInterrupt
+    assert storage.exists(path), "as a killed process leaves it"
+    with locks.claim(path, "--output=x") as third:
+        third()
+    assert not storage.exists(path)
+
+
+def test_on_a_disk_a_claim_is_a_lock(tmp_path):
+    with locks.claim(str(tmp_path / ".lock"), "--output=x") as check:
+        check()
+        with pytest.raises(ValueError, match="in use by another process"), locks.claim(str(tmp_path / ".lock"), "x"):
+            pass

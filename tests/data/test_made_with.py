@@ -16,6 +16,7 @@ from itit.models import VQGAN
 from tests.data import test_streams
 from tests.helpers.pictures import write_shards
 from tools import tokenize, train_sentencepiece
+from tools.data.tokenizing import Settings
 
 CONFIG = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=6,
                      codebook_size=24)  # fmt: skip
@@ -43,7 +44,7 @@ def pictures_of(pattern, **values):
 def test_another_image_tokenizer(tmp_path):
     write_shards(tmp_path, [5, 4])
     ours, other = (write_vqgan(tmp_path / name) for name in ("ours", "other"))
-    tokenize.run(f"{tmp_path}/raw-*", f"{tmp_path}/ids/a", ours, "", 8, keep=False, backend="cpu")
+    tokenize.run(f"{tmp_path}/raw-*", f"{tmp_path}/ids/a", Settings(ours, "", 8, keep=False, backend="cpu"))
     pattern = f"{tmp_path}/ids/a-*.tfrecord"
     for given in (ours, ""):
         assert pictures_of(pattern, vqgan=given).batch(0)["i2i/image_ids"].shape == (2, CONFIG.grid**2)

@@ -41,12 +41,13 @@ def _unquoted(word):
     return subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True).stdout
 
 
-def run(arguments, folder):
-    """Runs `python ARGUMENTS` (-m MODULE ...) in a folder. Returns (exit status, what it printed)."""
+def run(arguments, folder, environment=None):
+    """Runs `python ARGUMENTS` (-m MODULE ...) in a folder, with what `environment` adds to that of the first command.
+    Returns (exit status, what it printed)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     path = pathlib.Path(folder) / f"output-{os.getpid()}.txt"
-    process = context.Process(target=_work, args=(arguments, str(folder), str(path)))
+    process = context.Process(target=_work, args=(arguments, str(folder), str(path), environment or {}))
     process.start()
     process.join(PATIENCE)
     process.kill()
@@ -56,9 +57,10 @@ def run(arguments, folder):
     return process.exitcode, text
 
 
-def _work(arguments, folder, path):
+def _work(arguments, folder, path, environment):
     assert arguments[0] == "-m", arguments
     os.chdir(folder)
+    os.environ.update(environment)
     with open(path, "wb", buffering=0) as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)

@@ -17,6 +17,11 @@ model = ITIT.from_pretrained("{folder}")
 model.generate(["{prompt}"], seed=0)[0].save("picture.png")
 print(model.caption(["picture.png"]))
 ```"""
+# What the Hugging Face Hub reads of it.
+METADATA = """---
+pipeline_tag: text-to-image
+tags: [itit, image-to-text, arxiv:2310.03734]
+---"""
 _MARKUP = re.compile(r"[\\`*\[\]<>|]")
 KINDS = {"paired_data": "pairs", "image_data": "unpaired pictures", "text_data": "unpaired texts"}
 
@@ -39,6 +44,7 @@ def write(config, record, sha256, tensors, report, history=()):
     count = sum(tensor.numel() for tensor in tensors.values()) / 1e6
     kind = f"averaged weights (decay {config.optim.ema_decay})" if record["averaged"] else "raw weights"
     parts = [
+        METADATA,
         f"# ITIT-{m.preset}, step {step}",
         *([shown(record["about"], 2000)] if record.get("about") else []),
         f"Text to image and image to text (arXiv:2310.03734), trained on {listed(kinds)}: "

@@ -10,7 +10,7 @@ import numpy as np
 from itit import sheets, storage
 from itit.data import images, records, shard_index
 from itit.data.text import EOS, Tokenizer
-from tools.data.shard_writer import MODULUS, fingerprint
+from tools.data.ids import MODULUS, fingerprint, hash_of
 
 STRINGS = ("key", "image", "text")
 
@@ -115,9 +115,8 @@ def _record(report, job, counts, offset, length, shown):
     report.features = names
     report.offsets.append(offset)
     if key is not None:
-        number = fingerprint([key])
-        report.fingerprint = (report.fingerprint + number) % MODULUS
-        report.hashes.append(number >> 64)
+        report.fingerprint = (report.fingerprint + fingerprint([key])) % MODULUS
+        report.hashes.append(hash_of(key))
     place = f"{job.path}@{offset}"
     if text is not None:
         size = len(text) if not job.vocabulary else _num_pieces(job.vocabulary, text)

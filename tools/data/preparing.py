@@ -1,36 +1,32 @@
 """A source (see sources/) to shards, indexes and dataset.json. The same call goes on where an earlier one ended.
 
-A first pass over the source looks at ids alone: none twice, how many, which are the sample. A second one reads, in
-several processes, and writes in the order of the source. What a shard holds depends on the source and the settings
-only, so that a run that was killed and called again ends with the same bytes.
+Three stages of tasks (see spread/distribution.py), each of which may be done anywhere: the parts of the source are
+listed; ids that are there twice are looked for; then bounds are fixed, and each shard is written by itself. So what a
+shard holds depends on the source and the settings only.
 
-Of a folder that is not finished, `.begun.json` tells what it was begun with. dataset.json is written last.
+Of a folder that is not finished, `.work` tells what it was begun with, what is listed and which shards are done.
+dataset.json is written last.
 """
 
-import array
 import collections
-import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
-from typing import NamedTuple
 
-import numpy as np
 import PIL
 import tqdm
 
 from itit import locks, storage
 from itit.config import knob
-from itit.data import records
-from tools.data import splitting, workers
+from tools.data import listing, shard_writer, splitting
 from tools.data.damaged import Damage
-from tools.data.shard_writer import MODULUS, ShardWriter, fingerprint
-from tools.data.sources.item import MAX_PICTURE, BadItem, Passed
-from tools.data.stored_pictures import PictureSettings, store
+from tools.data.ids import MODULUS
+from tools.data.stored_pictures import PictureSettings
+from tools.spread.distribution import Distribution, Stage, wait_for
 
-DATASET, BEGUN, DAMAGED = "dataset.json", ".begun.json", "damaged.txt"
+DATASET, WORK, BEGUN, DAMAGED = "dataset.json", ".work", "begun.json", "damaged.txt"
 SCHEMA = {"key": "UTF-8, unique", "image": "encoded picture", "text": "UTF-8"}
-PICTURES_A_TASK, TEXTS_A_TASK = 4, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +34,9 @@ class Settings(PictureSettings):
     """What any source is prepared with."""
 
     output: str = knob("", "Folder for the shards, local or gs://.")
-    shard_bytes: int = knob(256 * 2**20, "Bytes that a shard has at most.")
+    shard_bytes: int = knob(
+        256 * 2**20, "Bytes of a shard, about: some of the items are measured, and so many are put into each."
+    )
     unpaired_halves: bool = knob(
         False, "Take pairs apart: one half gives its pictures, the other its texts (P sec. 4.1)."
     )
@@ -61,42 +59,31 @@ class Settings(PictureSettings):
             raise ValueError(f"--held_out={self.held_out}: must be in [0, 1)")
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What the first pass found: things listed, fingerprint of their ids, the `Limits` (see splitting.py), how much of
-    each kind was passed over, texts that the source found to be empty."""
-
-    num_items: int
-    fingerprint: str
-    limits: splitting.Limits
-    passed: dict
-    num_empty: int
-
-
-def run(name, source, settings):
-    """Writes the dataset, or what is missing of it. Returns what dataset.json holds.
+def run(name, source, settings, distribution=Distribution()):  # noqa: B008 (it is frozen)
+    """Writes the dataset, or what is missing of it. Returns what dataset.json holds; None on a host that does not write
+    it.
 
     Raises ValueError, one line, for bad settings, an id that is there twice, a folder that was begun otherwise or that
     another process is at work in, and more than max_bad_records damaged items.
     """
     settings.check()
-    storage.is_remote(settings.output)
-    with locks.hold(storage.join(settings.output, locks.NAME), f"--output={settings.output}"):
-        return _run(name, source, settings)
-
-
-def _run(name, source, settings):
-    asked, finished = _asked(name, source, settings), storage.join(settings.output, DATASET)
-    if storage.exists(finished):
-        found = read_dataset(finished)
-        _compare(finished, found["settings"], asked)
-        print(f"{settings.output}: already finished")
-    else:
-        plan = make_plan(source, settings)
-        _begin(settings.output, asked | {"items": plan.num_items, "ids": plan.fingerprint})
-        found = _write(source, settings, plan, asked)
-    _clean(settings.output, lambda name: name == BEGUN or name.endswith(".done"))
-    return found
+    distribution.check()
+    lock = storage.join(settings.output, locks.NAME + distribution.suffix)
+    with locks.claim(lock, f"--output={settings.output}") as check:
+        asked, finished = _asked(name, source, settings), storage.join(settings.output, DATASET)
+        if storage.exists(finished):
+            found = read_dataset(finished)
+            _compare(finished, found["settings"], asked)
+            print(f"{settings.output}: already finished")
+        else:
+            try:
+                found = _prepare(source, settings, distribution, asked, check)
+            except (OSError, ValueError):
+                check()  # another process may have taken away what was being read
+                raise
+        if found:
+            storage.remove_tree(storage.join(settings.output, WORK))
+        return found
 
 
 def read_dataset(path):
@@ -111,48 +98,6 @@ def read_dataset(path):
     return found
 
 
-def make_plan(source, settings):
-    """The first pass. Raises ValueError for an id that is there twice and as `splitting.limits` does."""
-    hashes, draws, total, count = array.array("Q"), array.array("Q"), 0, 0
-    passed, num_empty = collections.Counter(), 0
-    for item in tqdm.tqdm(_items(source, passed), "listing", unit=" items", leave=False, delay=1):
-        count += 1
-        if isinstance(item, BadItem):
-            continue
-        num_empty += item.num_empty
-        number = fingerprint([item.key])
-        total = (total + number) % MODULUS
-        hashes.append(number >> 64)
-        if (settings.paired_sample or settings.held_out) and item.image and item.texts:
-            draws.append(splitting.draw(settings.seed, "sample", item.unit or item.key))
-    _refuse_twins(source, np.frombuffer(hashes, np.uint64))
-    ordered = np.unique(np.frombuffer(draws, np.uint64))
-    limits = splitting.limits(len(ordered), settings.paired_sample, settings.held_out, lambda n: int(ordered[n - 1]))
-    return Plan(count, f"{total:032x}", limits, dict(sorted(passed.items())), num_empty)
-
-
-def _items(source, passed=None):
-    """Items and BadItems alone; their places among these are their positions. `passed`: a Counter of the others."""
-    for item in source.items():
-        if not isinstance(item, Passed):
-            yield item
-        elif passed is not None:
-            passed[item.kind] += 1
-
-
-def _refuse_twins(source, hashes):
-    """Hashes find the candidates without holding all ids; the ids themselves decide."""
-    ordered = np.sort(hashes)
-    twins, seen = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()), {}
-    if not twins:
-        return
-    for item in _items(source):
-        if not isinstance(item, BadItem) and fingerprint([item.key]) >> 64 in twins:
-            if item.key in seen:
-                raise ValueError(f"the id {item.key!r} is there twice: {seen[item.key]} and {item.place}")
-            seen[item.key] = item.place
-
-
 def _asked(name, source, settings):
     """All that the bytes of the result depend on."""
     free = ("output", "num_workers", "max_bad_records")
@@ -162,14 +107,15 @@ def _asked(name, source, settings):
 
 def _begin(output, asked):
     """Writes down what a folder is begun with, or compares it. Raises ValueError where it holds other shards."""
-    path = storage.join(output, BEGUN)
+    path = storage.join(output, WORK, BEGUN)
     if storage.exists(path):
         _compare(path, json.loads(storage.read_bytes(path)), asked)
-        _clean(output, lambda name: ".tmp-" in name)
+        for folder in (output, storage.join(output, WORK)):
+            storage.remove_rests(folder)
         return
     if any(name.endswith(".tfrecord") for name in storage.list_dir(output)):
         raise ValueError(f"--output={output}: holds shards of something else; name another folder")
-    storage.make_dirs(output)
+    storage.make_dirs(storage.join(output, WORK))
     storage.write_bytes(path, json.dumps(asked, indent=1).encode())
 
 
@@ -177,111 +123,108 @@ def _compare(path, found, asked):
     for name, value in asked.items():
         then = found.get(name, type(value)())  # a setting that was not known then was off
         if then != value:
-            what = {"items": "the items listed", "ids": "the ids listed", "pillow": "Pillow"}.get(name, f"--{name}")
+            what = {"files": "the source's files have changed: what tells them", "pillow": "Pillow"}.get(
+                name, f"--{name}"
+            )
             raise ValueError(f"{path}: {what} was {then!r}, is now {value!r}; name another --output")
 
 
-def _clean(output, is_rest):
-    for name in storage.list_dir(output):
-        if name.startswith(".") and is_rest(name):
-            storage.remove_tree(storage.join(output, name))
+def _prepare(source, settings, distribution, asked, check):
+    parts, work = source.parts(), storage.join(settings.output, WORK)
+    files = hashlib.sha256(json.dumps(list(parts.items())).encode()).hexdigest()[:16]
+    begun = storage.join(work, BEGUN)
+    if distribution.host_index:
+        wait_for(lambda: storage.exists(begun), f"host 0 begins {settings.output}")
+    _begin(settings.output, asked | {"files": files})
+    stage = functools.partial(Stage, work, distribution=distribution, num_workers=settings.num_workers)
+    try:
+        plan = _plan(source, settings, work, list(parts), stage)
+    except ValueError:
+        if distribution.num_hosts == 1 and not storage.exists(storage.join(work, "shard-00000.json")):
+            storage.remove_tree(work)  # nothing is written yet
+        raise
+    write = functools.partial(shard_writer.write_shards, settings, plan.limits, work)
+    writing = stage("shard", write, plan.tasks)
+    bad = Damage(settings.max_bad_records, "items", f"further ones will be in {DAMAGED}")
+    with tqdm.tqdm(total=plan.num_items, desc="preparing", unit=" items") as bar:
+
+        def seen(result):
+            check()
+            for cause in result["damaged"]:
+                bad.add(cause)
+            seen.items += result["items"]
+            bar.update(seen.items - bar.n)
+
+        seen.items = 0
+        results = writing.run(seen, wait=distribution.host_index == 0, advance=bar.update)
+    return _finish(settings, plan, results, asked) if distribution.host_index == 0 else None
 
 
-def _write(source, settings, plan, asked):
-    """The second pass."""
-    with contextlib.ExitStack() as stack:
-        writers = {split: stack.enter_context(ShardWriter(settings.output, split, settings.shard_bytes))
-                   for split in splitting.SPLITS}  # fmt: skip
-        bad = Damage(settings.max_bad_records, "items", f"further ones will be in {DAMAGED}",
-                     sum(len(writer.damaged) for writer in writers.values()))  # fmt: skip
-        bar = stack.enter_context(tqdm.tqdm(total=plan.num_items, desc="preparing", unit=" items"))
-        tasks = _tasks(source, settings, plan, writers)
-        results = workers.ordered(functools.partial(encode, settings), tasks, settings.num_workers)
-        for position, done in stack.enter_context(contextlib.closing(results)):
-            for place, split, result in done:
-                if isinstance(result, str):
-                    bad.add(result)
-                    writers[split].add_damaged(place, result)
-                else:
-                    _add(writers, place, split, result)
-            bar.update(position - bar.n)
-    damaged = sorted(entry for writer in writers.values() for entry in writer.damaged)
-    used = {split: writer.summary() for split, writer in writers.items() if writer.shards}
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known before anything is written: things listed, the `Limits` (see splitting.py), tasks of
+    shard_writer.py, how much of each kind was passed over, texts that the source found to be empty."""
+
+    num_items: int
+    limits: splitting.Limits
+    tasks: list
+    passed: dict
+    num_empty: int
+
+
+def _plan(source, settings, work, parts, stage):
+    """The first two stages. Raises ValueError for an id that is there twice and as `splitting.limits` does."""
+    list_parts = functools.partial(listing.list_parts, source, settings, work)
+    with tqdm.tqdm(desc="listing", unit=" items", leave=False, delay=1) as bar:
+        listed = stage("list", list_parts, list(enumerate(parts))).run(lambda found: bar.update(found["items"]))
+    ranges = list(listing.ranges(listed))
+    looked = stage("twins", functools.partial(listing.find_twins, work), ranges).run()
+    listing.refuse_twins(work, listed, [twin for found in looked for twin in found["twins"]])
+    pairs, draw_of = sum(found["draws"] for found in looked), functools.partial(listing.draw_of, work, ranges, looked)
+    limits = splitting.limits(pairs, settings.paired_sample, settings.held_out, draw_of)
+    share = settings.paired_sample / max(1, pairs) if settings.paired_sample else float(not settings.unpaired_halves)
+    share = min(1.0, share + settings.held_out)
+    total, passed = sum(found["items"] for found in listed), collections.Counter()
+    for found in listed:
+        passed.update(found["passed"])
+    mean = shard_writer.mean_bytes(settings, share, listing.sample(work, listed))
+    tasks = list(_tasks(listed, total, max(1, int(settings.shard_bytes / max(mean, 1e-9)))))
+    return Plan(total, limits, tasks, dict(sorted(passed.items())), sum(found["empty"] for found in listed))
+
+
+def _tasks(listed, total, most):
+    """Yields the tasks of shards that have at most so many items each, as equally as can be."""
+    count, number, before = -(-total // most), 0, 0
+    for shard in range(count):
+        start, stop, ranges = total * shard // count, total * (shard + 1) // count, []
+        while before + listed[number]["items"] <= start:
+            before, number = before + listed[number]["items"], number + 1
+        first, place = number, before
+        while place < stop:
+            end = place + listed[first]["items"]
+            if end > max(place, start):
+                ranges.append(listing.part_range(listed[first], first, max(start - place, 0), min(stop, end) - place))
+            place, first = end, first + 1
+        yield {"number": shard, "ranges": ranges}
+
+
+def _finish(settings, plan, results, asked):
+    """Writes dataset.json, and before it damaged.txt. Returns what it holds."""
+    damaged = [cause for result in results for cause in result["damaged"]]
+    shards = {split: [result["shards"][split] for result in results if split in result["shards"]]
+              for split in splitting.SPLITS}  # fmt: skip
+    used = {split: {"records": sum(shard["records"] for shard in found),
+                    "bytes": sum(shard["bytes"] for shard in found),
+                    "fingerprint": f"{sum(int(shard['fingerprint'], 16) for shard in found) % MODULUS:032x}",
+                    "shards": found, "schema": {name: SCHEMA[name] for name in ("key", *splitting.SPLITS[split])}}
+            for split, found in shards.items() if found}  # fmt: skip
     if not used:
         raise ValueError(f"no usable items: {len(damaged)} of {plan.num_items} are damaged")
-    for split in used:
-        used[split]["schema"] = {name: SCHEMA[name] for name in ("key", *splitting.SPLITS[split])}
     if damaged:
-        text = "".join(f"{cause}\n" for _, cause in damaged)
+        text = "".join(f"{cause}\n" for cause in damaged)
         storage.write_bytes(storage.join(settings.output, DAMAGED), text.encode("utf-8", "backslashreplace"))
-    num_empty = plan.num_empty + sum(count for writer in writers.values() for _, count in writer.empty)
+    num_empty = plan.num_empty + sum(result["empty"] for result in results)
     found = {"splits": used, "damaged": len(damaged), "empty_texts": num_empty, "passed_over": plan.passed,
              "settings": asked}  # fmt: skip
     storage.write_bytes(storage.join(settings.output, DATASET), json.dumps(found, indent=1).encode())
     return found
-
-
-def _add(writers, place, split, result):
-    """Writes what became of one item, but for what is in a finished shard: one that was to be in `split` and has no
-    text is in that of the pictures, which may be further."""
-    if result.num_empty:
-        writers[split].add_empty(place, result.num_empty)
-    if result.split != split:
-        writers[split].add_moved(place)
-    if place >= writers[result.split].position:
-        writers[result.split].add(place, result.keys, result.examples)
-
-
-def _tasks(source, settings, plan, writers):
-    """Yields (position after it, list of (position, split, Item or BadItem)): what is not yet in finished shards."""
-    task, weight = [], 0
-    moved = {position for writer in writers.values() for (position,) in writer.moved}
-    for position, item in enumerate(_items(source)):
-        bad = isinstance(item, BadItem)
-        split = "paired" if bad else splitting.split_of(item, settings.seed, plan.limits, settings.unpaired_halves)
-        if position in moved and position < writers[split].position:
-            split = "images"
-        if split and position >= writers[split].position:
-            task.append((position, split, item))
-            weight += 1 / TEXTS_A_TASK if bad or not item.image else 1 / PICTURES_A_TASK
-        if weight >= 1:
-            yield position + 1, task
-            task, weight = [], 0
-    yield plan.num_items, task
-
-
-class Encoded(NamedTuple):
-    """An item as records: the split that it goes to, their ids, their bytes, and how many of its texts are empty."""
-
-    split: str
-    keys: list
-    examples: list
-    num_empty: int
-
-
-def encode(settings, task):
-    """In a worker: (position after it, list of (position, split, Encoded)); of what is damaged, in its place, the
-    message."""
-    position, entries = task
-    return position, [(place, split, _encode(settings, split, item)) for place, split, item in entries]
-
-
-def _encode(settings, split, item):
-    if isinstance(item, BadItem):
-        return str(item)
-    try:
-        shared, texts, num_empty = {}, [None], 0
-        if "text" in splitting.SPLITS[split]:
-            texts, num_empty = item.load_texts()
-            if not texts and not item.image:
-                raise ValueError("empty text")
-            if not texts:
-                split, texts = "images", [None]
-        if "image" in splitting.SPLITS[split]:
-            shared["image"] = store(item.image.read(MAX_PICTURE), settings)
-        keys = [item.key] if len(texts) == 1 else [f"{item.key}/{number}" for number in range(len(texts))]
-        features = (shared | {"key": key} | ({} if text is None else {"text": text})
-                    for key, text in zip(keys, texts, strict=True))  # fmt: skip
-        return Encoded(split, keys, [records.encode_example(values) for values in features], num_empty)
-    except ValueError as error:
-        return str(BadItem(item.place, error))

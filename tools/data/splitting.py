@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 SPLITS = {"paired": ("image", "text"), "held_out": ("image", "text"), "images": ("image",), "texts": ("text",)}
+HOLDS = SPLITS | {None: ()}  # also of what goes nowhere
 
 
 class Limits(NamedTuple):

@@ -8,7 +8,7 @@ import os
 from itit import storage
 from tools.data.sources import caption_file
 from tools.data.sources.folder import Folder
-from tools.data.sources.item import Blob, Item
+from tools.data.sources.item import Blob, Item, everything
 from tools.data.sources.text import Text
 
 NAMES = ("captions", "metadata")  # of a file of captions in the folder itself
@@ -44,7 +44,7 @@ def of_pictures(folder, captions):
     """
     digest, pictures, pairs = hashlib.sha256(), 0, 0
     with _given():
-        items = [item for item in Folder(folder, captions).items() if isinstance(item, Item)]
+        items = [item for item in everything(Folder(folder, captions)) if isinstance(item, Item)]
     for item in items:
         pictures += 1
         pairs += bool(item.texts)
@@ -70,7 +70,7 @@ def of_texts(given):
     """What files of texts are, in a line; given as `Text` takes them. Raises ValueError where there is none."""
     digest, total = hashlib.sha256(), 0
     with _given():
-        paths = Text(given).paths()
+        paths = list(Text(given).parts())
     for path in paths:
         with storage.open(path) as file:
             _add(digest, os.path.basename(path).encode(), b"%d" % storage.size(path), file.read(HEAD))

@@ -7,6 +7,7 @@ import pytest
 
 from tests.tools.data.test_sources import split
 from tools.data.sources import coco, coco_captions
+from tools.data.sources.item import everything
 from tools.data.sources.lookup import Lookup
 
 
@@ -29,31 +30,31 @@ def write_coco(root):
 @pytest.mark.parametrize("form", ["official", "karpathy"])
 def test_coco_keeps_the_captions_of_a_picture_together(tmp_path, form):
     captions = write_coco(tmp_path)
-    found, bad = split(coco.Coco(f"{tmp_path}/{form}.json", f"{tmp_path}/val").items())
+    found, bad = split(everything(coco.Coco(f"{tmp_path}/{form}.json", f"{tmp_path}/val")))
     assert {item.key: item.load_texts()[0] for item in found} == {"1": captions[1], "2": captions[2]}
     assert [item.image.read(9) for item in found] == [b"1", b"2"]
     assert len(bad) == 1 and "picture 3: no file 0003.jpg" in bad[0]
-    found, bad = split(coco.Coco(f"{tmp_path}/{form}.json").items())
+    found, bad = split(everything(coco.Coco(f"{tmp_path}/{form}.json")))
     assert [item.key for item in found] == ["1", "2", "3"] and not bad and {item.image for item in found} == {None}
     (tmp_path / "list").write_text("val2014/0002.jpg 2\n")
-    found, bad = split(coco.Coco(f"{tmp_path}/{form}.json", f"{tmp_path}/val", "", f"{tmp_path}/list").items())
+    found, bad = split(everything(coco.Coco(f"{tmp_path}/{form}.json", f"{tmp_path}/val", "", f"{tmp_path}/list")))
     assert [item.key for item in found] == ["2"] and not bad
 
 
 def test_coco_splits_of_karpathy(tmp_path):
     write_coco(tmp_path)
-    found, _ = split(coco.Coco(f"{tmp_path}/karpathy.json", "", "train, restval").items())
+    found, _ = split(everything(coco.Coco(f"{tmp_path}/karpathy.json", "", "train, restval")))
     assert [item.key for item in found] == ["1", "2"]
     with pytest.raises(ValueError, match="--karpathy_splits=val: the splits of .* are: restval, test, train"):
-        list(coco.Coco(f"{tmp_path}/karpathy.json", "", "val").items())
+        list(everything(coco.Coco(f"{tmp_path}/karpathy.json", "", "val")))
     with pytest.raises(ValueError, match="only Karpathy's json has them"):
-        list(coco.Coco(f"{tmp_path}/official.json", "", "val").items())
+        list(everything(coco.Coco(f"{tmp_path}/official.json", "", "val")))
     for content in ("[]", "{", '{"images": [{}]}', '{"images": [], "annotations": [{"image_id": 1}]}', "[" * 99999):
         (tmp_path / "x.json").write_text(content)
         with pytest.raises(ValueError, match="x.json: neither captions of COCO nor Karpathy's"):
-            list(coco.Coco(f"{tmp_path}/x.json").items())
+            list(everything(coco.Coco(f"{tmp_path}/x.json")))
     with pytest.raises(ValueError, match="is no folder with pictures"):
-        list(coco.Coco(f"{tmp_path}/karpathy.json", f"{tmp_path}/none").items())
+        list(everything(coco.Coco(f"{tmp_path}/karpathy.json", f"{tmp_path}/none")))
 
 
 def write_same_names(root):
@@ -84,9 +85,9 @@ def test_one_file_name_in_two_folders_is_never_the_wrong_picture(tmp_path):
     names = write_same_names(tmp_path)
     inside = f"{tmp_path}/in"
     for images in (inside, f"{inside}/", f"{inside}/a,{inside}/b", f"{inside}/b, {inside}/a", f"{inside},{inside}/a"):
-        found, bad = pairs(coco.Coco(f"{tmp_path}/c.json", images).items())
+        found, bad = pairs(everything(coco.Coco(f"{tmp_path}/c.json", images)))
         assert sorted(found) == [(name, name) for name in names] and not bad, images
-    found, bad = pairs(coco.Coco(f"{tmp_path}/c.json", f"{inside}/a").items())
+    found, bad = pairs(everything(coco.Coco(f"{tmp_path}/c.json", f"{inside}/a")))
     assert sorted(found) == [(name, name) for name in names[:2]]
     assert len(bad) == 2 and all("no file b/" in message for message in bad)
 
@@ -98,10 +99,10 @@ def test_a_last_part_of_a_name_does_where_it_is_the_only_one(tmp_path):
     (tmp_path / "in" / "0.jpg").write_bytes(b"0")
     names = {1: "train2014/lone.jpg", 2: "1.jpg", 3: "0.jpg", 4: "b\\1.jpg"}
     write_official(tmp_path / "d.json", names, {n: [str(n)] for n in names})
-    found, bad = pairs(coco.Coco(f"{tmp_path}/d.json", inside).items())
+    found, bad = pairs(everything(coco.Coco(f"{tmp_path}/d.json", inside)))
     assert found == [("lone", "1"), ("0", "3"), ("b/1.jpg", "4")]
     assert len(bad) == 1 and f"picture 2: the name 1.jpg may be {inside}/a/1.jpg or {inside}/b/1.jpg" in bad[0]
-    found, bad = pairs(coco.Coco(f"{tmp_path}/d.json", f"{inside}/b").items())
+    found, bad = pairs(everything(coco.Coco(f"{tmp_path}/d.json", f"{inside}/b")))
     assert found == [("b/1.jpg", "2"), ("b/0.jpg", "3"), ("b/1.jpg", "4")] and "no file train2014/lone.jpg" in bad[0]
 
 
@@ -126,9 +127,9 @@ def test_empty_captions_are_left_out_and_their_picture_stays(tmp_path, form):
         for picture in data["images"]:
             picture["sentences"] = [{"raw": text} for text in given[picture["cocoid"]]]
     (tmp_path / "x.json").write_text(json.dumps(data))
-    found, bad = split(coco.Coco(f"{tmp_path}/x.json", f"{tmp_path}/val").items())
+    found, bad = split(everything(coco.Coco(f"{tmp_path}/x.json", f"{tmp_path}/val")))
     assert [(item.key, item.texts, item.num_empty) for item in found] == [("1", ("one",), 2), ("2", (), 3)]
-    found, bad = split(coco.Coco(f"{tmp_path}/x.json").items())
+    found, bad = split(everything(coco.Coco(f"{tmp_path}/x.json")))
     assert [item.key for item in found] == ["1"] and [message.rpartition(": ")[2] for message in bad] == [
         "empty text"
     ] * 2
@@ -143,7 +144,7 @@ def test_entries_that_are_damaged_are_named_one_by_one(tmp_path):
                            {"image_id": "2", "caption": "as text"},
                            {"image_id": 2.0, "caption": "as fraction"}]  # fmt: skip
     (tmp_path / "x.json").write_text(json.dumps(data))
-    found, bad = split(coco.Coco(f"{tmp_path}/x.json", f"{tmp_path}/val").items())
+    found, bad = split(everything(coco.Coco(f"{tmp_path}/x.json", f"{tmp_path}/val")))
     assert [(item.key, item.texts) for item in found] == [("1", ("one",)), ("2", ("as text", "as fraction"))]
     for message, cause in zip(bad, (
         "annotation 1: the caption 7 is no text", "picture 3: no file 0003.jpg", "picture 5: the json names no file",
@@ -160,7 +161,7 @@ def test_entries_that_are_damaged_are_named_one_by_one(tmp_path):
     data = {"images": [{"id": 1, "file_name": "0001.jpg"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}
     (tmp_path / "x.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match="neither captions of COCO nor Karpathy's: .*no annotation has a 'caption'"):
-        list(coco.Coco(f"{tmp_path}/x.json").items())
+        list(everything(coco.Coco(f"{tmp_path}/x.json")))
 
 
 def test_a_list_of_pictures_as_people_have_them(tmp_path):
@@ -169,7 +170,7 @@ def test_a_list_of_pictures_as_people_have_them(tmp_path):
 
     def taken(*lines):
         (tmp_path / "list").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8", newline="")
-        found, bad = split(coco.Coco(f"{tmp_path}/c.json", image_list=f"{tmp_path}/list").items())
+        found, bad = split(everything(coco.Coco(f"{tmp_path}/c.json", image_list=f"{tmp_path}/list")))
         return [item.key for item in found], bad
 
     assert taken("a/0.jpg", "", "x/b/0.jpg 12") == (["1", "3"], [])

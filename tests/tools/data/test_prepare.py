@@ -1,5 +1,7 @@
 """The command: every source by its name, through its flags, and mistakes in one line."""
 
+import contextlib
+import importlib.util
 import io
 import json
 import re
@@ -13,8 +15,13 @@ from PIL import Image
 from itit import flags as flags_lib
 from itit.data import records
 from tests.helpers.common import ROOT, shared_data
-from tools import prepare
 from tools.data import preparing
+from tools.data.sources import SOURCES, source_of
+
+with contextlib.suppress(ModuleNotFoundError):
+    import pyarrow.parquet
+with contextlib.suppress(ModuleNotFoundError):
+    import datasets
 
 
 def command(*arguments):
@@ -46,8 +53,15 @@ def write_inputs(root):
     with tarfile.open(root / "a.tar", "w") as tar:
         for path in sorted((root / "in").iterdir()):
             tar.add(path, path.name)
-    inside = f"--image_root={root}/in"
-    return data, {
+    inside, optional = f"--image_root={root}/in", {}
+    if importlib.util.find_spec("pyarrow"):
+        table = pyarrow.table({"caption": [row["caption"] for row in rows], "image": list(data.values())})
+        pyarrow.parquet.write_table(table, root / "a.parquet")
+        optional["parquet"] = [f"--input={root}/a.parquet"]
+    if importlib.util.find_spec("datasets"):
+        datasets.Dataset(table).save_to_disk(str(root / "set"))
+        optional["hf"] = [f"--input={root}/set"]
+    return data, optional | {
         "coco": [f"--captions={root}/coco.json", f"--images={root}/in"],
         "folder": [f"--input={root}/in"],
         "jsonl": [f"--input={root}/a.jsonl", inside],
@@ -60,16 +74,14 @@ def write_inputs(root):
 
 def test_every_source_gives_the_same_pairs(tmp_path, monkeypatch):
     data, arguments = write_inputs(tmp_path)
-    assert set(arguments) == set(prepare.SOURCES)
+    assert set(SOURCES) - set(arguments) <= {"parquet", "hf"}, "those that need more libraries"
     for name, given in arguments.items():
         # In process, with flags of its own: seven interpreters would take long.
         values = flags_lib.flags.FlagValues()
-        for part in (preparing.Settings(), prepare.SOURCES[name]()):
+        for part in (preparing.Settings(), source_of(name)()):
             flags_lib.define(part, values)
         values(["prepare", f"--output={tmp_path}/{name}", "--image_quality=0", "--num_workers=1", *given])
-        settings, source = (
-            flags_lib.from_flags(part, values) for part in (preparing.Settings(), prepare.SOURCES[name]())
-        )
+        settings, source = (flags_lib.from_flags(part, values) for part in (preparing.Settings(), source_of(name)()))
         found = preparing.run(name, source, settings)
         split = "texts" if name == "text" else "paired"
         path = str(tmp_path / name / f"{split}-00000.tfrecord")
@@ -98,7 +110,7 @@ def test_real_coco_photos_of_any_mode(tmp_path):
     pictures = sorted((data / "images").iterdir())[::12]
     listed = tmp_path / "list"
     listed.write_text("".join(f"train2017/{path.name} 0\n" for path in pictures))
-    source = prepare.SOURCES["coco"](str(data / "captions.json"), str(data / "images"), image_list=str(listed))
+    source = source_of("coco")(str(data / "captions.json"), str(data / "images"), image_list=str(listed))
     settings = preparing.Settings(output=str(tmp_path / "out"), short_side=32, num_workers=1)
     found = preparing.run("coco", source, settings)
     captions = json.loads((data / "captions.json").read_text())

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,12 +17,14 @@ from itit import storage
 from itit.data import records, shard_index
 from tests.core.test_storage import root  # noqa: F401 (a fixture)
 from tests.helpers.common import ROOT
-from tests.helpers.flaky_storage import gcs  # noqa: F401 (a fixture)
-from tools.data import preparing, splitting
+from tests.helpers.flaky_storage import BUCKET, gcs  # noqa: F401 (a fixture)
+from tools.data import listing, preparing, shard_writer, splitting
 from tools.data.preparing import Settings
 from tools.data.sources.folder import Folder
 from tools.data.sources.table import Jsonl
 from tools.data.sources.text import Text
+from tools.spread import distribution
+from tools.spread.distribution import Distribution
 
 
 def write_folder(place, count, texts=True):
@@ -151,7 +154,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 1
     finished = set(killed.glob("*.tfrecord"))
-    stamps = {path: path.stat().st_mtime_ns for path in finished if (killed / f".{path.name}.done").exists()}
+    done = {path.stem.rpartition("-")[2] for path in (killed / ".work").glob("shard-*.json")}
+    stamps = {path: path.stat().st_mtime_ns for path in finished if path.stem.rpartition("-")[2] in done}
     assert stamps or (killed / "dataset.json").exists()
     done = subprocess.run([*command, f"--output={killed}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and f"{num_bad} damaged item" in done.stdout, done.stderr
@@ -228,7 +232,7 @@ def test_broken_off_anywhere_pictures_without_text_are_there_once(tmp_path, monk
     write_texts(tmp_path / "in", 40)
     source, rng = Folder(str(tmp_path / "in")), np.random.default_rng()
     preparing.run("folder", source, settings_of(tmp_path / "whole", shard_bytes=3000, **options))
-    real, broken = preparing.encode, 0
+    real, broken = shard_writer.encode, 0
     for attempt in range(12):
         left = 1 + attempt if attempt < 2 else int(rng.integers(1, 9))
 
@@ -238,12 +242,12 @@ def test_broken_off_anywhere_pictures_without_text_are_there_once(tmp_path, monk
                 raise KeyboardInterrupt
             return real(*given)
 
-        monkeypatch.setattr(preparing, "encode", fails)
+        monkeypatch.setattr(shard_writer, "encode", fails)
         try:
             preparing.run("folder", source, settings_of(tmp_path / "parts", shard_bytes=3000, **options))
         except KeyboardInterrupt:
             broken += 1
-    monkeypatch.setattr(preparing, "encode", real)
+    monkeypatch.setattr(shard_writer, "encode", real)
     preparing.run("folder", source, settings_of(tmp_path / "parts", shard_bytes=3000, **options))
     assert broken >= 2 and contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert len(list((tmp_path / "whole").glob("images-*.tfrecord"))) > 1
@@ -281,7 +285,7 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
     with pytest.raises(ValueError, match="max_bad_records=0"):
         preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
     (tmp_path / "in" / "000.png").rename(tmp_path / "in" / "new.png")
-    with pytest.raises(ValueError, match="the ids listed was"):
+    with pytest.raises(ValueError, match="the source's files have changed"):
         preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
 
 
@@ -298,7 +302,7 @@ def test_on_disks_and_object_stores(tmp_path, root):  # noqa: F811
             if not limit:
                 with pytest.raises(ValueError, match="texts.txt:851: the text is not UTF-8"):
                     preparing.run("text", source, settings)
-                assert ".begun.json" in storage.list_dir(settings.output)
+                assert ".work" in storage.list_dir(settings.output)
             else:
                 preparing.run("text", source, settings)
         found[name] = {}
@@ -308,3 +312,54 @@ def test_on_disks_and_object_stores(tmp_path, root):  # noqa: F811
     assert found["parts"] == found["whole"] and "texts-00007.tfrecord" in found["whole"]
     path = storage.join(root, "parts", "texts-00003.tfrecord")
     np.testing.assert_array_equal(shard_index.read(path), records.index(path))
+
+
+def test_several_hosts_write_the_same_bytes(tmp_path, monkeypatch):
+    """Each lists its parts, looks for twins in its ranges, and writes its shards; the first one ends the set."""
+    monkeypatch.setattr(distribution, "POLLS", (0.01, 0.02))
+    monkeypatch.setattr(listing, "RANGE", 20)
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("".join(f"text {number} {n}\n" for n in range(40)))
+    source, found = Text(f"{tmp_path}/*.txt"), {}
+    preparing.run("text", source, settings_of(tmp_path / "one", shard_bytes=900))
+
+    def host(index):
+        found[index] = preparing.run("text", source, settings_of(tmp_path / "three", shard_bytes=900),
+                                     Distribution(host_index=index, num_hosts=3))  # fmt: skip
+
+    threads = [threading.Thread(target=host, args=(index,)) for index in (1, 2, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found[1] is found[2] is None and found[0]["splits"]["texts"]["records"] == 120
+    assert contents(tmp_path / "three") == contents(tmp_path / "one") and len(contents(tmp_path / "one")) > 8
+
+
+def test_two_runs_on_one_output(tmp_path, gcs):  # noqa: F811
+    """On a disk the later one is refused; on gs:// the earlier one leaves, and the later one goes on."""
+    write_folder(tmp_path / "in", 30)
+    source = Folder(str(tmp_path / "in"))
+    for output, refused in ((str(tmp_path / "out"), 1), (f"gs://{BUCKET}/twice", 0)):
+        runs, real = {}, shard_writer.encode
+
+        def second(settings, chunk, output=output, runs=runs, real=real):
+            if not runs:
+                runs[1] = None
+                try:
+                    runs[1] = preparing.run("folder", source, settings_of(output))
+                except ValueError as error:
+                    runs[1] = str(error)
+            return real(settings, chunk)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shard_writer, "encode", second)
+            try:
+                runs[0] = preparing.run("folder", source, settings_of(output))
+            except ValueError as error:
+                runs[0] = str(error)
+        messages = "in use by another process", "another process has begun on it meanwhile"
+        if refused:
+            assert messages[0] in runs[1] and runs[0]["splits"]
+        else:
+            assert runs[1]["splits"] and messages[1] in runs[0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tools.data.sources import caption_file, folder, lines, names, table, text
-from tools.data.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed
+from tools.data.sources.item import MAX_TEXT, BadItem, Blob, Item, Passed, everything
 
 
 def split(items):
@@ -62,7 +62,7 @@ def test_a_line_without_end_is_not_held(tmp_path):
 
 def test_texts_are_lines_with_their_place_as_id(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone  \xc3\xa9 word\n \n\ntwo\xff\n")
-    found, bad = split(text.Text(f"{tmp_path}/*").items())
+    found, bad = split(everything(text.Text(f"{tmp_path}/*")))
     assert [item.key for item in found] == ["a.txt:1", "a.txt:4"] and not bad
     assert found[0].load_texts() == (["one \u00e9 word"], 0) and found[0].image is None
     with pytest.raises(ValueError, match="not UTF-8"):
@@ -77,14 +77,14 @@ def test_texts_of_a_folder(tmp_path):
     (root / ".hidden.txt").write_text("hidden")
     (root / "notes.md").write_text("no text")
     for given in (root, f"{root}/"):
-        found, bad = split(text.Text(str(given)).items())
+        found, bad = split(everything(text.Text(str(given))))
         assert [(item.key, item.texts[0]) for item in found] == [
             ("a/b.txt.gz:1", "three"), ("b.TXT:1", "one"), ("b.TXT:2", "two"),
         ] and not bad  # fmt: skip
     (root / "a" / "b.txt.gz").unlink()
     (root / "b.TXT").unlink()
     with pytest.raises(ValueError, match="no .txt, .txt.gz or .txt.zst in this folder, but 1 other files"):
-        list(text.Text(str(root)).items())
+        list(everything(text.Text(str(root))))
 
 
 # ---------------------------------------------------------------------------------------------- folder
@@ -95,7 +95,7 @@ def test_a_folder_gives_pictures_with_the_text_beside_them(tmp_path):
     for name in ("b/x.JPG", "a.png", "b.webp", "lone.txt", "notes.md", ".hidden.jpg"):
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "b" / "x.txt").write_text(" a  red\nhouse ")
-    found, _ = split(folder.Folder(f"{tmp_path}/").items())
+    found, _ = split(everything(folder.Folder(f"{tmp_path}/")))
     assert [item.key for item in found] == ["a.png", "b.webp", "b/x.JPG"]
     assert [item.load_texts() for item in found] == [([], 0), ([], 0), (["a red house"], 0)]
     assert found[2].image.read(100) == b"b/x.JPG"
@@ -104,7 +104,7 @@ def test_a_folder_gives_pictures_with_the_text_beside_them(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.txt").write_text("no picture")
     with pytest.raises(ValueError, match="no pictures"):
-        list(folder.Folder(f"{tmp_path}/c").items())
+        list(everything(folder.Folder(f"{tmp_path}/c")))
 
 
 def caption_files(root):
@@ -134,7 +134,7 @@ def test_captions_of_a_folder_in_a_file_of_any_form(tmp_path, inside):
     write_files(root, "a.png", "b/x.jpg", "b/x.txt", "c.png", "d.md")
     elsewhere.mkdir()
     for path in caption_files(root if inside else elsewhere):
-        items = list(folder.Folder(str(root), captions=str(path)).items())
+        items = list(everything(folder.Folder(str(root), captions=str(path))))
         found, bad = split(items)
         assert not bad and [(item.key, item.load_texts()[0]) for item in found] == [
             ("a.png", ["grün"]), ("b/x.jpg", ["b/x.txt", 'a "red", house', "one more"]), ("c.png", []),
@@ -149,7 +149,7 @@ def test_mistakes_in_a_file_of_captions(tmp_path):
 
     def read(data, name="x.csv", **options):
         (tmp_path / name).write_text(data)
-        found, bad = split(folder.Folder(str(root), captions=str(tmp_path / name), **options).items())
+        found, bad = split(everything(folder.Folder(str(root), captions=str(tmp_path / name), **options)))
         return [(item.key, item.texts) for item in found], [line.rpartition(f"{name}:")[2] for line in bad]
 
     found, (kind, *bad) = read("image,caption\nnone.png,a\na.png,b\nb.png,c\nc.tif,d\nc.tif\n")
@@ -183,7 +183,7 @@ def test_mistakes_in_a_file_of_captions(tmp_path):
         with pytest.raises(ValueError, match=re.escape(message)):
             read(data, name, **options)
     with pytest.raises(ValueError, match=r"--captions=none.csv: no such file"):
-        list(folder.Folder(str(root), captions="none.csv").items())
+        list(everything(folder.Folder(str(root), captions="none.csv")))
 
 
 def write_files(root, *given):
@@ -198,19 +198,19 @@ def passed(items):
 
 def test_suffixes_count_in_any_case(tmp_path):
     write_files(tmp_path, "a.JPG", "a.TXT", "b.Jpeg", "b.Txt", "c.JFIF", "c.txt", "d.jpg", "D.txt")
-    found, bad = split(folder.Folder(str(tmp_path)).items())
+    found, bad = split(everything(folder.Folder(str(tmp_path))))
     assert [(item.key, item.load_texts()[0]) for item in found] == [
         ("a.JPG", ["a.TXT"]), ("b.Jpeg", ["b.Txt"]), ("c.JFIF", ["c.txt"]), ("d.jpg", []),
     ] and not bad  # fmt: skip
-    assert passed(folder.Folder(str(tmp_path)).items()) == [(f"{tmp_path}/D.txt", ".txt without a picture")]
+    assert passed(everything(folder.Folder(str(tmp_path)))) == [(f"{tmp_path}/D.txt", ".txt without a picture")]
     write_files(tmp_path, "a.txt")
-    found, bad = split(folder.Folder(str(tmp_path)).items())
+    found, bad = split(everything(folder.Folder(str(tmp_path))))
     assert len(bad) == 1 and "a.JPG: two texts beside it" in bad[0] and len(found) == 3
 
 
 def test_pictures_that_are_not_read_are_counted_and_with_a_text_damage(tmp_path):
     write_files(tmp_path, "a.tif", "b.HEIC", "b.txt", "c.jpg", "c.tif", "c.txt", "notes.md", "lone.txt", "LICENSE")
-    items = list(folder.Folder(str(tmp_path)).items())
+    items = list(everything(folder.Folder(str(tmp_path))))
     found, bad = split(items)
     assert [item.key for item in found] == ["c.jpg"]
     assert len(bad) == 1 and f"{tmp_path}/b.HEIC: pictures of this kind are not read, only .jpg" in bad[0]
@@ -220,7 +220,7 @@ def test_pictures_that_are_not_read_are_counted_and_with_a_text_damage(tmp_path)
     ]  # fmt: skip
     (tmp_path / "c.jpg").unlink()
     with pytest.raises(ValueError, match=r"no pictures \(.jpg, .*\), but .heic, .md, .tif, .txt, files without one"):
-        list(folder.Folder(str(tmp_path)).items())
+        list(everything(folder.Folder(str(tmp_path))))
 
 
 def test_what_a_file_is_by_its_name():
@@ -234,14 +234,14 @@ def test_what_a_file_is_by_its_name():
 
 def test_leftovers_of_systems_are_nothing(tmp_path):
     write_files(tmp_path, "a.jpg", "._a.jpg", ".DS_Store", "__MACOSX/a.jpg", ".cache/x.jpg", "Thumbs.db", "sub/._b.jpg")
-    items = list(folder.Folder(str(tmp_path)).items())
+    items = list(everything(folder.Folder(str(tmp_path))))
     assert [item.key for item in items] == ["a.jpg"]
 
 
 def test_a_folder_may_have_any_name(tmp_path):
     for name in ("br [2021]", "one, two", "*"):
         write_files(tmp_path, f"{name}/a.jpg", f"{name}/a.txt")
-        (item,) = folder.Folder(f"{tmp_path}/{name}").items()
+        (item,) = everything(folder.Folder(f"{tmp_path}/{name}"))
         assert item.key == "a.jpg" and item.load_texts() == ([f"{name}/a.txt"], 0)
 
 
@@ -255,7 +255,7 @@ def test_jsonl_rows(tmp_path):
                 '{"caption": "", "image": "", "id": 1}', '{"caption": "x", "image": "../x", "id": 1}',
                 '{"caption": "x", "image": "/etc/x", "id": 1}']  # fmt: skip
     (tmp_path / "a.jsonl").write_text("\n".join([*map(json.dumps, rows), "", *bad_rows]))
-    found, bad = split(table.Jsonl(f"{tmp_path}/a.jsonl").items())
+    found, bad = split(everything(table.Jsonl(f"{tmp_path}/a.jsonl")))
     assert [item.key for item in found] == ["p/1.jpg", "p/2.jpg", "a.jsonl:3", "p/3.jpg"]
     assert [list(item.texts) for item in found] == [["one"], ["a", "b"], ["alone"], []]
     assert [item.image for item in found] == [Blob(f"{tmp_path}/p/{n}.jpg") if n else None for n in (1, 2, 0, 3)]
@@ -263,9 +263,9 @@ def test_jsonl_rows(tmp_path):
               "'../x' lies outside", "'/etc/x' lies outside")  # fmt: skip
     for number, (message, cause) in enumerate(zip(bad, causes, strict=True), 6):
         assert message.startswith(f"{tmp_path}/a.jsonl:{number}: ") and cause in message
-    found, _ = split(table.Jsonl(f"{tmp_path}/a.jsonl", id_column="id").items())
+    found, _ = split(everything(table.Jsonl(f"{tmp_path}/a.jsonl", id_column="id")))
     assert [item.key for item in found] == ["7", "8", "9", "10"]
-    lines_as_ids = split(table.Jsonl(f"{tmp_path}/a.jsonl", line_ids=True).items())[0]
+    lines_as_ids = split(everything(table.Jsonl(f"{tmp_path}/a.jsonl", line_ids=True)))[0]
     assert [item.key for item in lines_as_ids] == [f"a.jsonl:{n}" for n in (1, 2, 3, 4)]
     assert [item.unit for item in found] == ["p/1.jpg", "p/2.jpg", "", "p/3.jpg"]
 
@@ -278,7 +278,7 @@ def test_csv_as_the_csv_module_writes_it(tmp_path):
         csv.writer(file).writerows([("image", "caption", "rest"), *rows])
     with open(tmp_path / "a.csv", "a") as file:
         file.write("lone\n")
-    found, bad = split(table.Csv(f"{tmp_path}/a.csv", image_root="/pictures").items())
+    found, bad = split(everything(table.Csv(f"{tmp_path}/a.csv", image_root="/pictures")))
     assert [(item.image.path, *item.texts) for item in found] == [(f"/pictures/{a}", b) for a, b, _ in rows]
     assert len(bad) == 1 and "1 cells, must be 3 (image, caption, rest)" in bad[0]
 
@@ -288,7 +288,7 @@ def test_tsv_in_the_shape_of_cc3m(tmp_path, names):
     urls = [f"http://host.org/d/p{n}.jpg?q={n}" for n in range(3)]
     (tmp_path / "a.tsv").write_text("".join(f'a "quote {n}\t{url}\n' for n, url in enumerate(urls)))
     source = table.Tsv(f"{tmp_path}/a.tsv", image_column="url", image_root="in", url_names=names, columns="caption,url")
-    found, bad = split(source.items())
+    found, bad = split(everything(source))
     expected = {"path": [f"in/host.org/d/p{n}.jpg" for n in range(3)], "basename": [f"in/p{n}.jpg" for n in range(3)]}
     for kind in ("md5", "sha256"):
         expected[kind] = [f"in/{getattr(hashlib, kind)(url.encode()).hexdigest()}.jpg" for url in urls]
@@ -300,7 +300,7 @@ def test_tsv_in_the_shape_of_cc3m(tmp_path, names):
 
 def test_damaged_cells_are_named_and_the_next_row_is_read(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"caption\timage\nok\t1\n" + b"x" * (MAX_TEXT + 9) + b"\t2\n\xff\t3\nok\t4\n")
-    found, bad = split(table.Tsv(f"{tmp_path}/a.tsv").items())
+    found, bad = split(everything(table.Tsv(f"{tmp_path}/a.tsv")))
     assert [item.key for item in found] == ["1", "3", "4"] and len(bad) == 1 and ":3: line above the limit" in bad[0]
     with pytest.raises(ValueError, match="not UTF-8"):
         found[1].load_texts()
@@ -315,11 +315,11 @@ def test_a_quote_that_does_not_close_is_damage_with_its_line(tmp_path):
         (['x.jpg,"5" screen'], ["w.jpg,last"], "the row is lost"),
     ):
         (tmp_path / "a.csv").write_text("\n".join(["image,caption", *good, *lost, *rest]) + "\n")
-        found, bad = split(table.Csv(f"{tmp_path}/a.csv").items())
+        found, bad = split(everything(table.Csv(f"{tmp_path}/a.csv")))
         assert [item.key for item in found] == [line.partition(",")[0] for line in good + rest]
         assert len(bad) == 1 and bad[0].startswith(f"{tmp_path}/a.csv:5: ") and cause in bad[0], bad
     (tmp_path / "a.csv").write_text('image,caption\na.jpg,"' + "x,y\n" * (MAX_TEXT // 4) + "\n")
-    found, bad = split(table.Csv(f"{tmp_path}/a.csv").items())
+    found, bad = split(everything(table.Csv(f"{tmp_path}/a.csv")))
     assert bad[0].startswith(f"{tmp_path}/a.csv:2: field larger than field limit") and "are lost" in bad[0]
 
 
@@ -328,7 +328,7 @@ def test_empty_and_null_texts_of_a_row_are_counted(tmp_path):
             {"image": "3.jpg", "caption": []}, {"image": "4.jpg", "caption": 0},
             {"image": "", "caption": [""]}]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found, bad = split(table.Jsonl(f"{tmp_path}/a.jsonl").items())
+    found, bad = split(everything(table.Jsonl(f"{tmp_path}/a.jsonl")))
     assert [(item.key, item.texts, item.num_empty) for item in found] == [
         ("1.jpg", ("a",), 3), ("2.jpg", (), 1), ("3.jpg", (), 0),
     ]  # fmt: skip

@@ -9,13 +9,17 @@ import torch
 from itit import storage
 from itit.backends.local import Local
 from itit.checkpoint.weights import load_vqgan
+from itit.config import DataConfig
 from itit.data import records, shard_index
 from itit.data.streams import Streams
+from tests.core.test_storage import root  # noqa: F401 (a fixture)
 from tests.data.test_streams import make_config
 from tests.helpers.common import shared_data
+from tests.helpers.flaky_storage import gcs  # noqa: F401 (a fixture)
 from tests.tools.training.test_train_vqgan import CONFIG, read_shard, save_random_vqgan, write_shards
 from tools import tokenize
-from tools.data import views
+from tools.data import tokenizing, views
+from tools.data.tokenizing import Settings
 
 
 def test_raw_and_ready_records_give_a_run_the_same_ids(tmp_path):
@@ -23,7 +27,7 @@ def test_raw_and_ready_records_give_a_run_the_same_ids(tmp_path):
     vocabulary = str(shared_data() / "t5" / "spiece.model")
     write_shards(tmp_path, [7, 5], text="A man riding a wave on top of a surfboard.")
     vqgan = save_random_vqgan(tmp_path / "vqgan")
-    tokenize.run(f"{tmp_path}/raw-*", f"{tmp_path}/ids/part", vqgan, vocabulary, 16, keep=False)
+    tokenize.run(f"{tmp_path}/raw-*", f"{tmp_path}/ids/part", Settings(vqgan, vocabulary, 16, keep=False))
     sizes = dict(num_image_tokens=CONFIG.grid**2, codebook_size=CONFIG.codebook_size, image_size=CONFIG.image_size,
                  num_text_tokens=16, vocab_size=32128, bos_id=32100, vocabulary=vocabulary)  # fmt: skip
     raw, ready = (Streams(make_config(paired_data=f"{tmp_path}/{pattern}", **sizes))
@@ -32,7 +36,7 @@ def test_raw_and_ready_records_give_a_run_the_same_ids(tmp_path):
     for step in (0, int(np.random.default_rng().integers(1, 1000))):
         one, other = raw.batch(step), ready.batch(step)
         for task in ("t2i", "i2t"):
-            ids = tokenize.image_ids(model, torch.from_numpy(one[f"{task}/images"])).numpy()
+            ids = tokenizing.image_ids(model, torch.from_numpy(one[f"{task}/images"])).numpy()
             np.testing.assert_array_equal(ids, other[f"{task}/image_ids"])
             np.testing.assert_array_equal(one[f"{task}/text_ids"], other[f"{task}/text_ids"])
 
@@ -40,8 +44,8 @@ def test_raw_and_ready_records_give_a_run_the_same_ids(tmp_path):
 def test_a_record_becomes_one_a_view(tmp_path, monkeypatch):
     written = write_shards(tmp_path, [3, 2])
     vqgan, prefix = save_random_vqgan(tmp_path / "vqgan"), str(tmp_path / "out" / "part")
-    monkeypatch.setattr(tokenize, "BATCH_SIZE", 4)
-    tokenize.run(f"{tmp_path}/raw-*", prefix, vqgan, "", 8, keep=False, num_crops=3, flip=True, backend="cpu")
+    monkeypatch.setattr(tokenizing, "BATCH_SIZE", 8)
+    tokenize.run(f"{tmp_path}/raw-*", prefix, Settings(vqgan, "", 8, keep=False, num_crops=3, flip=True, backend="cpu"))
     paths = [f"{prefix}-0000{i}-of-00002.tfrecord" for i in range(2)]
     found, model = sum(map(read_shard, paths), []), load_vqgan(vqgan)
     assert len(found) == 5 * 6
@@ -55,22 +59,48 @@ def test_a_record_becomes_one_a_view(tmp_path, monkeypatch):
     for path in paths:
         np.testing.assert_array_equal(shard_index.read(path), records.index(path))
     with pytest.raises(ValueError, match="--num_crops was 3, is now 1"):
-        tokenize.run(f"{tmp_path}/raw-*", prefix, vqgan, "", 8, keep=False, flip=True)
+        tokenize.run(f"{tmp_path}/raw-*", prefix, Settings(vqgan, "", 8, keep=False, flip=True))
     with pytest.raises(ValueError, match="--keep: not with --num_crops"):
-        tokenize.run(f"{tmp_path}/raw-*", prefix, vqgan, "", 8, keep=True, flip=True)
+        tokenize.run(f"{tmp_path}/raw-*", prefix, Settings(vqgan, "", 8, keep=True, flip=True))
 
 
 def test_texts_stay_beside_every_view(tmp_path):
     """By a stand-in for the text tokenizer, which tells its texts by their lengths."""
     write_shards(tmp_path, [2], text="four")
-    image = tokenize.ImageTokenizer(save_random_vqgan(tmp_path / "vqgan"), Local("cpu"), num_crops=2)
-    count = lambda texts: np.array([[len(text)] for text in texts])  # noqa: E731
-    tokenizers = {"image": ("image_ids", image.decode, image), "text": ("text_ids", lambda d, _: [d.decode()], count)}
-    bar = type("Bar", (), {"update": lambda self, count: None})()
-    tokenize.convert(f"{tmp_path}/raw-0.tfrecord", f"{tmp_path}/out", tokenizers, False, bar)
+    image = tokenizing.Pictures(save_random_vqgan(tmp_path / "vqgan"), Local("cpu"), num_crops=2)
+    tokenizers = tokenizing.Tokenizers(image, lambda texts: np.array([[len(text)] for text in texts]))
+    pairs = [(f"{tmp_path}/raw-0.tfrecord", f"{tmp_path}/out")]
+    assert list(tokenizing.convert(Settings(), tokenizers, pairs)) == [{"records": 2, "cut": 0}]
     found = read_shard(f"{tmp_path}/out")
     assert [example["key"][0] for example in found] == [b"0/0#0", b"0/0#1", b"0/1#0", b"0/1#1"]
     assert all(example["text_ids"].tolist() == [4] for example in found)
+
+
+def test_shards_are_those_of_a_plain_loop(tmp_path, root, monkeypatch):  # noqa: F811
+    """Whatever the threads and the blocks, on a disk and on gs://; shards that end in mid-batch, one that is empty."""
+    counts = [
+        *np.random.default_rng().integers(1, 150, 2).tolist(),
+        64,
+        int(storage.is_remote(root)),
+    ]  # no empty object
+    (tmp_path / "raw").mkdir()
+    written, vqgan = write_shards(tmp_path / "raw", counts), save_random_vqgan(tmp_path / "vqgan")
+    model, start, expected = load_vqgan(vqgan), 0, []
+    for count in counts:
+        rows, start = written[start : start + count], start + count
+        ids = [tokenizing.image_ids(model, torch.from_numpy(np.stack([pixels for pixels, _ in rows[at : at + 64]])))
+               for at in range(0, count, 64)]  # fmt: skip
+        expected.append([records.encode_example({"key": raw["key"], "image_ids": row.numpy()})
+                         for (_, raw), row in zip(rows, torch.cat(ids) if ids else (), strict=True)])  # fmt: skip
+    for path in (tmp_path / "raw").iterdir():
+        storage.write_bytes(storage.join(root, "raw", path.name), path.read_bytes())
+    monkeypatch.setattr(DataConfig, "block_bytes", int(np.random.default_rng().integers(1, 40000)))
+    tokenize.run(storage.join(root, "raw", "raw-?.tfrecord"), storage.join(root, "ids", "part"),
+                 Settings(vqgan, backend="cpu", num_workers=int(np.random.default_rng().integers(1, 6))))  # fmt: skip
+    for shard, payloads in enumerate(expected):
+        path = storage.join(root, "ids", f"part-{shard:05d}-of-00004.tfrecord")
+        assert [records.read(path, *span) for span in records.index(path).tolist()] == payloads
+        np.testing.assert_array_equal(shard_index.read(path), records.index(path))
 
 
 def test_a_record_without_an_id_has_no_views(tmp_path):
@@ -79,10 +109,10 @@ def test_a_record_without_an_id_has_no_views(tmp_path):
     with records.RecordWriter(path) as writer:
         writer.write(records.encode_example({"image": raw["image"]}))
     vqgan = save_random_vqgan(tmp_path / "vqgan")
-    tokenize.run(path, f"{tmp_path}/one/part", vqgan, "", 8, keep=False)
+    tokenize.run(path, f"{tmp_path}/one/part", Settings(vqgan, "", 8, keep=False))
     assert set(read_shard(f"{tmp_path}/one/part-00000-of-00001.tfrecord")[0]) == {"image_ids"}
     with pytest.raises(records.BadRecord, match=re.escape(f"{path}@0: no 'key' to name its views by")):
-        tokenize.run(path, f"{tmp_path}/two/part", vqgan, "", 8, keep=False, flip=True)
+        tokenize.run(path, f"{tmp_path}/two/part", Settings(vqgan, "", 8, keep=False, flip=True))
 
 
 def test_a_shard_is_never_without_its_index(tmp_path, monkeypatch):
@@ -91,7 +121,7 @@ def test_a_shard_is_never_without_its_index(tmp_path, monkeypatch):
     paths = [f"{prefix}-0000{i}-of-00002.tfrecord" for i in range(2)]
 
     def make():
-        tokenize.run(f"{tmp_path}/raw-*", prefix, vqgan, "", 8, keep=False, backend="cpu")
+        tokenize.run(f"{tmp_path}/raw-*", prefix, Settings(vqgan, "", 8, keep=False, backend="cpu"))
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shard_index, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

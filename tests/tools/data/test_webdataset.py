@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tools.data.sources import tar
-from tools.data.sources.item import MAX_TEXT, BadItem, Item, Passed
+from tools.data.sources.item import MAX_TEXT, BadItem, Item, Passed, everything
 from tools.data.sources.webdataset import Webdataset
 
 
@@ -28,7 +28,7 @@ def write_tar(path, members, mode="w", **options):
 
 
 def listed(path):
-    items = list(Webdataset(str(path)).items())
+    items = list(everything(Webdataset(str(path))))
     return [i for i in items if isinstance(i, Item)], [str(i) for i in items if isinstance(i, BadItem)]
 
 
@@ -155,7 +155,7 @@ def test_leftovers_of_systems_are_ignored(tmp_path):
     names = ["._a.jpg", "a.jpg", "d/._b.txt", "__MACOSX/._a.jpg", "__MACOSX/a.jpg", ".DS_Store", "__meta__",
              "__key__.json", "./b.jpg", "./b.txt", "Thumbs.db"]  # fmt: skip
     write_tar(tmp_path / "a.TAR", [(name, name.encode()) for name in names])
-    items = list(Webdataset(f"{tmp_path}/a.TAR").items())
+    items = list(everything(Webdataset(f"{tmp_path}/a.TAR")))
     assert [item.key for item in items] == ["a/a", "a/./b"] and items[1].load_texts()[0] == ["./b.txt"]
 
 
@@ -174,7 +174,7 @@ def test_leftovers_of_systems_are_ignored(tmp_path):
 ])  # fmt: skip
 def test_keys_with_further_dots(tmp_path, names, want, others):
     write_tar(tmp_path / "t.tar", [(name, name.encode()) for name in names])
-    items = list(Webdataset(f"{tmp_path}/t.tar").items())
+    items = list(everything(Webdataset(f"{tmp_path}/t.tar")))
     found = [item for item in items if isinstance(item, Item)]
     for item, (key, suffix, text) in zip(found, want, strict=True):
         assert item.key == f"t/{key}"

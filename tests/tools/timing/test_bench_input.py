@@ -9,6 +9,7 @@ from itit.data.streams import Streams
 from tests.data.test_damage import picture
 from tests.data.test_streams import ids_record, make_config, write, write_ids
 from tools import bench_input
+from tools.timing import decoding
 
 
 @pytest.fixture
@@ -24,13 +25,13 @@ def test_pictures_are_those_of_the_run(streams, monkeypatch):
     batches = [streams.batch(step) for step in range(3)]
     expected = np.concatenate([batch[f"{task}/images"] for batch in batches for task in ("t2i", "i2t", "i2i")])[:30]
     for data, pixels in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(bench_input.decode(data), pixels)
+        np.testing.assert_array_equal(decoding.decode(data), pixels)
 
 
 def test_the_table(streams):
     """14 rows a step, 12 with a picture."""
     speeds = [(10.0, 0.06), (200.0, 0.004)], [(5.0, 0.12), (300.0, 0.005)], [(8.0, 0.24), (100.0, 0.003)]
-    lines = bench_input.table(streams, [tuple(bench_input.Speed(*one) for one in two) for two in speeds])
+    lines = bench_input.table(streams, [tuple(decoding.Speed(*one) for one in two) for two in speeds])
     found = {match[1].strip(): (float(match[2]), float(match[3])) for match in
              (re.fullmatch(r"(.+?)\s+([\d.]+)\s+([\d.]+)", line) for line in lines[1:])}  # fmt: skip
     sizes = [source.mean_bytes for source in streams.sources.values()]

@@ -19,6 +19,8 @@ from itit.training import metrics
 from tests.helpers.common import ROOT, shared_data
 from tests.helpers.pictures import write_shards
 from tools import tokenize, train_vqgan
+from tools.data import tokenizing
+from tools.data.tokenizing import Settings
 from tools.training import vqgan_step
 
 pytestmark = pytest.mark.usefixtures("kept_signals")
@@ -121,7 +123,7 @@ def test_tools_end_to_end(tmp_path):
     model.load_state_dict(weights)
 
     prefix = str(tmp_path / "ids" / "part")
-    tokenize.run(data, prefix, output, "", 8, keep=False)
+    tokenize.run(data, prefix, Settings(output, "", 8, keep=False))
     found = read_shard(prefix + "-00000-of-00002.tfrecord") + read_shard(prefix + "-00001-of-00002.tfrecord")
     assert len(found) == len(written)
     for features, (picture, raw) in zip(found, written, strict=True):
@@ -139,16 +141,16 @@ def test_tokenize_does_only_what_is_missing(tmp_path, capsys):
     write_shards(tmp_path, [3, 2], text="a red circle")
     vqgan, prefix = save_random_vqgan(tmp_path / "vqgan"), str(tmp_path / "out" / "part")
     raw = str(tmp_path / "raw-*")
-    tokenize.run(raw, prefix, vqgan, "", 8, keep=True)
+    tokenize.run(raw, prefix, Settings(vqgan, "", 8, keep=True))
     assert set(read_shard(prefix + "-00001-of-00002.tfrecord")[0]) == {"key", "image", "image_ids", "text"}
     first, second = (tmp_path / "out" / f"part-0000{i}-of-00002.tfrecord" for i in range(2))
     before, stamp = second.read_bytes(), first.stat().st_mtime_ns
     second.unlink()
-    tokenize.run(raw, prefix, vqgan, "", 8, keep=True)
+    tokenize.run(raw, prefix, Settings(vqgan, "", 8, keep=True))
     assert "already there: 1 of 2 shards" in capsys.readouterr().out
     assert second.read_bytes() == before and first.stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match="--keep was True, is now False"):
-        tokenize.run(raw, prefix, vqgan, "", 8, keep=False)
+        tokenize.run(raw, prefix, Settings(vqgan, "", 8, keep=False))
 
 
 def test_texts_become_the_genuine_t5_ids(tmp_path):
@@ -156,7 +158,7 @@ def test_texts_become_the_genuine_t5_ids(tmp_path):
     vocabulary = shared_data() / "t5" / "spiece.model"
     write_shards(tmp_path, [2], text="A man riding a wave on top of a surfboard.")
     prefix = str(tmp_path / "out" / "part")
-    tokenize.run(str(tmp_path / "raw-*"), prefix, "", str(vocabulary), 16, keep=False)
+    tokenize.run(str(tmp_path / "raw-*"), prefix, Settings("", str(vocabulary), 16, keep=False))
     want = [71, 388, 7494, 3, 9, 6772, 30, 420, 13, 3, 9, 12245, 1976, 5, 1, 0]
     for features in read_shard(prefix + "-00000-of-00001.tfrecord"):
         assert set(features) == {"key", "image", "text_ids"} and features["text_ids"].tolist() == want
@@ -171,7 +173,7 @@ def test_a_damaged_record_is_named_and_leaves_no_shard(tmp_path):
     path.write_bytes(data)
     vqgan, prefix = save_random_vqgan(tmp_path / "vqgan"), tmp_path / "out" / "part"
     with pytest.raises(records.BadRecord, match=f"raw-0.tfrecord@{offset}"):
-        tokenize.run(str(path), str(prefix), vqgan, "", 8, keep=False)
+        tokenize.run(str(path), str(prefix), Settings(vqgan, "", 8, keep=False))
     assert [p.name for p in prefix.parent.iterdir()] == ["part-settings.json"]
 
 
@@ -180,9 +182,7 @@ def test_errors_are_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     write_shards(tmp_path, [1])
     with pytest.raises(ValueError, match="--vqgan and --vocabulary are both missing"):
-        tokenize.run(str(tmp_path / "raw-*"), str(tmp_path / "x"), "", "", 8, keep=False)
+        tokenize.run(str(tmp_path / "raw-*"), str(tmp_path / "x"), Settings("", "", 8, keep=False))
     with pytest.raises(ValueError, match="no 'text'"):
-        vocabulary = tmp_path / "model"
-        vocabulary.write_bytes(b"")
-        tokenize.convert(str(tmp_path / "raw-0.tfrecord"), str(tmp_path / "y"), {"text": ("text_ids", None, None)},
-                         False, None)  # fmt: skip
+        pairs = [(str(tmp_path / "raw-0.tfrecord"), str(tmp_path / "y"))]
+        list(tokenizing.convert(Settings(), tokenizing.Tokenizers(text=len), pairs))

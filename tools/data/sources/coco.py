@@ -8,7 +8,7 @@ import re
 from itit import storage
 from itit.config import knob
 from tools.data.sources import coco_captions, lines
-from tools.data.sources.item import BadItem, Blob, Item
+from tools.data.sources.item import BadItem, Blob, Item, digest
 from tools.data.sources.lookup import Lookup
 
 
@@ -22,14 +22,20 @@ class Coco:
     karpathy_splits: str = knob("", "Splits of Karpathy's json to take (train,restval,val,test); empty: all.")
     image_list: str = knob("", "File that lists the pictures to take, one a line (Karpathy's lists); empty: all.")
 
-    def items(self):
-        """Yields one Item a picture, in the order of the json, and BadItems. The id is the picture's in COCO."""
+    def parts(self):
+        """All together, and what tells its files."""
         if not self.captions:
             raise ValueError("--captions is empty: give captions_*.json of COCO or Karpathy's dataset_coco.json")
+        read = [storage.stamps(pattern) for pattern in (self.captions, self.image_list) if pattern]
+        pictures = Lookup(self.images, "images").paths() if self.images else []
+        return {self.captions: digest([*map(str, read), *pictures])}
+
+    def items(self, part):
+        """Yields one Item a picture, in the order of the json, and BadItems. The id is the picture's in COCO."""
         files = Lookup(self.images, "images") if self.images else None
         listed, taken = lines.read(self.image_list) if self.image_list else [], 0
         missing = dict(listed)
-        for path in storage.glob(self.captions):
+        for path in storage.glob(part):
             pictures, bad = self._read(path)
             wanted = self._wanted(pictures, listed, missing)
             bases = collections.Counter(os.path.basename(picture.name) for picture in pictures if picture.name)

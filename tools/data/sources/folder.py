@@ -7,7 +7,7 @@ import os
 from itit import storage
 from itit.config import knob
 from tools.data.sources import caption_file, names
-from tools.data.sources.item import BadItem, Blob, Item, Passed
+from tools.data.sources.item import BadItem, Blob, Item, Passed, digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +20,17 @@ class Folder:
                              "image_path, whichever is there.")  # fmt: skip
     text_column: str = knob("", "Its column of the texts; empty: caption, text, captions, description.")
 
-    def items(self):
-        """Yields Items in the order of their names, BadItems and what is Passed. The id is the picture's path in the
-        folder."""
+    def parts(self):
+        """The folder, and what tells its files."""
         if not self.input:
             raise ValueError("--input is empty: give a folder of pictures")
-        root = self.input.rstrip("/") or "/"
+        captions = storage.stamps(self.captions).values() if self.captions and storage.exists(self.captions) else ()
+        return {self.input: digest([*captions, *storage.list_files(self.input)])}
+
+    def items(self, part):
+        """Yields Items in the order of their names, BadItems and what is Passed. The id is the picture's path in the
+        folder."""
+        root = part.rstrip("/") or "/"
         paths = [path for path in storage.list_files(root) if not names.is_leftover(path[len(root) :])]
         paths = [path for path in paths if not self._is_captions(path)]
         texts, kinds = collections.defaultdict(list), collections.defaultdict(set)

@@ -1,12 +1,15 @@
 """What a source lists: pictures with their texts, as places to read from. Listing is cheap; workers do the reading."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 
 from itit import storage
 
 MAX_TEXT = 2**20  # bytes of a text, of a line, and of the JSON beside a picture
 MAX_PICTURE = 64 * 2**20  # bytes of an encoded picture
+GAP = 2**16  # bytes between two places that are read at once
 
 
 class BadItem(ValueError):
@@ -33,12 +36,19 @@ class Blob:
     length: int | None = None
     field: str = ""  # the bytes are JSON, of which `text` gives this field
 
-    def read(self, limit):
-        """The bytes. Raises ValueError where they are more than `limit` or the file is not there."""
+    def fields(self):
+        """JSON values to make it again."""
+        return self.path, self.offset, self.length, self.field
+
+    def read(self, limit, held=()):
+        """The bytes. `held`: what `read_together` has read. Raises ValueError where they are more than `limit` or the
+        file is not there."""
         if self.length is not None and self.length > limit:
             raise ValueError(f"{self.length} bytes, above the limit of {limit}")
         try:
-            if self.length is not None:
+            if self in held:
+                data = held[self]
+            elif self.length is not None:
                 data = storage.read_range(self.path, self.offset, self.length)
             else:
                 with storage.open(self.path) as file:
@@ -51,13 +61,30 @@ class Blob:
             raise ValueError(f"{self.path} ends inside it")
         return data
 
-    def text(self):
+    def text(self, held=()):
         """The bytes as text; "" where the field is null. Raises ValueError where they are none."""
-        data = self.read(MAX_TEXT)
+        data = self.read(MAX_TEXT, held)
         if not self.field:
             return utf8(data)
         found = parse_object(data)
         return "" if self.field in found and found[self.field] is None else string_of(found, self.field)
+
+
+def read_together(blobs):
+    """Blob -> bytes of those that lie close together in their file, which are read at once; of the others nothing."""
+    found, inside = {}, (blob for blob in blobs if isinstance(blob, Blob) and blob.length is not None)
+    run, end = [], 0
+    for blob in [*sorted(set(inside), key=lambda blob: (blob.path, blob.offset)), None]:
+        near = blob and run and blob.path == run[0].path and blob.offset - end <= GAP
+        if near and max(end, blob.offset + blob.length) - run[0].offset <= MAX_PICTURE:
+            run, end = [*run, blob], max(end, blob.offset + blob.length)
+            continue
+        if len(run) > 1:
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                data, first = storage.read_range(run[0].path, run[0].offset, end - run[0].offset), run[0].offset
+                found |= {one: data[one.offset - first : one.offset - first + one.length] for one in run}
+        run, end = ([blob], blob.offset + blob.length) if blob else ([], 0)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +107,20 @@ class Item:
     unit: str = ""
     num_empty: int = 0
 
-    def load_texts(self):
+    def load_texts(self, held=()):
         """(list of str, blanks trimmed to one; how many others are empty). Raises ValueError for what is no text."""
-        texts = [" ".join(utf8(text.text() if isinstance(text, Blob) else text).split()) for text in self.texts]
+        texts = [" ".join(utf8(text if isinstance(text, str) else text.text(held)).split()) for text in self.texts]
         return [text for text in texts if text], texts.count("")
+
+
+def everything(source):
+    """All that a source lists, part after part."""
+    return (item for part in source.parts() for item in source.items(part))
+
+
+def digest(values):
+    """A text that tells lists of texts apart."""
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()[:16]
 
 
 def utf8(text):

@@ -26,6 +26,10 @@ class Lookup:
             for path in paths:
                 self._paths.setdefault(os.path.basename(path), {})[path] = None  # one that lies in two roots, once
 
+    def paths(self):
+        """Of all files, sorted."""
+        return sorted(path for alike in self._paths.values() for path in alike)
+
     def find(self, name, lone):
         """The path of a file.
 

@@ -33,19 +33,25 @@ class Table:
                           ("path", "basename", *HASHES))  # fmt: skip
     url_suffix: str = knob(".jpg", "What follows the hash of a URL in the name of its file.")
 
-    def items(self):
-        """Yields one Item a row, and BadItems. Items of one picture are one unit."""
+    def parts(self):
+        """The files, and what tells each."""
         if not self.input or not self.text_column and not self.image_column:
             empty = "--text_column and --image_column are both" if self.input else "--input is"
             raise ValueError(f"{empty} empty: nothing to read")
-        for path in storage.glob(self.input):
-            root = self.image_root or os.path.dirname(path)
-            for number, row in self.rows(path):
-                place = f"{path}:{number}"
-                try:
-                    yield row if isinstance(row, BadItem) else self._item(row, root, place)
-                except ValueError as error:
-                    yield BadItem(place, error)
+        return storage.stamps(self.input)
+
+    def items(self, part):
+        """Yields one Item a row, and BadItems. Items of one picture are one unit."""
+        root = self.image_root or os.path.dirname(part)
+        for number, row in self.rows(part):
+            place = self._place(part, number)
+            try:
+                yield row if isinstance(row, BadItem) else self._item(row, root, place)
+            except ValueError as error:
+                yield BadItem(place, error)
+
+    def _place(self, part, number):
+        return f"{part}:{number}"
 
     def _item(self, row, root, place):
         for column in filter(None, (self.text_column, self.image_column, self.id_column)):
@@ -53,14 +59,15 @@ class Table:
                 raise ValueError(f"no column {column!r}; there are {', '.join(map(repr, row))}")
         texts = row[self.text_column] if self.text_column else []
         texts = ["" if text is None else text for text in (texts if isinstance(texts, list) else [texts])]
-        name = (row[self.image_column] if self.image_column else "") or ""
+        picture = (row[self.image_column] if self.image_column else "") or ""
+        name = "" if hasattr(picture, "read") else picture  # of what a source of bytes gives in its place
         if not all(isinstance(value, str) for value in (*texts, name)):
             raise ValueError("a text or a path is not a string")
         given, texts = len(texts), tuple(text for text in texts if text.strip())
-        if not name and not texts:
+        if not picture and not texts:
             raise ValueError("neither picture nor text")
         key = str(row[self.id_column]) if self.id_column else not self.line_ids and name or os.path.basename(place)
-        image = Blob(_inside(root, self._file_of(name))) if name else None
+        image = Blob(_inside(root, self._file_of(name))) if name else picture or None
         return Item(key, place, image, texts, name, given - len(texts))
 
     def _file_of(self, name):

@@ -23,26 +23,29 @@ class Webdataset:
     input: str = knob("", "Tar files, not compressed; patterns, separated by commas.")
     json_field: str = knob("caption", "Field of KEY.json that is the text where there is no KEY.txt.")
 
-    def items(self):
+    def parts(self):
+        """The tars, and what tells each."""
+        if not self.input:
+            raise ValueError("--input is empty: give tar files")
+        return storage.stamps(self.input)
+
+    def items(self, part):
         """Yields Items in the order of the keys' first members, BadItems and what is Passed. The id is TAR/KEY, TAR
         without its suffix.
 
         The members of a key may lie apart: what a tar holds is listed whole, some 0.5 KB of memory a member.
         """
-        if not self.input:
-            raise ValueError("--input is empty: give tar files")
-        for path in storage.glob(self.input):
-            keys, damage = collections.defaultdict(list), []
-            for name, value in tar.members(path):
-                if name is None:
-                    damage.append(value)
-                elif not names.is_leftover(name):
-                    folder, base = os.path.split(name)
-                    keys[os.path.join(folder, base.partition(".")[0])].append((name, value))
-            stem = re.sub(r"\.tar$", "", os.path.basename(path), flags=re.IGNORECASE)
-            for key, members in keys.items():
-                yield from self._items(path, stem, key, members)
-            yield from damage
+        keys, damage = collections.defaultdict(list), []
+        for name, value in tar.members(part):
+            if name is None:
+                damage.append(value)
+            elif not names.is_leftover(name):
+                folder, base = os.path.split(name)
+                keys[os.path.join(folder, base.partition(".")[0])].append((name, value))
+        stem = re.sub(r"\.tar$", "", os.path.basename(part), flags=re.IGNORECASE)
+        for key, members in keys.items():
+            yield from self._items(part, stem, key, members)
+        yield from damage
 
     def _items(self, path, stem, key, members):
         """Yields what the members of a key give."""

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.helpers.common import ROOT
-from tools.data import workers
+from tools.spread import workers
 
 
 def square(number):
@@ -43,8 +43,8 @@ def test_errors_come_at_their_turn_and_a_killed_process_is_one_line():
 
 SCRIPT = """
 import os, time
-from tools.data import workers
-from tests.tools.data.test_workers import square
+from tools.spread import workers
+from tests.tools.spread.test_workers import square
 
 if __name__ == "__main__":
     found = workers.ordered(square, iter(int, 1), 2)

@@ -1,4 +1,4 @@
-"""A function over many tasks in several processes, its results in the order of the tasks, few of them ahead."""
+"""A function over many tasks in several processes or threads: results in the order of the tasks, few of them ahead."""
 
 import collections
 import concurrent.futures
@@ -25,20 +25,27 @@ def ordered(function, tasks, num_workers):
         yield from map(function, tasks)
         return
     # Fresh processes: those of a fork would share the connections to gs://.
-    context, pending = multiprocessing.get_context("spawn"), collections.deque()
+    context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(num_workers, context, _begin) as pool:
         try:
-            for task in tasks:
-                pending.append(pool.submit(function, task))
-                if len(pending) > AHEAD * num_workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from ahead(pool, function, tasks, AHEAD * num_workers)
         except concurrent.futures.process.BrokenProcessPool:
             raise ValueError("a worker process was killed, for want of memory perhaps: fewer --num_workers") from None
-        finally:
-            for future in pending:
-                future.cancel()
+
+
+def ahead(pool, function, tasks, depth):
+    """The same on the threads or processes of a pool, `depth` tasks ahead of the one whose result is waited for."""
+    pending = collections.deque()
+    try:
+        for task in tasks:
+            pending.append(pool.submit(function, task))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 def _begin():
