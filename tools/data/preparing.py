@@ -105,18 +105,25 @@ def _asked(name, source, settings):
     return {"source": name, "pillow": PIL.__version__} | dataclasses.asdict(source) | values
 
 
-def _begin(output, asked):
-    """Writes down what a folder is begun with, or compares it. Raises ValueError where it holds other shards."""
+def _begin(output, asked, alone):
+    """Writes down what a folder is begun with, or compares it; where no shard is written yet and no other host may be
+    at work, it is begun anew. Raises ValueError where it holds other shards."""
     path = storage.join(output, WORK, BEGUN)
+    if alone and storage.exists(path) and not _has_shards(output) and json.loads(storage.read_bytes(path)) != asked:
+        storage.remove_tree(storage.join(output, WORK))
     if storage.exists(path):
         _compare(path, json.loads(storage.read_bytes(path)), asked)
         for folder in (output, storage.join(output, WORK)):
             storage.remove_rests(folder)
         return
-    if any(name.endswith(".tfrecord") for name in storage.list_dir(output)):
+    if _has_shards(output):
         raise ValueError(f"--output={output}: holds shards of something else; name another folder")
     storage.make_dirs(storage.join(output, WORK))
     storage.write_bytes(path, json.dumps(asked, indent=1).encode())
+
+
+def _has_shards(output):
+    return any(name.endswith(".tfrecord") and name[0] != "." for name in storage.list_dir(output))
 
 
 def _compare(path, found, asked):
@@ -135,7 +142,7 @@ def _prepare(source, settings, distribution, asked, check):
     begun = storage.join(work, BEGUN)
     if distribution.host_index:
         wait_for(lambda: storage.exists(begun), f"host 0 begins {settings.output}")
-    _begin(settings.output, asked | {"files": files})
+    _begin(settings.output, asked | {"files": files}, distribution.num_hosts == 1)
     stage = functools.partial(Stage, work, distribution=distribution, num_workers=settings.num_workers)
     try:
         plan = _plan(source, settings, work, list(parts), stage)
@@ -219,7 +226,8 @@ def _finish(settings, plan, results, asked):
                     "shards": found, "schema": {name: SCHEMA[name] for name in ("key", *splitting.SPLITS[split])}}
             for split, found in shards.items() if found}  # fmt: skip
     if not used:
-        raise ValueError(f"no usable items: {len(damaged)} of {plan.num_items} are damaged")
+        found = f"{len(damaged)} of {plan.num_items} are damaged" if plan.num_items else "the source holds none"
+        raise ValueError(f"no usable items: {found}")
     if damaged:
         text = "".join(f"{cause}\n" for cause in damaged)
         storage.write_bytes(storage.join(settings.output, DAMAGED), text.encode("utf-8", "backslashreplace"))
