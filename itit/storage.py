@@ -31,9 +31,12 @@ _HIDDEN = re.compile(r"(^|/)\.")
 
 
 def is_remote(path):
-    """Whether a path is on gs://. Raises ValueError for what would silently become a folder here: ~, another scheme."""
+    """Whether a path is on gs://. Raises ValueError for what would silently become a folder here: ~, another scheme, a
+    space before one."""
     if re.match(r"gs://[^/]", path):
         return True
+    if path[:1].isspace():
+        raise ValueError(f"{path!r}: must not begin with a space")
     if path.startswith("~"):
         raise ValueError(f"{path}: ~ stands for no folder here; write it out, or ./~ for a file of that name")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):

@@ -263,6 +263,15 @@ def test_what_would_become_a_folder_by_mistake_is_refused(tmp_path, monkeypatch,
     assert sorted(os.listdir(tmp_path)) == ["a:b", "~x"]
 
 
+@pytest.mark.parametrize("path", [" gs://b/x", "\tx", " /x"])
+def test_a_space_before_a_path_makes_no_folder_of_it(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for use in (storage.exists, storage.make_dirs, storage.open, lambda path: storage.write_bytes(path, b"")):
+        with pytest.raises(ValueError, match="must not begin with a space"):
+            use(path)
+    assert not os.listdir(tmp_path)
+
+
 def test_rests_of_killed_writers_go_and_what_is_written_stays(tmp_path):
     ready = multiprocessing.get_context("fork").Event()
 
