@@ -11,6 +11,7 @@ repeated by gcsfs, up to six times within about half a minute, with growing and 
 
 import builtins
 import contextlib
+import errno
 import fcntl
 import functools
 import glob as local_glob
@@ -27,6 +28,7 @@ import fsspec
 
 REMOTE = "gs://"
 CHUNK = 2**26  # bytes read at once where a whole file goes by
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = re.compile(r"(^|/)\.")
 
 
@@ -272,9 +274,12 @@ def writer(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+        # A full disk names no file, a rename one that nobody knows.
+        if isinstance(error, OSError) and (error.errno in _FULL or error.filename == temporary):
+            error.filename, error.filename2 = path, None
         raise
     _sync(os.path.dirname(path) or ".")
 

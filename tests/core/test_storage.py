@@ -1,5 +1,6 @@
 """Files, local and on a server of Google Cloud Storage over HTTP, in fine weather and in bad."""
 
+import errno
 import multiprocessing
 import os
 import re
@@ -106,6 +107,17 @@ def test_a_failed_local_write_keeps_the_former_file(tmp_path):
         file.write(b"half")
         raise OSError("disk full")
     assert os.listdir(tmp_path) == ["a"] and storage.read_range(path, 0, 10) == b"former"
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError) as error, storage.writer(str(tmp_path / "a")) as file:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == f"{tmp_path}/a"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        storage.write_bytes(str(tmp_path / "folder"), b"x")
+    assert error.value.filename == f"{tmp_path}/folder" and os.listdir(tmp_path) == ["folder"]
 
 
 def test_local_data_is_flushed_before_it_is_visible(tmp_path, monkeypatch):
