@@ -109,7 +109,7 @@ def test_rows_that_cannot_be_used(tmp_path):
     assert len(found) == 2
     expected = [
         ("a.parquet:2", "neither picture nor text"),
-        ("b.parquet:1", "no column 'caption'; there are"),
+        ("b.parquet:1", "no column 'caption'; there are 'text', 'image'"),
         ("c.parquet", "column 'image' holds list<element: binary>: must be bytes, a path, or a struct of both"),
         ("c.parquet", "column 'image' holds list"),
         ("d.parquet:1", "a text or a path is not a string"),

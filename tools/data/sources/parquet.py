@@ -76,6 +76,9 @@ class Parquet(Table):
         except ValueError as error:
             yield from [BadItem(path, error)] * file.metadata.row_group(group).num_rows
             return
+        if not {self.text_column, column, self.id_column} - {""} <= set(schema.names):
+            yield from [dict.fromkeys(schema.names)] * file.metadata.row_group(group).num_rows  # to be refused
+            return
         names = {self.text_column, self.id_column, column if kind == "path" else ""} & set(schema.names)
         rows = file.read_row_group(group, sorted(names)).to_pylist() or [{}] * file.metadata.row_group(group).num_rows
         there = _there(file, group, column) if kind in ("bytes", "struct") else ()
