@@ -34,6 +34,8 @@ def run(pattern, output, settings, distribution=Distribution()):  # noqa: B008 (
     settings.check()
     distribution.check()
     found = storage.stamps(pattern)
+    for line in made_with.unfinished(found):
+        raise ValueError(f"--input={pattern}: {line}")
     sources, sizes = list(found), [int(stamp.split()[0]) for stamp in found.values()]
     with locks.claim(locks.beside(output) + distribution.suffix, f"--output={output}") as check:
         storage.remove_rests(output.rpartition("/")[0] or ".")
