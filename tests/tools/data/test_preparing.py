@@ -290,6 +290,22 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
         preparing.run("folder", Folder(str(tmp_path / "in")), one_each)
 
 
+def test_a_source_that_changed_since_is_told(tmp_path, capsys):
+    write_folder(tmp_path / "in", 3)
+    settings = settings_of(tmp_path / "out")
+
+    def again():
+        capsys.readouterr()
+        found = preparing.run("folder", Folder(str(tmp_path / "in")), settings)
+        assert found["splits"]["paired"]["records"] == 3
+        return capsys.readouterr()
+
+    again()
+    assert again() == (f"{tmp_path}/out: already finished\n", "")
+    (tmp_path / "in" / "000.png").rename(tmp_path / "in" / "new.png")
+    assert again().err.startswith(f"warning: {tmp_path}/out: the source's files have changed since; name another")
+
+
 def test_a_source_is_mended_where_nothing_was_written_of_it(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="no usable items: the source holds none"):
