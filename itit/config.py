@@ -255,8 +255,8 @@ class TrainConfig:
                                  "GPUs; medium bf16 inside, a gain on processors with AMX.",
                                  ("highest", "high", "medium"))  # fmt: skip
     overfit_batch: bool = knob(False, "Train on the first batch for ever: the loss must go to its floor.")
-    wandb_project: str = knob("", "Project of Weights & Biases that the metrics go to, too; empty: none. With "
-                              "WANDB_MODE=offline they stay in workdir.")  # fmt: skip
+    wandb_project: str = knob("", "Project of Weights & Biases that the metrics go to, too; empty: none. "
+                              "With WANDB_MODE=offline they stay in workdir, for gs:// in ./wandb.")  # fmt: skip
     log_every: int = knob(50, "Steps between lines of metrics.")
     sample_every: int = knob(5000, "Steps between sample pictures and captions; 0: never.")
     num_samples: int = knob(8, "Prompts and pictures in the samples.")

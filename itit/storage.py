@@ -51,6 +51,8 @@ def _remote(path):
     """The file system of gs://, for work on `path`: its failures are OSErrors."""
     try:
         yield _connect(os.getpid())
+    except FileNotFoundError:  # which names an address inside the storage, or nothing
+        raise FileNotFoundError(errno.ENOENT, "no such file or bucket", path) from None
     except (OSError, ValueError):
         raise
     except Exception as error:  # gcsfs and aiohttp have a dozen of their own

@@ -1,5 +1,6 @@
 """Exports on the Hugging Face Hub, or a server like it (HF_ENDPOINT): given to it, and fetched, never silently."""
 
+import logging
 import os
 import re
 import sys
@@ -11,8 +12,11 @@ from itit.untrusted import shown
 
 try:
     import huggingface_hub
+    from huggingface_hub import constants
 except ModuleNotFoundError as error:
     raise ValueError(f"the Hugging Face Hub needs huggingface_hub (pip install -e .[hub]): {error}") from None
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # What an export may have; nothing else of a repository is fetched.
@@ -48,6 +52,8 @@ def push(folder, name, private=False):
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r}: must be OWNER/NAME")
+    if storage.is_remote(folder):
+        raise ValueError(f"{folder}: must be a folder on this machine, to be given to {_server()}")
     hashes = weightsdir.hashes_of(folder, ("README.md", "model.safetensors"))
     for file, digest in hashes.items():
         weightsdir.check_hash(storage.join(folder, file), digest, storage.sha256(storage.join(folder, file)))
@@ -63,7 +69,7 @@ def push(folder, name, private=False):
 
 
 def _server():
-    return os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT
+    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
 
 
 def _line(error):

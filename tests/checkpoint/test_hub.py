@@ -6,6 +6,8 @@ import http.server
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.parse
 
@@ -15,6 +17,7 @@ import pytest
 import itit
 from itit.data import scenes
 from tests.helpers import finished_run
+from tests.helpers.common import ROOT
 from tools import export, push_to_hub  # noqa: F401 (its main is `hub.push`)
 
 pytest.importorskip("huggingface_hub")
@@ -151,6 +154,8 @@ def test_what_is_refused_in_one_line(exported, server, monkeypatch, tmp_path):
         itit.ITIT.from_pretrained("me/absent")
     with pytest.raises(ValueError, match="'model': must be OWNER/NAME"):
         hub.push(str(exported), "model")
+    with pytest.raises(ValueError, match="^gs://b/exported: must be a folder on this machine"):
+        hub.push("gs://b/exported", "me/model")
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     data = bytearray((copy / "model.safetensors").read_bytes())
@@ -165,3 +170,11 @@ def test_what_is_refused_in_one_line(exported, server, monkeypatch, tmp_path):
     server.refuses = True
     with pytest.raises(ValueError, match=r"^me/model: not given to http://127[^\n]*$"):
         hub.push(str(exported), "me/model")
+
+
+def test_the_server_is_known_in_a_fresh_process():
+    """huggingface_hub loads its parts as they are asked for."""
+    code = "from itit.checkpoint import hub; print(hub._server())"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_ENDPOINT"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "https://huggingface.co\n", done.stderr

@@ -317,3 +317,9 @@ def test_a_folder_in_the_place_of_a_pattern_is_named_as_one(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(ValueError, match=f"no file matches '{tmp_path}': it is a folder; all in it: '{tmp_path}/\\*'"):
         storage.glob(str(tmp_path))
+
+
+def test_a_bucket_that_is_not_there_is_named(gcs):  # noqa: F811
+    for work, name in ((storage.read_bytes, "x.txt"), (storage.size, "x.txt"), (storage.glob, "[*]")):
+        with pytest.raises(FileNotFoundError, match=f"no such file or bucket: 'gs://nowhere/{re.escape(name)}'$"):
+            work(f"gs://nowhere/{name}")

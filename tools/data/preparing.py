@@ -124,24 +124,21 @@ def _asked(name, source, settings):
 
 
 def _begin(output, asked, alone):
-    """Writes down what a folder is begun with, or compares it; where no shard is written yet and no other host may be
-    at work, it is begun anew. Raises ValueError where it holds other shards."""
-    path = storage.join(output, WORK, BEGUN)
-    if alone and storage.exists(path) and not _has_shards(output) and json.loads(storage.read_bytes(path)) != asked:
-        storage.remove_tree(storage.join(output, WORK))
+    """Writes down what a folder is begun with, or compares it. Where no shard is there yet and this is the only host
+    (`alone`), what was begun otherwise begins anew. Raises ValueError where it holds other shards."""
+    path, shards = storage.join(output, WORK, BEGUN), [n for n in storage.list_dir(output) if n.endswith(".tfrecord")]
     if storage.exists(path):
-        _compare(path, json.loads(storage.read_bytes(path)), asked)
-        for folder in (output, storage.join(output, WORK)):
-            storage.remove_rests(folder)
-        return
-    if _has_shards(output):
+        found = json.loads(storage.read_bytes(path))
+        if shards or not alone or found == asked:
+            _compare(path, found, asked)
+            for folder in (output, storage.join(output, WORK)):
+                storage.remove_rests(folder)
+            return
+        storage.remove_tree(storage.join(output, WORK))
+    if shards:
         raise ValueError(f"--output={output}: holds shards of something else; name another folder")
     storage.make_dirs(storage.join(output, WORK))
     storage.write_bytes(path, json.dumps(asked, indent=1).encode())
-
-
-def _has_shards(output):
-    return any(name.endswith(".tfrecord") and name[0] != "." for name in storage.list_dir(output))
 
 
 def _compare(path, found, asked):

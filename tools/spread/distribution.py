@@ -32,7 +32,9 @@ class Distribution:
 
     def check(self):
         """Raises ValueError naming the flag."""
-        if self.num_hosts < 1 or not 0 <= self.host_index < self.num_hosts:
+        if self.num_hosts < 1:
+            raise ValueError(f"--num_hosts={self.num_hosts}: must be at least 1")
+        if not 0 <= self.host_index < self.num_hosts:
             raise ValueError(f"--host_index={self.host_index}: must be from 0 to --num_hosts={self.num_hosts} less one")
         if self.distributor == "ray" and self.num_hosts > 1:
             raise ValueError(f"--num_hosts={self.num_hosts}: not with --distributor=ray, which knows its hosts")

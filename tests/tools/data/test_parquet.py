@@ -109,10 +109,10 @@ def test_rows_that_cannot_be_used(tmp_path):
     assert len(found) == 2
     expected = [
         ("a.parquet:2", "neither picture nor text"),
-        ("b.parquet:1", "no column 'caption'; there are 'text', 'image'"),
-        ("c.parquet", "column 'image' holds list<element: binary>: must be bytes, a path, or a struct of both"),
+        ("b.parquet", "no column 'caption'; there are 'text', 'image'"),
+        ("c.parquet", "column 'image' holds list<element: binary>: must be bytes, a path, or a struct {bytes, path}"),
         ("c.parquet", "column 'image' holds list"),
-        ("d.parquet:1", "a text or a path is not a string"),
+        ("d.parquet:1", "column 'caption' holds int: must be a string"),
         ("e.parquet", "column 'image' holds struct<data: binary>"),
         ("f.parquet", "the file is damaged, rows from 1 on are lost"),
         ("g.parquet", "the file is damaged, rows from 1 on are lost"),
@@ -127,6 +127,44 @@ def test_rows_that_cannot_be_used(tmp_path):
     parquet._column.cache_clear()
     with pytest.raises(ValueError, match="row group 0 is damaged: .*"):
         found[0].image.read(10**6)
+
+
+def test_columns_that_writers_make_of_what_is_not_there(tmp_path):
+    """A file whose pictures are all missing, structs of one field, columns of views, names that are there twice."""
+    data, names = picture(), ["caption", "image", "image"]
+    for name, column in {
+        "a": pyarrow.nulls(1), "b": [{"bytes": None, "path": None}], "c": [{"bytes": data}],
+        "d": pyarrow.array([data], pyarrow.binary_view()),
+    }.items():  # fmt: skip
+        write(tmp_path / f"{name}.parquet", {"caption": [name], "image": column})
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["e"]), *[pyarrow.array([data])] * 2], names=names)
+    writer.write_table(twice, tmp_path / "e.parquet")
+    found, (bad,) = split(everything(Parquet(f"{tmp_path}/*.parquet")))
+    assert [(item.texts, item.image and item.image.read(10**6)) for item in found] == [
+        (("a",), None), (("b",), None), (("c",), data), (("d",), data)]  # fmt: skip
+    assert bad == f"{tmp_path}/e.parquet: 2 columns 'image'; there are 'caption', 'image', 'image'"
+
+
+def test_one_text_that_is_not_utf8_loses_no_other_row(tmp_path):
+    texts = pyarrow.array([b"a", b"\xff", b"c"])
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 3, texts.buffers())
+    write(tmp_path / "a.parquet", {"caption": texts, "image": [picture()] * 3})
+    found, bad = split(everything(Parquet(f"{tmp_path}/a.parquet")))
+    assert [item.texts for item in found] == [("a",), ("c",)]
+    assert bad == [f"{tmp_path}/a.parquet:2: a text is not UTF-8"]
+
+
+def test_a_page_that_does_not_match_its_checksum_is_damage(tmp_path):
+    data = io.BytesIO()
+    table = pyarrow.table({"caption": ["a"], "image": [picture()]})
+    writer.write_table(table, data, compression="none", write_page_checksum=True, use_dictionary=False,
+                       write_statistics=False)  # fmt: skip
+    whole, value = bytearray(data.getvalue()), table["image"][0].as_py()
+    whole[whole.find(value) + len(value) // 2] ^= 1
+    (tmp_path / "a.parquet").write_bytes(whole)
+    _, (bad,) = split(everything(Parquet(f"{tmp_path}/a.parquet")))
+    assert bad.startswith(f"{tmp_path}/a.parquet:1: ") or bad.startswith(f"{tmp_path}/a.parquet: "), bad
+    assert "CRC" in bad and "\n" not in bad
 
 
 def test_on_disks_and_object_stores_by_any_number_of_workers(tmp_path, root):  # noqa: F811
@@ -170,6 +208,14 @@ def test_datasets_of_hugging_face(tmp_path):
     assert list(source.parts().values()) == list(hf.Hf(str(tmp_path / "set"), split="test").parts().values())
     with pytest.raises(ValueError, match="--input=.*set: --split=val: there are train, test"):
         hf.Hf(str(tmp_path / "set"), split="val").parts()
+    with pytest.raises(ValueError, match="set/train: --split=test: there are train"):
+        whole.info.splits, whole.info.dataset_name = None, None
+        datasets.Dataset(whole.data, split="train").save_to_disk(str(tmp_path / "set" / "train"))
+        hf.Hf(str(tmp_path / "set" / "train"), split="test").parts()
+    for columns_asked in ({"text_column": "text"}, {"image_column": "jpg"}, {"id_column": "id"}):
+        (name,) = columns_asked.values()
+        with pytest.raises(ValueError, match=f"^--input=.*set: no column '{name}'; there are 'caption', 'image'$"):
+            hf.Hf(str(tmp_path / "set"), **columns_asked).parts()
     with pytest.raises(ValueError, match="--input=.*in: "):
         (tmp_path / "in").mkdir()
         hf.Hf(str(tmp_path / "in")).parts()

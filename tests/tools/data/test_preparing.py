@@ -279,15 +279,19 @@ def test_what_is_refused(tmp_path):
             preparing.run("folder", source, settings_of(tmp_path / "out"))
 
 
-def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
-    write_folder(tmp_path / "in", 3)
-    (tmp_path / "in" / "002.png").write_bytes(b"")
-    one_each = settings_of(tmp_path / "out", shard_bytes=1)
+@pytest.mark.parametrize("num_good", [0, 20])
+def test_what_changed_meanwhile_is_refused_once_a_shard_is_there(tmp_path, num_good):
+    write_folder(tmp_path / "in", num_good + 1)
+    (tmp_path / "in" / f"{num_good:03d}.png").write_bytes(b"")
+    source = Folder(str(tmp_path / "in"))
     with pytest.raises(ValueError, match="max_bad_records=0"):
-        preparing.run("folder", Folder(str(tmp_path / "in")), one_each)
-    (tmp_path / "in" / "002.png").rename(tmp_path / "in" / "new.png")
-    with pytest.raises(ValueError, match="the source's files have changed"):
-        preparing.run("folder", Folder(str(tmp_path / "in")), one_each)
+        preparing.run("folder", source, settings_of(tmp_path / "out"))
+    assert bool(list((tmp_path / "out").glob("*.tfrecord"))) == bool(num_good)
+    (tmp_path / "in" / f"{num_good:03d}.png").rename(tmp_path / "in" / "new.png")
+    refused = [("the source's files have changed", {}), ("--seed was 0, is now 1", {"seed": 1})]
+    for message, values in refused if num_good else [("new.png: not a picture", {}), ("new.png", {"seed": 1})]:
+        with pytest.raises(ValueError, match=message):
+            preparing.run("folder", source, settings_of(tmp_path / "out", **values))
 
 
 def test_a_source_that_changed_since_is_told(tmp_path, capsys):
@@ -306,22 +310,10 @@ def test_a_source_that_changed_since_is_told(tmp_path, capsys):
     assert again().err.startswith(f"warning: {tmp_path}/out: the source's files have changed since; name another")
 
 
-def test_a_source_is_mended_where_nothing_was_written_of_it(tmp_path):
+def test_an_empty_source_is_told(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="no usable items: the source holds none"):
         preparing.run("jsonl", Jsonl(f"{tmp_path}/empty.jsonl"), settings_of(tmp_path / "out"))
-    names = write_folder(tmp_path / "in", 3)
-    sound = (tmp_path / "in" / "000.png").read_bytes()
-    (tmp_path / "in" / "000.png").write_bytes(b"")
-    hosts = Distribution(num_hosts=2)
-    with pytest.raises(ValueError, match="max_bad_records=0"):
-        preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"))
-    (tmp_path / "in" / "000.png").write_bytes(sound)
-    (tmp_path / "in" / "more.png").write_bytes(sound)
-    with pytest.raises(ValueError, match="the source's files have changed"):  # the other host may be at work
-        preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out"), hosts)
-    preparing.run("folder", Folder(str(tmp_path / "in")), settings_of(tmp_path / "out", short_side=8))
-    assert keys(tmp_path / "out", "paired") == names and keys(tmp_path / "out", "images") == ["more.png"]
 
 
 def test_on_disks_and_object_stores(tmp_path, root):  # noqa: F811

@@ -260,7 +260,7 @@ def test_jsonl_rows(tmp_path):
     assert [item.key for item in found] == ["p/1.jpg", "p/2.jpg", "a.jsonl:3", "p/3.jpg"]
     assert [list(item.texts) for item in found] == [["one"], ["a", "b"], ["alone"], []]
     assert [item.image for item in found] == [Blob(f"{tmp_path}/p/{n}.jpg") if n else None for n in (1, 2, 0, 3)]
-    causes = ("no column 'image'", "not a JSON object", "not JSON", "not a string", "neither picture nor text",
+    causes = ("no column 'image'", "not a JSON object", "not JSON", "must be a string", "neither picture nor text",
               "'../x' lies outside", "'/etc/x' lies outside")  # fmt: skip
     for number, (message, cause) in enumerate(zip(bad, causes, strict=True), 6):
         assert message.startswith(f"{tmp_path}/a.jsonl:{number}: ") and cause in message
@@ -333,7 +333,7 @@ def test_empty_and_null_texts_of_a_row_are_counted(tmp_path):
     assert [(item.key, item.texts, item.num_empty) for item in found] == [
         ("1.jpg", ("a",), 3), ("2.jpg", (), 1), ("3.jpg", (), 0),
     ]  # fmt: skip
-    assert len(bad) == 2 and ":4: a text or a path is not a string" in bad[0] and ":5: neither" in bad[1]
+    assert len(bad) == 2 and ":4: column 'caption' holds int: must be a string" in bad[0] and ":5: neither" in bad[1]
 
 
 def test_lines_of_a_short_file(tmp_path):

@@ -69,7 +69,7 @@ def test_hosts_share_the_tasks_and_wait_for_each_other(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("values, message", [
     ({"host_index": 2, "num_hosts": 2}, "--host_index=2: must be from 0 to --num_hosts=2 less one"),
     ({"host_index": -1, "num_hosts": 2}, "--host_index=-1: must be"),
-    ({"num_hosts": 0}, "--host_index=0: must be from 0 to --num_hosts=0"),
+    ({"num_hosts": 0}, "--num_hosts=0: must be at least 1"),
     ({"num_hosts": 2, "distributor": "ray"}, "--num_hosts=2: not with --distributor=ray"),
     *(({"task_needs": text}, f"--task_needs={text}: must be") for text in ("", "CPU", "CPU:x", ":1", "CPU:0")),
 ])  # fmt: skip

@@ -5,8 +5,10 @@ A name is fetched by `datasets`, into its own cache, on each machine that reads 
 
 import dataclasses
 import functools
+import logging
 import os
 
+from itit import storage
 from itit.config import knob
 from itit.untrusted import shown
 from tools.data.sources.item import digest
@@ -19,6 +21,7 @@ try:
 except ModuleNotFoundError as error:
     raise ValueError(f"the source hf needs datasets (pip install -e .[hf]): {error}") from None
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
 ROWS = 10_000  # of a part
 
 
@@ -56,10 +59,14 @@ class Hf(Table):
 
     def parts(self):
         """Ranges of rows, and what tells the dataset."""
-        if not self.input or not self.text_column and not self.image_column:
-            empty = "--text_column and --image_column are both" if self.input else "--input is"
-            raise ValueError(f"{empty} empty: nothing to read")
+        self._check()
         found = self._open()
+        try:
+            columns.check_names((self.text_column, self.image_column, self.id_column), found.column_names)
+            if self.image_column:
+                columns.kind_of(found.data.schema.field(self.image_column).type, self.image_column)
+        except ValueError as error:
+            raise ValueError(f"--input={self.input}: {error}") from None
         told = digest([found._fingerprint, str(len(found))])
         return {f"{self.split}:{start}": told for start in range(0, len(found), ROWS)}
 
@@ -67,14 +74,16 @@ class Hf(Table):
         return f"{self.split}:{number}"
 
     def rows(self, part):
-        """Yields (number of a row from 1, dict or BadItem)."""
+        """Yields (number of a row from 1, dict, or what is wrong with it)."""
         found, start, column = self._open(), int(part.rpartition(":")[2]), self.image_column
-        names = [name for name in (self.text_column, column, self.id_column) if name in found.column_names]
+        names = sorted({self.text_column, column, self.id_column} - {""})
         table = found.select_columns(names)[start : start + ROWS]
-        rows = table.select([name for name in names if name != column]).to_pylist() or [{}] * table.num_rows
-        pictures = self._pictures(table.column(column), start) if column in names else []
+        rows = columns.rows_of(table.select([name for name in names if name != column]), table.num_rows)
+        pictures = self._pictures(table.column(column), start) if column else []
         for number, row in enumerate(rows):
-            yield start + number + 1, row | {column: pictures[number]} if pictures else row
+            if pictures and isinstance(row, dict):
+                row[column] = pictures[number]
+            yield start + number + 1, row
 
     def _pictures(self, values, start):
         kind = columns.kind_of(values.type, self.image_column)
@@ -96,13 +105,15 @@ def _dataset(name, subset, split):
     """The dataset, whose slices are Arrow's tables. Raises ValueError, one line, where it is not there."""
     try:
         if os.path.isdir(name) or "://" in name:
+            if name.startswith(storage.REMOTE) and not storage.list_dir(name):
+                raise ValueError("no such folder")
             found = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name, subset or None)
-        if isinstance(found, dict):
-            if split not in found:
-                raise ValueError(f"--split={split}: there are {', '.join(found)}")
-            found = found[split]
-        return found.with_format("arrow")
+        if not isinstance(found, dict):
+            found = {str(found.split or split): found}
+        if split not in found:
+            raise ValueError(f"--split={split}: there are {', '.join(found)}")
+        return found[split].with_format("arrow")
     except Exception as error:  # datasets, huggingface_hub, httpx and fsspec have a dozen
         raise ValueError(f"--input={name}: {shown(str(error).strip().splitlines()[0])}") from None

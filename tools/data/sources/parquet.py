@@ -57,7 +57,7 @@ class Parquet(Table):
     list of them. Ids are FILE:ROW where pictures are bytes."""
 
     def rows(self, path):
-        """Yields (number of a row from 1, dict or BadItem)."""
+        """Yields (number of a row from 1, dict, BadItem, or what is wrong with it)."""
         number = 0
         try:
             with _open(path) as file:
@@ -70,23 +70,20 @@ class Parquet(Table):
 
     def _group(self, file, path, group):
         """Yields the rows of a row group, as `rows` does."""
-        schema, column = file.schema_arrow, self.image_column
+        schema, column, num_rows = file.schema_arrow, self.image_column, file.metadata.row_group(group).num_rows
         try:
-            kind = columns.kind_of(schema.field(column).type, column) if column in schema.names else ""
+            columns.check_names((self.text_column, column, self.id_column), schema.names)
+            kind = columns.kind_of(schema.field(column).type, column) if column else ""
         except ValueError as error:
-            yield from [BadItem(path, error)] * file.metadata.row_group(group).num_rows
+            yield from [BadItem(path, error)] * num_rows
             return
-        if not {self.text_column, column, self.id_column} - {""} <= set(schema.names):
-            yield from [dict.fromkeys(schema.names)] * file.metadata.row_group(group).num_rows  # to be refused
-            return
-        names = {self.text_column, self.id_column, column if kind == "path" else ""} & set(schema.names)
-        rows = file.read_row_group(group, sorted(names)).to_pylist() or [{}] * file.metadata.row_group(group).num_rows
+        names = {self.text_column, self.id_column, column if kind == "path" else ""} - {""}
+        rows = columns.rows_of(file.read_row_group(group, sorted(names)), num_rows)
         there = _there(file, group, column) if kind in ("bytes", "struct") else ()
-        paths = columns.paths_of(file.read_row_group(group, [f"{column}.path"]).column(0)) if kind == "struct" else ()
+        paths = _paths(file, group, column) if kind == "struct" else [None] * len(there)
         for number, row in enumerate(rows):
-            if there:
-                picture = Cell(path, group, number, column) if there[number] else paths[number] if paths else None
-                row = row | {column: picture}
+            if there and isinstance(row, dict):
+                row[column] = Cell(path, group, number, column) if there[number] else paths[number]
             yield row
 
 
@@ -124,7 +121,7 @@ def _open(path):
     """The `ParquetFile`. What is wrong with it, and not with the storage, is raised as ValueError, one line."""
     file = _Ranges(path)
     try:
-        yield parquet.ParquetFile(file, pre_buffer=True)
+        yield parquet.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         if file.failed:
             raise file.failed from None
@@ -139,6 +136,14 @@ def _there(file, group, column):
         if told and told.has_null_count and told.null_count in (0, info.num_rows):
             return [told.null_count == 0] * info.num_rows
     return [value.is_valid for value in _bytes(file, group, column)]
+
+
+def _paths(file, group, column):
+    """The paths of a column of structs: list of str or None."""
+    struct = file.schema_arrow.field(column).type
+    if struct.get_field_index("path") < 0:
+        return [None] * file.metadata.row_group(group).num_rows
+    return columns.paths_of(file.read_row_group(group, [f"{column}.path"]).column(0))
 
 
 def _bytes(file, group, column):

@@ -35,10 +35,15 @@ class Table:
 
     def parts(self):
         """The files, and what tells each."""
-        if not self.input or not self.text_column and not self.image_column:
-            empty = "--text_column and --image_column are both" if self.input else "--input is"
-            raise ValueError(f"{empty} empty: nothing to read")
+        self._check()
         return storage.stamps(self.input)
+
+    def _check(self):
+        if not self.input:
+            raise ValueError("--input is empty: nothing to read")
+        if self.text_column == self.image_column:
+            what = f"{self.text_column!r}: must be two columns" if self.text_column else "empty: nothing to read"
+            raise ValueError(f"--text_column and --image_column are both {what}")
 
     def items(self, part):
         """Yields one Item a row, and BadItems. Items of one picture are one unit."""
@@ -46,9 +51,11 @@ class Table:
         for number, row in self.rows(part):
             place = self._place(part, number)
             try:
-                yield row if isinstance(row, BadItem) else self._item(row, root, place)
+                if isinstance(row, ValueError):
+                    raise row
+                yield self._item(row, root, place)
             except ValueError as error:
-                yield BadItem(place, error)
+                yield error if isinstance(error, BadItem) else BadItem(place, error)
 
     def _place(self, part, number):
         return f"{part}:{number}"
@@ -61,14 +68,22 @@ class Table:
         texts = ["" if text is None else text for text in (texts if isinstance(texts, list) else [texts])]
         picture = (row[self.image_column] if self.image_column else "") or ""
         name = "" if hasattr(picture, "read") else picture  # of what a source of bytes gives in its place
-        if not all(isinstance(value, str) for value in (*texts, name)):
-            raise ValueError("a text or a path is not a string")
+        for column, values in ((self.text_column, texts), (self.image_column, [name])):
+            if wrong := [value for value in values if not isinstance(value, str)]:
+                raise ValueError(f"column {column!r} holds {type(wrong[0]).__name__}: must be a string")
         given, texts = len(texts), tuple(text for text in texts if text.strip())
         if not picture and not texts:
             raise ValueError("neither picture nor text")
-        key = str(row[self.id_column]) if self.id_column else not self.line_ids and name or os.path.basename(place)
+        key = self._id_of(row) if self.id_column else not self.line_ids and name or os.path.basename(place)
         image = Blob(_inside(root, self._file_of(name))) if name else picture or None
         return Item(key, place, image, texts, name, given - len(texts))
+
+    def _id_of(self, row):
+        value = row[self.id_column]
+        if not isinstance(value, str | int) or not str(value).strip():
+            what = repr(value) if value is None or isinstance(value, str | float) else type(value).__name__
+            raise ValueError(f"column {self.id_column!r} holds {what}: must be an id, a string or a whole number")
+        return str(value)
 
     def _file_of(self, name):
         url = urllib.parse.urlsplit(name)
