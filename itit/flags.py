@@ -23,7 +23,7 @@ from itit.console import say
 from itit.untrusted import shown
 
 MAX_LINE = 2000  # characters of an error
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|RESOURCE_EXHAUSTED")  # in the words of those who allocate
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|RESOURCE_EXHAUSTED")  # as allocators say it
 FLAGFILE = types.SimpleNamespace(name="flagfile", boolean=False, default="", help="Plain text, a flag a line, in its "
                                  "place; flags after it win. Those of the repository: launch/flagfiles.")  # fmt: skip
 _sections = {}  # name of a section whose flags are defined -> what it is
