@@ -7,6 +7,7 @@ A setting is declared once, in `config.py`; here it becomes the flag of the same
 import difflib
 import math
 import os
+import re
 import signal
 import sys
 import traceback
@@ -22,6 +23,7 @@ from itit.console import say
 from itit.untrusted import shown
 
 MAX_LINE = 2000  # characters of an error
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|RESOURCE_EXHAUSTED")  # as allocators say it
 FLAGFILE = types.SimpleNamespace(name="flagfile", boolean=False, default="", help="Plain text, a flag a line, in its "
                                  "place; flags after it win. Those of the repository: launch/flagfiles.")  # fmt: skip
 _sections = {}  # name of a section whose flags are defined -> what it is
@@ -214,12 +216,15 @@ def _parse_line(argv):
 def run_main(main):
     """Runs `main(argv)` as a program and ends the process.
 
-    A mistake of the user (ValueError, OSError, a bad flag) ends in one line `error: ...` on stderr and exit code 2,
-    Ctrl-C in `interrupted` and 130. The environment variable ITIT_TRACEBACK=1 shows the stack before that line.
+    A mistake of the user (ValueError, OSError, a bad flag, more than the memory holds) ends in one line `error: ...` on
+    stderr and exit code 2, Ctrl-C in `interrupted` and 130. The environment variable ITIT_TRACEBACK=1 shows the stack
+    before that line.
     """
     try:
         app.run(main, flags_parser=_parse_line)
-    except (ValueError, OSError, KeyboardInterrupt) as error:
+    except (ValueError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
         if os.environ.get("ITIT_TRACEBACK") == "1":
             traceback.print_exc()
         interrupted = isinstance(error, KeyboardInterrupt)

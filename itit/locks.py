@@ -22,6 +22,7 @@ def hold(path, what):
 
     Raises ValueError, one line that names `what`, where another process holds it.
     """
+    storage.is_remote(os.path.dirname(path))  # where that is no path, it is said of it and not of the lock
     if storage.is_remote(path):
         yield
         return
@@ -44,6 +45,7 @@ def hold(path, what):
 def claim(path, what):
     """`hold`, and on gs:// what comes near to it: whoever begins last has it. Yields a function that raises ValueError,
     one line that names `what`, where another process has taken it; to be asked now and then, and where work fails."""
+    storage.is_remote(os.path.dirname(path))
     if not storage.is_remote(path):
         with hold(path, what):
             yield lambda: None

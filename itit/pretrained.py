@@ -33,7 +33,7 @@ from itit.objectives import empty_ids
 from itit.samples import Translator
 from itit.train_step import State
 from itit.training import runs
-from itit.training.state import DTYPES, check_frozen, fingerprint, image_ids_of, text_encoder
+from itit.training.state import DTYPES, check_frozen, fingerprint, image_ids_of, text_encoder, vocabulary_of
 from itit.untrusted import shown
 
 BATCH_SIZE = 16
@@ -112,7 +112,7 @@ class ITIT:
         vqgan = weights.load_vqgan(config.data.vqgan) if config.data.vqgan else None
         networks = runs.build(config, tensors, place), text_encoder(config), vqgan
         parts = {"t5_weights": networks[1]} | ({"vqgan": vqgan} if vqgan else {})
-        check_frozen({name: fingerprint(part) for name, part in parts.items()}, meta, place)
+        check_frozen({n: fingerprint(part) for n, part in parts.items()} | vocabulary_of(config), meta, place)
         tokenizer = text_encoders.tokenizer(config)
         dtype, backend = dtype or config.train.compute_dtype, backend or local.on(device)
         record = {"step": step, "averaged": averaged, "compute_dtype": dtype}

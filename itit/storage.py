@@ -28,13 +28,17 @@ import fsspec
 
 REMOTE = "gs://"
 CHUNK = 2**26  # bytes read at once where a whole file goes by
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = re.compile(r"(^|/)\.")
 
 
 def is_remote(path):
-    """Whether a path is on gs://. Raises ValueError for what would silently become a folder here: ~, another scheme."""
+    """Whether a path is on gs://. Raises ValueError for what would silently become a folder here: ~, another scheme, a
+    space before one."""
     if re.match(r"gs://[^/]", path):
         return True
+    if path[:1].isspace():
+        raise ValueError(f"{path!r}: must not begin with a space")
     if path.startswith("~"):
         raise ValueError(f"{path}: ~ stands for no folder here; write it out, or ./~ for a file of that name")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
@@ -272,9 +276,12 @@ def writer(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+        # A full disk names no file, a rename one that nobody knows.
+        if isinstance(error, OSError) and (error.errno in _FULL or error.filename == temporary):
+            error.filename, error.filename2 = path, None
         raise
     _sync(os.path.dirname(path) or ".")
 

@@ -31,7 +31,15 @@ from itit.training.interrupt import Interrupt, Interrupted
 from itit.training.metrics import EARLY, Metrics, Silent
 from itit.training.saver import Saver
 from itit.training.skips import Skips
-from itit.training.state import code, frozen, image_ids_of, load_state, make_state
+from itit.training.state import (
+    check_frozen,
+    code,
+    frozen,
+    image_ids_of,
+    load_state,
+    make_state,
+    vocabulary_of,
+)  # fmt: skip
 from itit.training.taken import settle
 from itit.training.watchdog import Watchdog
 
@@ -53,6 +61,7 @@ def resume(workdir, state, config, backend, order):
             old, new = getattr(saved, field.name), getattr(config.model, field.name)
             if field.name != "preset" and old != new:
                 raise ValueError(f"{place}: was trained with --{field.name}={old}, this run has {new}")
+        check_frozen(vocabulary_of(config), meta, place)
         load_state(state, reader, meta, place, backend)
 
     found = store.restore(workdir, load, backend.hosts)
@@ -244,13 +253,13 @@ def _run(config, backend, started):
     step = start
     check_tasks(config, start)
     if t.init_from and not start:
-        initialise(t.init_from, state, backend)
+        initialise(t.init_from, state, backend, vocabulary_of(config))
     backend.pack(state)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
         storage.remove_rests(workdir)
         keep_settings(config, start)
-    meta = {"model": to_json(config.model), "frozen": frozen(state), "order": order}
+    meta = {"model": to_json(config.model), "frozen": frozen(state) | vocabulary_of(config), "order": order}
     end = config.optim.num_steps
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)

@@ -22,7 +22,7 @@ from itit import flags as flags_lib
 from itit import storage
 from itit.checkpoint import tensorfile, weights, weightsdir
 from itit.training import runs
-from itit.training.state import DTYPES, check_frozen, fingerprint, text_encoder
+from itit.training.state import DTYPES, check_frozen, fingerprint, text_encoder, vocabulary_of
 from tools.convert import model_card
 from tools.data.splits import new_folder
 
@@ -71,7 +71,7 @@ def export(config, found, output, averaged, max_bytes, report, dtype=None, about
     t5 = text_encoder(config)
     vqgan = weights.load_vqgan(config.data.vqgan) if config.data.vqgan else None
     networks = {"t5_weights": t5} | ({"vqgan": vqgan} if vqgan else {})
-    check_frozen({name: fingerprint(network) for name, network in networks.items()}, meta, place)
+    check_frozen({n: fingerprint(network) for n, network in networks.items()} | vocabulary_of(config), meta, place)
     with new_folder(output, repeatable=True) as staging:
         hashes = {}
         parts = {

@@ -2,7 +2,7 @@
 
 Writes DIR/SPLIT-00000-of-00001.tfrecord for each split, with the ids that `make_scenes` and then `tokenize` make, but
 without shards in between and without TensorFlow. A finished split is skipped on a rerun, an unfinished one is never
-visible.
+visible. DIR/SPLIT-settings.json holds what it was made with; a rerun must be given the same, and so must a training.
 
 Shapes: B records of a batch, S side of a picture, N image tokens, L text tokens.
 """
@@ -18,10 +18,11 @@ from itit import storage
 from itit.backends.connect import connect
 from itit.checkpoint.weights import load_vqgan
 from itit.config import TrainConfig
-from itit.data import records, shard_index
+from itit.data import made_with, records, shard_index
 from itit.data.text import Tokenizer
 from itit.flags import run_main
 from tools.data.scene_splits import SPLITS, draw
+from tools.data.splits import settle
 
 BATCH_SIZE = 64
 
@@ -64,7 +65,7 @@ def write(path, split, drawn, count, to_image_ids, to_text_ids):
                 example = {"key": f"{split}/{next(numbers)}"} | {name: ids[row] for name, ids in features.items()}
                 writer.write(records.encode_example(example))
             bar.update(len(batch))
-    shard_index.write(path, writer.spans)
+        shard_index.write(path, writer.spans)  # before the shard appears, which is never without
 
 
 def define_flags():
@@ -87,10 +88,16 @@ def main(_):
         batch = backend.to_device({"images": pictures}, whole=True)
         return backend.sampler(image_ids, vqgan, batch["images"]).cpu().numpy()
 
-    storage.make_dirs(flag.output)
+    given = {name: getattr(flag, name) for name in ("num_text_tokens", "seed", "wrong_captions")}
+    for name in made_with.PARTS.values():
+        given[name] = made_with.checksum(made_with.weights_of(name, getattr(flag, name)))
     for split, count in read_splits(flag.splits).items():
-        path = storage.join(flag.output, f"{split}-00000-of-00001.tfrecord")
-        if storage.exists(path):
+        prefix = storage.join(flag.output, split)
+        path, record = f"{prefix}-00000-of-00001.tfrecord", made_with.path_of(prefix)
+        there = storage.exists(path)
+        if not there or storage.exists(record):  # earlier versions left no record
+            settle(record, {"splits": f"{split}:{count}"} | given, made=there)
+        if there:
             continue
         drawn = draw(split, count, flag.seed, wrong_captions=flag.wrong_captions)
         write(path, split, drawn, count, to_image_ids, lambda texts: vocabulary.encode(texts, flag.num_text_tokens))

@@ -35,11 +35,26 @@ def run(pattern, output, settings, distribution=Distribution()):  # noqa: B008 (
     """
     settings.check()
     distribution.check()
-    sources = storage.glob(pattern)
+    found = storage.stamps(pattern)
+    for line in made_with.unfinished(found):
+        raise ValueError(f"--input={pattern}: {line}")
+    sources, sizes = list(found), [int(stamp.split()[0]) for stamp in found.values()]
     with locks.claim(locks.beside(output) + distribution.suffix, f"--output={output}") as check:
         storage.remove_rests(output.rpartition("/")[0] or ".")
-        settle(made_with.path_of(output), {"input": sources} | settings.recorded(), {"num_crops": 1, "flip": False})
+        asked = {"input": sources, "input_bytes": sizes} | settings.recorded()
+        absent = {"num_crops": 1, "flip": False, "input_bytes": sizes}
+        made = _has_shards(output)
+        if made and not storage.exists(made_with.path_of(output)):
+            raise ValueError(f"--output={output}: there are shards, and no {made_with.path_of(output)} that says what "
+                             "they were made with; name another one")  # fmt: skip
+        settle(made_with.path_of(output), asked, absent, made or distribution.num_hosts > 1)
         _run(sources, output, settings, distribution, check)
+
+
+def _has_shards(output):
+    folder, _, start = output.rpartition("/")
+    paths = (storage.join(folder, name) for name in storage.list_dir(folder or ".") if name.startswith(start))
+    return any(found[1] == output for path in paths if (found := made_with.SHARD.fullmatch(path)))
 
 
 def _run(sources, output, settings, distribution, check):

@@ -3,6 +3,7 @@
 Ids of another image tokenizer or vocabulary of equal sizes are valid ids, and mean something else.
 """
 
+import collections
 import functools
 import re
 
@@ -11,7 +12,8 @@ import google_crc32c
 from itit import storage
 from itit.untrusted import parse_json
 
-SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.tfrecord")
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.tfrecord")
+BEGUN = ".work/begun.json"  # in a folder that tools.prepare has not finished
 # Feature of a record -> the setting that names what made it: its flag, and its key in the record.
 PARTS = {"image_ids": "vqgan", "text_ids": "vocabulary"}
 
@@ -19,6 +21,20 @@ PARTS = {"image_ids": "vqgan", "text_ids": "vocabulary"}
 def path_of(prefix):
     """Where the record of PREFIX-0000i-of-0000k.tfrecord lies."""
     return f"{prefix}-settings.json"
+
+
+def incomplete(paths):
+    """list of lines: sets of which there are fewer shards than their names say."""
+    sets = collections.Counter(found.groups() for path in paths if (found := SHARD.fullmatch(path)))
+    return [f"{count} of the {int(whole)} shards of {prefix}" for (prefix, whole), count in sorted(sets.items())
+            if count < int(whole)]  # fmt: skip
+
+
+def unfinished(paths):
+    """list of lines: folders that tools.prepare has not finished, or is at work in."""
+    folders = sorted({path.rpartition("/")[0] for path in paths})
+    return [f"{folder or '.'} is not finished: repeat the tools.prepare that has begun it" for folder in folders
+            if storage.exists(storage.join(folder, BEGUN))]  # fmt: skip
 
 
 def check(sources, data):

@@ -51,6 +51,9 @@ class Streams:
         self.sources = {name: self._source(name) for name in STREAMS if self._sizes(name)}
         self._eval = self._eval_source()
         made_with.check(self._all_sources(), config.data)
+        for source in self._all_sources():
+            for line in (*made_with.incomplete(source.paths), *made_with.unfinished(source.paths)):
+                logging.warning("--%s: %s", source.name, line)
         self._tokenizer = self._make_tokenizer()
 
     @property

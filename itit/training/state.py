@@ -13,7 +13,7 @@ import torch
 from absl import logging
 
 import itit
-from itit import text_encoders
+from itit import storage, text_encoders
 from itit.checkpoint import weights
 from itit.models import ITITModel, encode_text
 from itit.models.layers import recompute_blocks, set_compute_dtype
@@ -100,12 +100,19 @@ def frozen(state):
     return {name: part.fingerprint for name, part in parts.items() if part is not None}
 
 
+def vocabulary_of(config):
+    """The same of the vocabulary, {} without one: others of equal size have valid ids, which mean something else."""
+    path = config.data.vocabulary
+    return {"vocabulary": storage.sha256(path)} if path else {}
+
+
 def check_frozen(found, meta, place):
     """Raises ValueError where a frozen part (name -> fingerprint) is not the one that a checkpoint was trained with."""
     for name, now in found.items():
         then = meta["frozen"].get(name, now)
         if then != now:
-            raise ValueError(f"--{name}: {place} was trained with other weights (checksum {then}, these have {now})")
+            what = "another vocabulary" if name == "vocabulary" else "other weights"
+            raise ValueError(f"--{name}: {place} was trained with {what} (checksum {then}, now {now})")
 
 
 def load_state(state, reader, meta, place, backend):

@@ -22,6 +22,8 @@ def main(argv):
     config = flags.from_flags()
     if config.train.workdir == "ctrl-c":
         raise KeyboardInterrupt
+    if config.train.workdir.startswith("raise "):
+        raise RuntimeError(config.train.workdir)
     if config.train.workdir:
         open(config.train.workdir)
     print(config.model.preset, config.optim.num_steps)
@@ -241,3 +243,11 @@ def test_the_first_word_is_taken_where_it_is_no_flag(monkeypatch):
     assert flags.take_word() == "" and len(sys.argv) == 3
     monkeypatch.setattr(sys, "argv", ["main"])
     assert flags.take_word() == ""
+
+
+def test_more_than_the_memory_holds_is_one_line_and_a_bug_is_not():
+    for said in ("CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory: 9 bytes"):
+        ended = run(f"--workdir=raise {said}")
+        assert (ended.returncode, ended.stderr) == (2, f"error: raise {said}\n")
+    ended = run("--workdir=raise shapes differ")
+    assert ended.returncode == 1 and "Traceback" in ended.stderr

@@ -135,3 +135,10 @@ def test_on_a_disk_a_claim_is_a_lock(tmp_path):
         check()
         with pytest.raises(ValueError, match="in use by another process"), locks.claim(str(tmp_path / ".lock"), "x"):
             pass
+
+
+@pytest.mark.parametrize("lock", [locks.hold, locks.claim])
+def test_of_what_is_no_path_the_path_is_named(tmp_path, lock):
+    for folder in ("~/x", "s3://b/x", "gs:/b/x"):
+        with pytest.raises(ValueError, match=f"^{folder}: "), lock(f"{folder}/.lock", "--output"):
+            pass

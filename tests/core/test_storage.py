@@ -1,5 +1,6 @@
 """Files, local and on a server of Google Cloud Storage over HTTP, in fine weather and in bad."""
 
+import errno
 import multiprocessing
 import os
 import re
@@ -106,6 +107,17 @@ def test_a_failed_local_write_keeps_the_former_file(tmp_path):
         file.write(b"half")
         raise OSError("disk full")
     assert os.listdir(tmp_path) == ["a"] and storage.read_range(path, 0, 10) == b"former"
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError) as error, storage.writer(str(tmp_path / "a")) as file:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == f"{tmp_path}/a"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        storage.write_bytes(str(tmp_path / "folder"), b"x")
+    assert error.value.filename == f"{tmp_path}/folder" and os.listdir(tmp_path) == ["folder"]
 
 
 def test_local_data_is_flushed_before_it_is_visible(tmp_path, monkeypatch):
@@ -261,6 +273,15 @@ def test_what_would_become_a_folder_by_mistake_is_refused(tmp_path, monkeypatch,
     storage.write_bytes("./~x", b"mine")
     storage.write_bytes("a:b", b"mine")
     assert sorted(os.listdir(tmp_path)) == ["a:b", "~x"]
+
+
+@pytest.mark.parametrize("path", [" gs://b/x", "\tx", " /x"])
+def test_a_space_before_a_path_makes_no_folder_of_it(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for use in (storage.exists, storage.make_dirs, storage.open, lambda path: storage.write_bytes(path, b"")):
+        with pytest.raises(ValueError, match="must not begin with a space"):
+            use(path)
+    assert not os.listdir(tmp_path)
 
 
 def test_rests_of_killed_writers_go_and_what_is_written_stays(tmp_path):

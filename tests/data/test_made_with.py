@@ -16,6 +16,7 @@ from itit.models import VQGAN
 from tests.data import test_streams
 from tests.helpers.pictures import write_shards
 from tools import tokenize, train_sentencepiece
+from tools.data import preparing
 from tools.data.tokenizing import Settings
 
 CONFIG = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=6,
@@ -97,3 +98,23 @@ def test_raw_records_are_of_no_tokenizer(tmp_path):
 def test_a_part_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="none.model: no such file"):
         made_with.checksum(str(tmp_path / "none.model"))
+
+
+def test_sets_that_are_not_whole_are_told(tmp_path, caplog):
+    write_shards(tmp_path, [2, 1, 1])
+    for number in range(3):
+        (tmp_path / f"raw-{number}.tfrecord").rename(tmp_path / f"a-0000{number}-of-00003.tfrecord")
+    ours = write_vqgan(tmp_path / "ours")
+    (tmp_path / "a-00001-of-00003.tfrecord").rename(tmp_path / "b.tfrecord")
+    pictures_of(f"{tmp_path}/*.tfrecord", vqgan=ours)
+    assert f"--image_data: 2 of the 3 shards of {tmp_path}/a" in caplog.text
+    caplog.clear()
+    pictures_of(f"{tmp_path}/b.tfrecord", vqgan=ours)
+    assert not caplog.records
+    assert f"{preparing.WORK}/{preparing.BEGUN}" == made_with.BEGUN
+    (tmp_path / ".work").mkdir()
+    (tmp_path / made_with.BEGUN).write_text("{}")
+    pictures_of(f"{tmp_path}/b.tfrecord", vqgan=ours)
+    assert f"--image_data: {tmp_path} is not finished: repeat the tools.prepare that has begun it" in caplog.text
+    with pytest.raises(ValueError, match=f"--input=.*: {tmp_path} is not finished"):
+        tokenize.run(f"{tmp_path}/b.tfrecord", f"{tmp_path}/ids/a", Settings(ours, "", 8, backend="cpu"))

@@ -18,7 +18,7 @@ from itit.data import scenes
 from itit.data.records import RecordWriter, encode_example
 from itit.models import VQGAN
 from itit.training.metrics import Metrics
-from itit.training.state import frozen, make_state
+from itit.training.state import frozen, make_state, vocabulary_of
 from tests.helpers import small
 from tools import train_sentencepiece
 
@@ -85,7 +85,7 @@ def finish(folder, pairs, vocab_size):
     small.stir(state.model)
     tensors = state.tensors()
     tensors = {name: torch.randn_like(t) * 0.1 if name.startswith("ema/") else t for name, t in tensors.items()}
-    store.save(config.train.workdir, STEP, store.whole(tensors), {"frozen": frozen(state)}, 1)
+    store.save(config.train.workdir, STEP, store.whole(tensors), {"frozen": frozen(state) | vocabulary_of(config)}, 1)
     with Metrics(config.train.workdir, 10) as metrics:
         metrics.scalars(1, {"loss/t2i": 2.0})
     return config, tensors

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from itit import ITIT
 from itit.checkpoint import store
 from itit.training.initial import initialise
 from tests.training.test_train import data, run_here, settings  # noqa: F401
-from tools import export
+from tools import export, train_sentencepiece
 
 
 def finished(folder, data, **changes):  # noqa: F811
@@ -60,6 +61,24 @@ def test_of_an_export_and_not_again_after_the_first_step(data, trained, tmp_path
     # The run goes on from its own checkpoint, wherever the other weights are now.
     again = one_step(data, tmp_path / "new", tmp_path / "gone")
     assert run_here(again | {"num_steps": 2}) == 0
+
+
+def test_another_vocabulary_of_equal_size_is_refused(data, tmp_path):  # noqa: F811
+    words = tmp_path / "words.model"
+    words.write_bytes((data / "words.model").read_bytes())
+    values, _ = finished(tmp_path / "one", data, vocabulary=str(words))
+    exported, found = str(tmp_path / "exported"), store.restore(values["workdir"])
+    export.export(export.runs.settings(values["workdir"]), found, exported, False, 2**30, None)
+    words.write_bytes(train_sentencepiece.train(["other words"] * 5, 20))
+    with pytest.raises(ValueError, match="--vocabulary: .*one, checkpoint of step 2 was trained with another vocab"):
+        run_here(values | {"num_steps": 3})
+    with pytest.raises(ValueError, match="--vocabulary: .*one, checkpoint of step 2 was trained with another vocab"):
+        run_here(one_step(data, tmp_path / "new", tmp_path / "one", vocabulary=str(words)))
+    with pytest.raises(ValueError, match="--vocabulary: .*exported was trained with another vocabulary"):
+        run_here(one_step(data, tmp_path / "new", exported, vocabulary=str(words)))
+    with pytest.raises(ValueError, match="--vocabulary: .* was trained with another vocabulary"):
+        ITIT.from_run(values["workdir"])
+    assert run_here(one_step(data, tmp_path / "new", tmp_path / "one")) == 0  # ids are compared beside their shards
 
 
 def test_what_does_not_fit_in_one_line(data, trained, tmp_path):  # noqa: F811

@@ -13,12 +13,14 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 
 import PIL
 import tqdm
 
 from itit import locks, storage
 from itit.config import knob
+from itit.console import say
 from tools.data import listing, shard_writer, splitting
 from tools.data.damaged import Damage
 from tools.data.ids import MODULUS
@@ -75,6 +77,9 @@ def run(name, source, settings, distribution=Distribution()):  # noqa: B008 (it 
             found = read_dataset(finished)
             _compare(finished, found["settings"], asked)
             print(f"{settings.output}: already finished")
+            if _has_changed(source, found):
+                say(f"warning: {settings.output}: the source's files have changed since; name another --output to have "
+                    "them as they are now", sys.stderr)  # fmt: skip
         else:
             try:
                 found = _prepare(source, settings, distribution, asked, check)
@@ -96,6 +101,19 @@ def read_dataset(path):
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not what tools.prepare writes: {error!r}") from None
     return found
+
+
+def _has_changed(source, found):
+    """Whether a source is not the one of a finished dataset any more. One that cannot be listed may be gone."""
+    try:
+        return found.get("files", "") not in ("", _told(source.parts()))
+    except (OSError, ValueError):
+        return False
+
+
+def _told(parts):
+    """A text that tells the files of a source."""
+    return hashlib.sha256(json.dumps(list(parts.items())).encode()).hexdigest()[:16]
 
 
 def _asked(name, source, settings):
@@ -135,7 +153,7 @@ def _compare(path, found, asked):
 
 def _prepare(source, settings, distribution, asked, check):
     parts, work = source.parts(), storage.join(settings.output, WORK)
-    files = hashlib.sha256(json.dumps(list(parts.items())).encode()).hexdigest()[:16]
+    files = _told(parts)
     begun = storage.join(work, BEGUN)
     if distribution.host_index:
         wait_for(lambda: storage.exists(begun), f"host 0 begins {settings.output}")
@@ -161,7 +179,7 @@ def _prepare(source, settings, distribution, asked, check):
 
         seen.items = 0
         results = writing.run(seen, wait=distribution.host_index == 0, advance=bar.update)
-    return _finish(settings, plan, results, asked) if distribution.host_index == 0 else None
+    return _finish(settings, plan, results, asked, files) if distribution.host_index == 0 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +230,7 @@ def _tasks(listed, total, most):
         yield {"number": shard, "ranges": ranges}
 
 
-def _finish(settings, plan, results, asked):
+def _finish(settings, plan, results, asked, files):
     """Writes dataset.json, and before it damaged.txt. Returns what it holds."""
     damaged = [cause for result in results for cause in result["damaged"]]
     shards = {split: [result["shards"][split] for result in results if split in result["shards"]]
@@ -223,12 +241,13 @@ def _finish(settings, plan, results, asked):
                     "shards": found, "schema": {name: SCHEMA[name] for name in ("key", *splitting.SPLITS[split])}}
             for split, found in shards.items() if found}  # fmt: skip
     if not used:
-        raise ValueError(f"no usable items: {len(damaged)} of {plan.num_items} are damaged")
+        found = f"{len(damaged)} of {plan.num_items} are damaged" if plan.num_items else "the source holds none"
+        raise ValueError(f"no usable items: {found}")
     if damaged:
         text = "".join(f"{cause}\n" for cause in damaged)
         storage.write_bytes(storage.join(settings.output, DAMAGED), text.encode("utf-8", "backslashreplace"))
     num_empty = plan.num_empty + sum(result["empty"] for result in results)
     found = {"splits": used, "damaged": len(damaged), "empty_texts": num_empty, "passed_over": plan.passed,
-             "settings": asked}  # fmt: skip
+             "files": files, "settings": asked}  # fmt: skip
     storage.write_bytes(storage.join(settings.output, DATASET), json.dumps(found, indent=1).encode())
     return found

@@ -61,13 +61,17 @@ def _same(one, other):
     )
 
 
-def settle(path, settings, absent=None):
+def settle(path, settings, absent=None, made=True):
     """Writes down the settings of work that may be interrupted, JSON, or compares them with those that are there.
 
-    `absent`: name -> value of settings that have not always been written down. Raises ValueError naming the first that
-    differs.
+    Args:
+      absent: name -> value of settings that have not always been written down.
+      made: whether anything was made with those that are there, or may be by another host. Nothing is lost otherwise,
+        and they are written anew.
+
+    Raises ValueError naming the first that differs.
     """
-    if not storage.exists(path):
+    if not made or not storage.exists(path):
         storage.make_dirs(path.rpartition("/")[0] or ".")
         storage.write_bytes(path, json.dumps(settings, indent=1).encode())
         return

@@ -25,6 +25,7 @@ from tools.data.splits import settle
 from tools.generation import inputs
 
 COLUMNS = 8  # of a contact sheet
+FOLDERS = PICTURES, PARTS = "pictures", "parts"  # where an export makes files
 WEIGHTS = {"auto": None, "averaged": True, "raw": False}
 
 
@@ -110,8 +111,6 @@ class Export:
       output: folder.
       count: samples in all.
       settings: JSON values; an export that goes on must have the same.
-
-    Raises ValueError where `output` was begun with other settings.
     """
 
     def __init__(self, model, output, count, batch_size, sharing, settings):
@@ -125,12 +124,11 @@ class Export:
         self.writes = self.hosts.leads
         self.batches = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
         self._mine = [k for k in range(len(self.batches)) if k % sharing.num_hosts == sharing.host_index]
-        settings |= identity(model) | {"batch_size": batch_size, "count": count}
-        self.hosts.together(lambda: self._begin(settings) if self.writes else None)
+        self._settings = settings | identity(model) | {"batch_size": batch_size, "count": count}
 
-    def _begin(self, settings):
-        storage.make_dirs(self.output)
-        settle(storage.join(self.output, "settings.json"), settings)
+    def _begin(self):
+        made = any(name[0] != "." for place in FOLDERS for name in storage.list_dir(storage.join(self.output, place)))
+        settle(storage.join(self.output, "settings.json"), self._settings, made=made or self._sharing.num_hosts > 1)
 
     def run(self, folder, names, make, unit):
         """Makes what is not there.
@@ -144,12 +142,13 @@ class Export:
         Returns:
           Whether all files of all hosts are there now.
 
-        Raises ValueError where another process makes the same share of them.
+        Raises ValueError where another process makes the same share of them, or `output` was begun with other settings.
         """
         share = f"{self._sharing.host_index}-of-{self._sharing.num_hosts}"
         with contextlib.ExitStack() as stack:
             lock = locks.hold(storage.join(self.output, f".{share}{locks.NAME}"), f"--output={self.output}")
             self.hosts.together(lambda: stack.enter_context(lock) if self.writes else None)
+            self.hosts.together(lambda: self._begin() if self.writes else None)
             return self._run(folder, names, make, unit)
 
     def _run(self, folder, names, make, unit):
@@ -206,7 +205,7 @@ def export_pictures(model, prompts, output, drawing, batch_size, sharing=Sharing
         )
         return [lambda file, picture=picture: picture.save(file, "PNG") for picture in made]
 
-    whole = export.run("pictures", lambda k: [files[i] for i in export.batches[k]], make, "pictures")
+    whole = export.run(PICTURES, lambda k: [files[i] for i in export.batches[k]], make, "pictures")
     if whole and export.writes:
         lines = [{"index": i, "prompt": prompt.text, "file": f"pictures/{files[i]}"}
                  | ({} if prompt.image_id is None else {"image_id": prompt.image_id})
@@ -248,7 +247,7 @@ def export_captions(
                  for picture, found, ranked in zip(chosen, pixels, told, strict=True)]  # fmt: skip
         return [lambda file: file.write(json.dumps(lines).encode())]
 
-    whole = export.run("parts", lambda k: [f"{k:06d}.json"], make, "captions")
+    whole = export.run(PARTS, lambda k: [f"{k:06d}.json"], make, "captions")
     if whole and export.writes:
         lines = [line for k in range(len(export.batches)) for line in read_json(f"{output}/parts/{k:06d}.json")]
         lines = _without_damaged(lines, output, damage.limit - before)

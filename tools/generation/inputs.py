@@ -17,8 +17,7 @@ from itit import storage
 from itit.config import DataConfig
 from itit.data import images, records
 from tools.data import coco_json
-from tools.data.sources import lines, names
-from tools.data.sources.lookup import Lookup
+from tools.data.sources import lines, lookup, names
 
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d+_)?(\d+)")  # COCO_val2014_000000000042.jpg, 000000000042.jpg
 _CAPTION = re.compile(r"(\d+)/\d+")  # key of one of the captions of a picture of COCO
@@ -109,11 +108,11 @@ def pictures(source, folder="", bad=_raise):
         return list({picture.image_id: picture for picture in reversed(find(source, bad))}.values())[::-1]
     if not folder:
         raise ValueError(f"{source}: give the folder of its pictures, --images=DIR")
-    listed, files, found = coco_json.file_names(source), Lookup(folder, "images"), []
-    bases = collections.Counter(os.path.basename(name) for name in listed.values())
+    listed, files, found = coco_json.file_names(source), lookup.Lookup(folder, "images"), []
+    lone = lookup.lone(listed.values())
     for image_id, name in listed.items():
         try:
-            path = files.find(name, bases[os.path.basename(name)] == 1)
+            path = files.find(name, lone)
             found.append(Picture(name, image_id, functools.partial(storage.read_bytes, path)))
         except ValueError as error:
             bad(BadPicture(f"{source}: image {image_id}: {error}"))

@@ -95,7 +95,7 @@ def test_one_file_name_in_two_folders_is_never_the_wrong_picture(tmp_path):
 def test_a_last_part_of_a_name_does_where_it_is_the_only_one(tmp_path):
     write_same_names(tmp_path)
     inside = f"{tmp_path}/in"
-    (tmp_path / "in" / "a" / "lone.jpg").write_bytes(b"lone")
+    (tmp_path / "in" / "lone.jpg").write_bytes(b"lone")
     (tmp_path / "in" / "0.jpg").write_bytes(b"0")
     names = {1: "train2014/lone.jpg", 2: "1.jpg", 3: "0.jpg", 4: "b\\1.jpg"}
     write_official(tmp_path / "d.json", names, {n: [str(n)] for n in names})
@@ -106,12 +106,24 @@ def test_a_last_part_of_a_name_does_where_it_is_the_only_one(tmp_path):
     assert found == [("b/1.jpg", "2"), ("b/0.jpg", "3"), ("b/1.jpg", "4")] and "no file train2014/lone.jpg" in bad[0]
 
 
+def test_a_file_of_another_folder_stands_in_for_none_that_is_missing(tmp_path):
+    names = write_same_names(tmp_path)
+    (tmp_path / "in" / "a" / "0.jpg").unlink()
+    for number, name in enumerate(names):
+        write_official(tmp_path / f"one{number}.json", {number: name.replace("/", "\\")}, {number: [name]})
+    found, bad = pairs(everything(coco.Coco(f"{tmp_path}/one0.json", f"{tmp_path}/in")))
+    assert not found and f"no file a/0.jpg in {tmp_path}/in; in another folder there is {tmp_path}/in/b/0.jpg" in bad[0]
+    # Whether a last part is the only one is asked of all files of captions together.
+    found, bad = pairs(everything(coco.Coco(f"{tmp_path}/one*.json", f"{tmp_path}/in/b")))
+    assert found == [(name, name) for name in names[2:]] and len(bad) == 2
+
+
 def test_folders_to_look_in_are_there(tmp_path):
     (tmp_path / "one, two").mkdir()
     (tmp_path / "one, two" / "a.jpg").write_bytes(b"a")
-    assert Lookup(f"{tmp_path}/one, two", "images").find("x/a.jpg", True) == f"{tmp_path}/one, two/a.jpg"
+    assert Lookup(f"{tmp_path}/one, two", "images").find("x/a.jpg", {"a.jpg"}) == f"{tmp_path}/one, two/a.jpg"
     with pytest.raises(ValueError, match="no file x/a.jpg in"):
-        Lookup(f"{tmp_path}/one, two", "images").find("x/a.jpg", False)
+        Lookup(f"{tmp_path}/one, two", "images").find("x/a.jpg", ())
     with pytest.raises(ValueError, match="--images=.*: .*absent is no folder with pictures"):
         Lookup(f"{tmp_path},{tmp_path}/absent", "images")
 

@@ -294,6 +294,28 @@ def test_what_changed_meanwhile_is_refused_once_a_shard_is_there(tmp_path, num_g
             preparing.run("folder", source, settings_of(tmp_path / "out", **values))
 
 
+def test_a_source_that_changed_since_is_told(tmp_path, capsys):
+    write_folder(tmp_path / "in", 3)
+    settings = settings_of(tmp_path / "out")
+
+    def again():
+        capsys.readouterr()
+        found = preparing.run("folder", Folder(str(tmp_path / "in")), settings)
+        assert found["splits"]["paired"]["records"] == 3
+        return capsys.readouterr()
+
+    again()
+    assert again() == (f"{tmp_path}/out: already finished\n", "")
+    (tmp_path / "in" / "000.png").rename(tmp_path / "in" / "new.png")
+    assert again().err.startswith(f"warning: {tmp_path}/out: the source's files have changed since; name another")
+
+
+def test_an_empty_source_is_told(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="no usable items: the source holds none"):
+        preparing.run("jsonl", Jsonl(f"{tmp_path}/empty.jsonl"), settings_of(tmp_path / "out"))
+
+
 def test_on_disks_and_object_stores(tmp_path, root):  # noqa: F811
     """Broken off by a damaged line, then called again."""
     rng = np.random.default_rng()

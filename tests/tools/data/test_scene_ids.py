@@ -1,6 +1,7 @@
 """tools.scene_ids and scene_splits: the ids that make_scenes and tokenize would make, once, split by split."""
 
 import io
+import json
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from itit.checkpoint import weightsdir
 from itit.checkpoint.weights import load_vqgan
-from itit.data import records, shard_index
+from itit.data import made_with, records, shard_index
 from itit.data.text import Tokenizer
 from itit.models import VQGAN
 from tests.helpers.common import ROOT
@@ -56,6 +57,13 @@ def test_the_same_ids_as_by_way_of_shards(tmp_path):
     again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert not again.stdout
     assert written == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ids").iterdir()}
+    other = [*command, "--splits=images:4"]
+    refused = subprocess.run(other, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--splits was 'images:3', is now 'images:4'; name another" in refused.stderr
+    for split in COUNTS:
+        record = json.loads((tmp_path / "ids" / f"{split}-settings.json").read_text())
+        assert record["vqgan"] == made_with.checksum(f"{tmp_path}/vqgan/model.safetensors")
+        assert record["vocabulary"] == made_with.checksum(f"{tmp_path}/words.model")
 
 
 @pytest.mark.parametrize("text", ["paired", "paired:0", "pairs:3", "paired:3,paired:4", "paired:x"])

@@ -176,6 +176,7 @@ def test_mistakes_in_a_file_of_captions(tmp_path):
         (title, "x.csv", dict(image_column="picture"), "name a column by --text_column; there are"),
         (title, "x.csv", named | dict(text_column="t"), "no column 't'; there are 'picture'"),
         ("", "x.csv", {}, "name a column by --image_column; there are none"),
+        ("caption,image,caption\na,a.png,b\n", "x.csv", {}, "x.csv: two columns are called 'caption'"),
         ("{", "x.json", {}, "x.json: not JSON"),
         ('{"images": [{}]}', "x.json", {}, "x.json: neither captions of COCO nor Karpathy's"),
         ("a.png\tb", "x.txt", {}, "x.txt: must be a .csv, .tsv, .jsonl or .json"),

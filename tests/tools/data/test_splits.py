@@ -90,3 +90,6 @@ def test_settings_stay(tmp_path):
     splits.settle(path, {"seed": 1, "input": ["a", "b"]})
     with pytest.raises(ValueError, match=r"settings.json: --seed was 1, is now 2; name another --output"):
         splits.settle(path, {"seed": 2, "input": ["a", "b"]})
+    splits.settle(path, {"seed": 2}, made=False)
+    with pytest.raises(ValueError, match="--seed was 2, is now 1"):
+        splits.settle(path, {"seed": 1})

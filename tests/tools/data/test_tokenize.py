@@ -115,6 +115,25 @@ def test_a_record_without_an_id_has_no_views(tmp_path):
         tokenize.run(path, f"{tmp_path}/two/part", Settings(vqgan, "", 8, keep=False, flip=True))
 
 
+def test_shards_are_of_the_settings_beside_them(tmp_path):
+    (tmp_path / "x").write_bytes(b"no record")
+    write_shards(tmp_path, [2])
+    vqgan, prefix = save_random_vqgan(tmp_path / "vqgan"), str(tmp_path / "out" / "part")
+
+    def make(pattern, **changes):
+        tokenize.run(f"{tmp_path}/{pattern}", prefix, Settings(vqgan, "", 8, backend="cpu", **changes))
+
+    with pytest.raises(records.BadRecord):
+        make("x")
+    make("raw-*")  # nothing was made of the other
+    write_shards(tmp_path, [3])
+    with pytest.raises(ValueError, match="part-settings.json: --input_bytes was .*; name another --output"):
+        make("raw-*")
+    storage.remove_tree(f"{prefix}-settings.json")
+    with pytest.raises(ValueError, match="there are shards, and no .*part-settings.json that says what they were made"):
+        make("raw-*")
+
+
 def test_a_shard_is_never_without_its_index(tmp_path, monkeypatch):
     write_shards(tmp_path, [3, 2])
     vqgan, prefix = save_random_vqgan(tmp_path / "vqgan"), str(tmp_path / "out" / "part")

@@ -168,6 +168,20 @@ def test_other_settings_are_refused(run, tmp_path):
     model.state.model.fingerprint = own
 
 
+def test_settings_are_others_where_nothing_was_made(run, tmp_path):
+    _, model, folder, _ = run
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    good = next(iter(inputs.pictures(str(folder))))
+    bad = inputs.pictures(f"{tmp_path}/bad.png")
+    with pytest.raises(ValueError, match="bad.png: not a picture"):
+        generation.export_captions(model, [good, *bad], str(tmp_path / "out"), Telling(), 2)
+    with pytest.raises(ValueError, match="settings.json: --pictures was"):  # the other host may be at work
+        generation.export_captions(model, [good], str(tmp_path / "out"), Telling(), 2, Sharing(0, 2))
+    assert generation.export_captions(model, [good], str(tmp_path / "out"), Telling(), 2)
+    with pytest.raises(ValueError, match="settings.json: --pictures was"):
+        generation.export_captions(model, [good, *bad], str(tmp_path / "out"), Telling(), 2)
+
+
 def test_a_killed_export_ends_with_the_same_bytes(run, tmp_path):
     config, _, _, texts = run
     texts = texts * 6

@@ -5,9 +5,8 @@ import json
 import os
 
 from itit import storage
-from tools.data.sources import coco_captions
+from tools.data.sources import coco_captions, lookup
 from tools.data.sources.item import BadItem
-from tools.data.sources.lookup import Lookup
 from tools.data.sources.table import Csv, Jsonl, Tsv
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path", "image_path")
@@ -21,7 +20,7 @@ def read(path, folder, image_column="", text_column=""):
     Args:
       path: .csv, .tsv or .jsonl (also with .gz or .zst), or .json: COCO's, Karpathy's, a list of objects, or one object
         of names and texts. A picture may be named in several rows, and a row may have a list of texts.
-      folder: where the pictures are; a name is looked for as `Lookup.find` does.
+      folder: where the pictures are; a name is looked for as `lookup.Lookup.find` does.
       image_column, text_column: empty: the one that is called as in IMAGE_COLUMNS, TEXT_COLUMNS.
 
     Returns:
@@ -30,12 +29,11 @@ def read(path, folder, image_column="", text_column=""):
     Raises ValueError, one line, for a file of another kind and for columns that are not told.
     """
     rows, bad = _rows(path, image_column, text_column)
-    files = Lookup(folder, "input")
-    bases = collections.Counter(os.path.basename(name) for name in {name for _, name, _ in rows})
+    files, lone = lookup.Lookup(folder, "input"), lookup.lone(name for _, name, _ in rows)
     found, num_empty = collections.defaultdict(list), 0
     for place, name, texts in rows:
         try:
-            picture = files.find(name, bases[os.path.basename(name)] == 1)
+            picture = files.find(name, lone)
         except ValueError as error:
             bad.append(BadItem(place, error))
             continue

@@ -7,9 +7,8 @@ import re
 
 from itit import storage
 from itit.config import knob
-from tools.data.sources import coco_captions, lines
+from tools.data.sources import coco_captions, lines, lookup
 from tools.data.sources.item import BadItem, Blob, Item, digest
-from tools.data.sources.lookup import Lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,24 +26,24 @@ class Coco:
         if not self.captions:
             raise ValueError("--captions is empty: give captions_*.json of COCO or Karpathy's dataset_coco.json")
         read = [storage.stamps(pattern) for pattern in (self.captions, self.image_list) if pattern]
-        pictures = Lookup(self.images, "images").paths() if self.images else []
+        pictures = lookup.Lookup(self.images, "images").paths() if self.images else []
         return {self.captions: digest([*map(str, read), *pictures])}
 
     def items(self, part):
         """Yields one Item a picture, in the order of the json, and BadItems. The id is the picture's in COCO."""
-        files = Lookup(self.images, "images") if self.images else None
+        files = lookup.Lookup(self.images, "images") if self.images else None
         listed, taken = lines.read(self.image_list) if self.image_list else [], 0
         missing = dict(listed)
-        for path in storage.glob(part):
-            pictures, bad = self._read(path)
+        told = {path: self._read(path) for path in storage.glob(part)}
+        lone = lookup.lone(p.name for pictures, _ in told.values() for p in pictures if p.name)
+        for path, (pictures, bad) in told.items():
             wanted = self._wanted(pictures, listed, missing)
-            bases = collections.Counter(os.path.basename(picture.name) for picture in pictures if picture.name)
             for picture in pictures:
                 in_split = not self.karpathy_splits or picture.split in self._splits()
                 if in_split and (not self.image_list or picture.name in wanted):
                     taken += 1
                     yield from picture.bad
-                    yield from self._items(picture, f"{path}: picture {picture.key}", files, bases)
+                    yield from self._items(picture, f"{path}: picture {picture.key}", files, lone)
             yield from bad
         for number, line in missing.items():
             yield BadItem(f"{self.image_list}:{number}", f"no picture {line} in {self.captions}")
@@ -52,14 +51,14 @@ class Coco:
             asked = f"--karpathy_splits={self.karpathy_splits} and --image_list={self.image_list}"
             raise ValueError(f"--captions={self.captions}: holds no picture of {asked}")
 
-    def _items(self, picture, place, files, bases):
+    def _items(self, picture, place, files, lone):
         """Yields what a picture gives: an Item, a BadItem, or, where there are only texts and it has none, nothing."""
         image = None
         if files:
             try:
                 if not picture.name:
                     raise ValueError("the json names no file of it")
-                image = Blob(files.find(picture.name, bases[os.path.basename(picture.name)] == 1))
+                image = Blob(files.find(picture.name, lone))
             except ValueError as error:
                 yield BadItem(place, error)
                 return

@@ -1,8 +1,19 @@
 """Files of folders by the names that a list gives them. No file is ever taken by chance."""
 
+import collections
 import os
 
 from itit import storage
+
+
+def lone(names):
+    """Last parts of paths, of those that only one of the names ends with. `names`: what all lists together name."""
+    count = collections.Counter(os.path.basename(name) for name in set(map(_tidy, names)))
+    return {base for base, number in count.items() if number == 1}
+
+
+def _tidy(name):
+    return os.path.normpath(name.replace("\\", "/"))
 
 
 class Lookup:
@@ -34,16 +45,20 @@ class Lookup:
         """The path of a file.
 
         Where it is: `name` in one of the folders; or else where the path ends like `name`, folders and all; or else,
-        where the last part of the name is no other name's (`lone`), where that part is.
+        where the last part of the name is in `lone` (see there), where that part is, but not in a folder below that
+        the name does not tell of: the other file of that name may only be missing.
 
         Raises ValueError where there is none, or more than one.
         """
-        name = os.path.normpath(name.replace("\\", "/"))
+        name = _tidy(name)
         alike = list(self._paths.get(os.path.basename(name), ()))
         exact = [path for path in alike if path in {storage.join(root, name) for root in self._roots}]
-        found = exact or [path for path in alike if ("/" + path).endswith("/" + name)] or (alike if lone else [])
+        found = exact or [path for path in alike if ("/" + path).endswith("/" + name)]
+        if not found and os.path.basename(name) in lone:
+            found = [path for path in alike if "/" not in name or os.path.dirname(path) in self._roots]
         if not found:
-            raise ValueError(f"no file {name} in {self._given}")
+            there = f"; in another folder there is {alike[0]}" if alike else ""
+            raise ValueError(f"no file {name} in {self._given}{there}")
         if len(found) > 1:
             raise ValueError(f"the name {name} may be {found[0]} or {found[1]}: name the folder that it lies in")
         return found[0]

@@ -145,12 +145,20 @@ class Csv(Table):
             if cells is None:
                 return
             if columns is None:
-                columns = cells
+                columns = _different(path, cells)
             elif len(cells) != len(columns) and cells:
                 cause = f"{len(cells)} cells, must be {len(columns)} ({', '.join(columns)})"
                 yield reader.line_num, BadItem(f"{path}:{reader.line_num}", cause)
             elif cells:
                 yield reader.line_num, dict(zip(columns, cells, strict=True))
+
+
+def _different(path, columns):
+    """The names of columns. Raises ValueError where one is there twice: of its two cells one would be lost."""
+    for name in columns:
+        if name and columns.count(name) > 1:
+            raise ValueError(f"{path}: two columns are called {name!r}")
+    return columns
 
 
 def _cause(error, first, last):
