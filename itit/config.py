@@ -242,9 +242,7 @@ class TrainConfig:
     seed: int = knob(0, "Seed of the weights, the data order and every draw.")
     backend: str = knob("auto", "Where to run: cpu, cuda, xla, or what else torch names (mps, xpu, ...); auto: xla if "
                         "there are TPUs, cuda if there is a GPU, else cpu.")  # fmt: skip
-    cuda_graphs: bool = knob(
-        True, "On a GPU, record a step as a CUDA graph; off: launch its kernels one by one, to debug."
-    )
+    cuda_graphs: bool = knob(True, "On a GPU, record a step as a CUDA graph; off: kernel by kernel, to debug.")
     compile: bool = knob(False, "torch.compile of the blocks and of the tokens of texts; not on XLA.")
     recompute_blocks: bool = knob(False, "Compute what is inside the blocks again in the backward pass: less memory, a "
                                   "longer step; not on XLA, and without CUDA graphs.")  # fmt: skip
@@ -269,9 +267,7 @@ class TrainConfig:
     num_samples: int = knob(8, "Prompts and pictures in the samples.")
     eval_every: int = knob(0, "Steps between losses and CIDEr on held-out pairs; 0: never.")
     num_eval: int = knob(512, "Pairs of eval_data that these are taken on.")
-    eval_scenes: bool = knob(
-        False, "The eval data are Scenes: also count captions and pictures that are exactly right."
-    )
+    eval_scenes: bool = knob(False, "The eval data are Scenes: also count the captions and pictures that are exact.")
     keep_best: str = knob("", "Keep the best checkpoint by this score of --eval_every in workdir/best.",
                           ("", "CIDEr", "i2t", "t2i", "captions_exact", "pictures_exact"))  # fmt: skip
     checkpoint_every: int = knob(5000, "Steps between checkpoints.")
