@@ -11,6 +11,10 @@
 #SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
 set -euo pipefail
+case " $* " in *" --help "* | *" -h "*)
+    sed -n '2,/^#SBATCH/s/^#\( \|$\)//p' "$0"
+    exit 0 ;;
+esac
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 exec srun .venv/bin/torchrun \

@@ -52,7 +52,7 @@ def test_generation_ends_between_two_of_its_parts():
 
 def test_hosts_agree_where_metrics_are_due():
     asked = []
-    hosts = SimpleNamespace(count=2, any=lambda value: asked.append(value) or True)
+    hosts = SimpleNamespace(count=2, agrees_at_once=False, any=lambda value: asked.append(value) or True)
     several = SimpleNamespace(hosts=hosts)
     interrupt = Interrupt()
     assert not interrupt.stops(several, 7, 10) and asked == []

@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 def host(hosts, values, changes=()):
     """`itit.train` on one host. Returns its exit code, how many numbers it read, and the rows of its first batch."""
     backend = Host(hosts, DEVICES)
-    train.connect = lambda config: backend
+    train.connect = lambda config, processes: backend
     values = values | dict(changes).get(hosts.index, {})
     config = replace(Config(), **values).resolve()
     rows = train.Streams(config, hosts.index, hosts.count).rows(0)

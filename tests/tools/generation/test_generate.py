@@ -15,6 +15,7 @@ from tests.helpers import finished_run
 from tests.helpers.common import ROOT
 from tools import caption, cycle, generate
 from tools.generation import generation, inputs
+from tools.spread import distribution
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def call(tool, monkeypatch, **given):
     monkeypatch.setattr(tool.flags, "FLAGS", types.SimpleNamespace(**values))
     parsed = types.SimpleNamespace(from_flags=lambda section: type(section)(**{n: values[n] for n in vars(section)}))
     monkeypatch.setattr(tool, "flags_lib", parsed)
+    monkeypatch.setattr(distribution, "flags", parsed)
     tool.main([])
 
 
