@@ -159,6 +159,11 @@ tpu_resume() {
     local now last="" started=false failures=0 hangs=0
     while true; do
         now="$(verdict)"
+        if [ "$now" = partial ] && [ "$last" != partial ]; then # looked at twice: a stop does not come to all at once
+            last="$now"
+            sleep "${option[poll]}"
+            continue
+        fi
         case "$now" in
             running) failures=0 ;;
             done)

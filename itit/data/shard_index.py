@@ -54,6 +54,8 @@ def read(shard):
         data = storage.read_small(path, storage.size(shard) + HEAD.size + CHECKSUM.size)
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise BadRecord(path, 0, f"is the index of a larger shard than {shard}: remove it or the shard") from None
     shard_size, lengths = _parse(path, data)
     found = storage.size(shard)
     if found != shard_size:

@@ -1,5 +1,6 @@
 """The index beside a shard against the positions that TensorFlow-free scanning finds; damage of every byte."""
 
+import os
 import re
 
 import numpy as np
@@ -61,4 +62,13 @@ def test_the_index_of_another_shard_is_refused(tmp_path):
     data += shard_index.CHECKSUM.pack(records.google_crc32c.value(data))
     (tmp_path / ".part-0.tfrecord.index").write_bytes(data)
     with pytest.raises(records.BadRecord, match="do not add up"):
+        shard_index.read(path)
+
+
+def test_the_index_of_a_far_larger_shard_is_damage_as_well(tmp_path):
+    """As of one that was cut off near its beginning."""
+    path, spans = shard_of(tmp_path, [3] * 20)
+    shard_index.write(path, spans)
+    os.truncate(path, 5)
+    with pytest.raises(records.BadRecord, match="is the index of a larger shard than .*part-0.tfrecord: remove it"):
         shard_index.read(path)

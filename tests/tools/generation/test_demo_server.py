@@ -141,8 +141,9 @@ def test_the_page_in_a_browser(run, tmp_path):
     model.record["about"], other = "A <b>toy</b>\n", tmp_path / "other.png"
     with browser.started(tmp_path / "profile") as page:
         page.open(f"http://127.0.0.1:{port}/")
-        page.evaluate("window.pictures = new Set(); new MutationObserver(() => pictures.add(picture.src))"
-                      ".observe(picture, {attributes: true}); 0")  # fmt: skip
+        page.evaluate("window.pictures = new Set(); new MutationObserver(all => all.forEach(one => one.oldValue && "
+                      "pictures.add(one.oldValue))).observe(picture, {attributeFilter: ['src'], attributeOldValue: "
+                      "true}); 0")  # fmt: skip
         page.click("draw")
         page.wait("document.body.dataset.asked === '1'")
         assert page.evaluate("error.textContent") == "the prompt is empty: type a text"
