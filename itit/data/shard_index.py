@@ -49,13 +49,14 @@ def read(shard):
     Raises BadRecord, naming the index, where it is damaged or belongs to a shard of another size.
     """
     path = path_of(shard)
+    # Four bytes a record, of sixteen and more in the shard: an index is never longer than that.
+    most = storage.size(shard) + HEAD.size + CHECKSUM.size
     try:
-        # Four bytes a record, of sixteen and more in the shard: an index is never longer than that.
-        data = storage.read_small(path, storage.size(shard) + HEAD.size + CHECKSUM.size)
+        if storage.size(path) > most:
+            raise BadRecord(path, 0, f"is the index of a larger shard than {shard}: remove it or the shard")
+        data = storage.read_small(path, most)
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise BadRecord(path, 0, f"is the index of a larger shard than {shard}: remove it or the shard") from None
     shard_size, lengths = _parse(path, data)
     found = storage.size(shard)
     if found != shard_size:
