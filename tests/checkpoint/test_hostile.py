@@ -90,7 +90,7 @@ def test_a_pipe_among_records_is_not_opened(tmp_path):
     os.unlink(path)
     with open(path, "wb") as file:
         file.truncate(2**40)
-    with pytest.raises(ValueError, match="1099511627776 bytes: must be at most"):
+    with pytest.raises(ValueError, match="is the index of a larger shard than"):
         shard_index.read(str(tmp_path / "b.tfrecord"))
 
 
