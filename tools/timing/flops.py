@@ -17,9 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from itit.program import Eager, running
 from itit.train_step import train_step
 from tools.timing.parts import PARTS, REST, labelled
-from tools.tpu.step_programs import empty_batch, empty_state
-
-META = torch.device("meta")
+from tools.tpu.step_programs import META, Nowhere, empty_batch, empty_state
 
 
 def step_flops(config, active, vqgan=None):
@@ -32,7 +30,7 @@ def step_flops(config, active, vqgan=None):
 
     Raises ValueError for an operation that is neither torch's own nor known to its counter.
     """
-    state, batch = empty_state(config, vqgan, _Nowhere()), empty_batch(config, active, vqgan, _Nowhere())
+    state, batch = empty_state(config, vqgan, Nowhere()), empty_batch(config, active, vqgan, Nowhere())
     state = state._replace(optimizer=_Optimizer(), ema=None)
     ranges, counter = _Ranges(), FlopCounterMode(display=False)
     counter.mod_tracker = ranges  # it asks this to whom a product belongs
@@ -128,22 +126,6 @@ class _Known(TorchDispatchMode):
         if function.namespace not in ("aten", "prim", "prims") and function._overloadpacket not in self._formulas:
             raise ValueError(f"{function}: nobody says how much arithmetic it is; see torch's register_flop_formula")
         return function(*args, **kwargs or {})
-
-
-class _Nowhere:
-    """What a state and a batch are made on (see step_programs.py): tensors without numbers."""
-
-    def rows(self, shape, dtype):
-        return torch.empty(shape, dtype=dtype, device=META)
-
-    def adopt(self, module):
-        return module
-
-    def place_state(self, state):
-        pass
-
-    def pack(self, state):
-        pass
 
 
 class _Optimizer:

@@ -19,9 +19,8 @@ from itit.models import layers
 from itit.models.layers import recompute_blocks
 from itit.program import Eager, running
 from itit.train_step import train_step
-from tools.tpu.step_programs import empty_batch, empty_state
+from tools.tpu.step_programs import META, Nowhere, empty_batch, empty_state
 
-META = torch.device("meta")
 BLOCK = 512  # bytes; torch gives out whole ones
 
 
@@ -37,7 +36,7 @@ class Memory(NamedTuple):
 
 def step_memory(config, active):
     """The Memory of one training step on ready ids. `config`: resolved; `active`: task -> samples of this device."""
-    state, batch = empty_state(config, None, _Nowhere()), empty_batch(config, active, None, _Nowhere())
+    state, batch = empty_state(config, None, Nowhere()), empty_batch(config, active, None, Nowhere())
     if config.train.recompute_blocks:
         recompute_blocks(state.model)
     kept = [_bytes(state.model.parameters()), 0, _bytes(state.t5.state_dict().values())]
@@ -96,22 +95,6 @@ class _FewTokens(Eager):
             return function(*args)
         _, caption, cache, first, *_ = args
         return function(*args) if first < 2 else (caption, cache)
-
-
-class _Nowhere:
-    """What a state and a batch are made on (see step_programs.py): tensors without numbers."""
-
-    def rows(self, shape, dtype):
-        return torch.empty(shape, dtype=dtype, device=META)
-
-    def adopt(self, module):
-        return module
-
-    def place_state(self, state):
-        pass
-
-    def pack(self, state):
-        pass
 
 
 class _Noise:

@@ -15,6 +15,7 @@ from itit.training.state import DTYPES
 from itit.xla import sharding
 from tools.timing import parts
 
+META = torch.device("meta")
 TRACED = (2, 4)  # the mesh it is traced on: two sizes, so that an axis is told by how it splits
 
 
@@ -46,9 +47,25 @@ def labelled(state, tracing):
     return stack
 
 
+class Nowhere:
+    """In the place of a mesh, for `empty_state` and `empty_batch`: tensors without numbers."""
+
+    def rows(self, shape, dtype):
+        return torch.empty(shape, dtype=dtype, device=META)
+
+    def adopt(self, module):
+        return module
+
+    def place_state(self, state):
+        """Nothing: it lies nowhere."""
+
+    def pack(self, state):
+        """Nothing."""
+
+
 def empty_state(config, vqgan, mesh):
-    """A State of placeholders."""
-    with torch.device("meta"):
+    """A State of placeholders. `mesh`: a `TracedMesh` or `Nowhere`."""
+    with META:
         t5 = text_encoders.network(config.t5)(config.t5).to(DTYPES[config.train.compute_dtype])
         model = ITITModel(config.model)
         tokenizer = VQGAN(vqgan).eval() if vqgan else None
