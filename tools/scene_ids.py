@@ -10,7 +10,6 @@ Shapes: B records of a batch, S side of a picture, N image tokens, L text tokens
 import itertools
 
 import numpy as np
-import torch
 import tqdm
 from absl import flags
 
@@ -23,6 +22,7 @@ from itit.data.text import Tokenizer
 from itit.flags import run_main
 from tools.data.scene_splits import SPLITS, draw
 from tools.data.splits import settle
+from tools.data.tokenizing import image_ids
 
 BATCH_SIZE = 64
 
@@ -36,12 +36,6 @@ def read_splits(text):
             raise ValueError(f"--splits: {part!r}: must be SPLIT:RECORDS, each split once, of {', '.join(SPLITS)}")
         found[name] = int(count)
     return found
-
-
-@torch.no_grad()
-def image_ids(model, pixels):
-    """uint8 [B, S, S, 3] -> int64 [B, N]."""
-    return model.tokenize(pixels)
 
 
 def write(path, split, drawn, count, to_image_ids, to_text_ids):

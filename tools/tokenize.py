@@ -36,8 +36,8 @@ def run(pattern, output, settings, distribution=Distribution()):  # noqa: B008 (
     settings.check()
     distribution.check()
     found = storage.stamps(pattern)
-    for line in made_with.unfinished(found):
-        raise ValueError(f"--input={pattern}: {line}")
+    if lines := made_with.unfinished(found):
+        raise ValueError(f"--input={pattern}: {lines[0]}")
     sources, sizes = list(found), [int(stamp.split()[0]) for stamp in found.values()]
     with locks.claim(locks.beside(output) + distribution.suffix, f"--output={output}") as check:
         storage.remove_rests(output.rpartition("/")[0] or ".")
@@ -64,9 +64,7 @@ def _run(sources, output, settings, distribution, check):
     for source, target in pairs:
         if target.rpartition("/")[2] not in there:
             todo.append((source, target))
-        elif (
-            shard_index.path_of(target).rpartition("/")[2] not in there
-        ):  # killed between the two by an earlier version
+        elif shard_index.path_of(target).rpartition("/")[2] not in there:  # copied without it, perhaps
             shard_index.write(target, records.index(target))
     if len(todo) < len(pairs):
         print(f"already there: {len(pairs) - len(todo)} of {counted(len(pairs), 'shard')}")

@@ -13,7 +13,7 @@ from itit import storage
 from itit.untrusted import parse_json
 
 SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.tfrecord")
-BEGUN = ".work/begun.json"  # in a folder that tools.prepare has not finished
+WORK, BEGUN = ".work", "begun.json"  # a folder and a file of it, where tools.prepare has not finished
 # Feature of a record -> the setting that names what made it: its flag, and its key in the record.
 PARTS = {"image_ids": "vqgan", "text_ids": "vocabulary"}
 
@@ -34,7 +34,7 @@ def unfinished(paths):
     """list of lines: folders that tools.prepare has not finished, or is at work in."""
     folders = sorted({path.rpartition("/")[0] for path in paths})
     return [f"{folder or '.'} is not finished: repeat the tools.prepare that has begun it" for folder in folders
-            if storage.exists(storage.join(folder, BEGUN))]  # fmt: skip
+            if storage.exists(storage.join(folder, WORK, BEGUN))]  # fmt: skip
 
 
 def check(sources, data):

@@ -16,7 +16,6 @@ from itit.models import VQGAN
 from tests.data import test_streams
 from tests.helpers.pictures import write_shards
 from tools import tokenize, train_sentencepiece
-from tools.data import preparing
 from tools.data.tokenizing import Settings
 
 CONFIG = VqganConfig(image_size=16, channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, latent_dim=6,
@@ -111,9 +110,8 @@ def test_sets_that_are_not_whole_are_told(tmp_path, caplog):
     caplog.clear()
     pictures_of(f"{tmp_path}/b.tfrecord", vqgan=ours)
     assert not caplog.records
-    assert f"{preparing.WORK}/{preparing.BEGUN}" == made_with.BEGUN
-    (tmp_path / ".work").mkdir()
-    (tmp_path / made_with.BEGUN).write_text("{}")
+    (tmp_path / made_with.WORK).mkdir()
+    (tmp_path / made_with.WORK / made_with.BEGUN).write_text("{}")
     pictures_of(f"{tmp_path}/b.tfrecord", vqgan=ours)
     assert f"--image_data: {tmp_path} is not finished: repeat the tools.prepare that has begun it" in caplog.text
     with pytest.raises(ValueError, match=f"--input=.*: {tmp_path} is not finished"):

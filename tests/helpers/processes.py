@@ -38,12 +38,13 @@ def launch(function, count, *args):
 
 def _serve(port, pids):
     store = torch.distributed.TCPStore("localhost", port, None, True, wait_for_workers=False)
-    while any(map(_lives, pids)):
+    while any(map(alive, pids)):
         time.sleep(0.1)
     del store
 
 
-def _lives(pid):
+def alive(pid):
+    """Whether a process runs; one that ended and waits to be collected does not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"

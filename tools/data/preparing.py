@@ -21,13 +21,14 @@ import tqdm
 from itit import locks, storage
 from itit.config import knob
 from itit.console import say
+from itit.data.made_with import BEGUN, WORK
 from tools.data import listing, shard_writer, splitting
 from tools.data.damaged import Damage
 from tools.data.ids import MODULUS
 from tools.data.stored_pictures import PictureSettings
 from tools.spread.distribution import Distribution, Stage, wait_for
 
-DATASET, WORK, BEGUN, DAMAGED = "dataset.json", ".work", "begun.json", "damaged.txt"
+DATASET, DAMAGED = "dataset.json", "damaged.txt"
 SCHEMA = {"key": "UTF-8, unique", "image": "encoded picture", "text": "UTF-8"}
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.helpers.common import ROOT
+from tests.helpers.processes import alive
 from tools.spread import workers
 
 
@@ -65,12 +66,3 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path):
     while any(alive(pid) for pid in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in children)
-
-
-def alive(pid):
-    """Whether a process runs; one that ended and waits to be collected does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
