@@ -15,7 +15,6 @@ Shapes: B batch, N image tokens, L text tokens, S side of a picture in pixels.
 import dataclasses
 import math
 import os
-import re
 
 import numpy as np
 import tqdm
@@ -264,11 +263,13 @@ def _check_dtype(dtype):
 
 def _fetched(path, revision):
     """The folder of a name on the Hub; any other path as it is."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) or storage.exists(path):
+    if not weights.ON_HUB.fullmatch(path) or storage.exists(path):
         return path
-    # Not everybody has its library, and local folders need none of it.
-    from itit.checkpoint import hub
-
+    try:
+        # Not everybody has its library, and local folders need none of it.
+        from itit.checkpoint import hub
+    except ValueError as error:
+        raise ValueError(f"{path}: no such folder; for a name on the Hub, {error}") from None
     return hub.fetch(path, revision)
 
 

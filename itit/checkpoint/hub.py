@@ -2,11 +2,10 @@
 
 import logging
 import os
-import re
 import sys
 
 from itit import storage
-from itit.checkpoint import weightsdir
+from itit.checkpoint import weights, weightsdir
 from itit.console import say
 from itit.untrusted import shown
 
@@ -18,7 +17,6 @@ except ModuleNotFoundError as error:
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
 
-NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # What an export may have; nothing else of a repository is fetched.
 NETWORK = ("config.json", "hashes.json", "model.safetensors")
 FILES = ("README.md", "hashes.json", "model.safetensors", "training.cfg", "vocabulary.model",
@@ -50,7 +48,7 @@ def push(folder, name, private=False):
 
     Raises ValueError, one line, where a file is not the one that was exported, and where the server refuses.
     """
-    if not NAME.fullmatch(name):
+    if not weights.ON_HUB.fullmatch(name):
         raise ValueError(f"{name!r}: must be OWNER/NAME")
     if storage.is_remote(folder):
         raise ValueError(f"{folder}: must be a folder on this machine, to be given to {_server()}")

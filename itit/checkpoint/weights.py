@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import re
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -18,6 +19,7 @@ from itit.models import VQGAN, ITITModel
 from itit.untrusted import parse_json, shown
 
 SHIPPED = {folder.name: folder for folder in (pathlib.Path(__file__).parents[1] / "shipped").iterdir()}
+ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # OWNER/NAME on the Hugging Face Hub
 RECORD = "itit"  # metadata of an exported file that holds its record, JSON
 MISFIT = f"{weightsdir.WEIGHTS} does not fit {weightsdir.CONFIG}"
 PARTS, PART = ("t5", "vqgan", "vocabulary"), ("path", "sha256")

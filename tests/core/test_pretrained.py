@@ -252,6 +252,15 @@ def test_bad_input_is_one_line(run, tmp_path):
         _ = itit.Itit
 
 
+def test_a_folder_that_is_not_there_is_named_where_the_hub_cannot_be_asked(monkeypatch):
+    """Two words with a slash between may be a folder, mistyped, as well as OWNER/NAME."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "itit.checkpoint.hub", raising=False)
+    monkeypatch.delattr("itit.checkpoint.hub", raising=False)
+    with pytest.raises(ValueError, match=r"^runs/modle: no such folder; for a name on the Hub, .* huggingface_hub"):
+        ITIT.from_pretrained("runs/modle")
+
+
 def test_parts_that_moved_are_given_and_others_refused(run, tmp_path):
     config, folder, _ = run
     copy = tmp_path / "copy"
