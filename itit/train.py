@@ -31,15 +31,7 @@ from itit.training.interrupt import Interrupt, Interrupted
 from itit.training.metrics import EARLY, Metrics, Silent
 from itit.training.saver import Saver
 from itit.training.skips import Skips
-from itit.training.state import (
-    check_frozen,
-    code,
-    frozen,
-    image_ids_of,
-    load_state,
-    make_state,
-    vocabulary_of,
-)  # fmt: skip
+from itit.training.state import check_frozen, code, frozen, image_ids_of, load_state, make_state, vocabulary_of
 from itit.training.taken import settle
 from itit.training.watchdog import Watchdog
 
@@ -240,27 +232,36 @@ def run(config, places=None):
             return _run(config, backend, started)
 
 
-def _run(config, backend, started):
-    interrupt, workdir, t = Interrupt(), config.train.workdir, config.train
-    streams = open_streams(config, backend)
+def begin(config, backend, streams):
+    """What a run begins with, or goes on from, and the first that is written of it.
 
+    Returns the State, the number of steps done, whether a signal has kept the run from samples and scores that were due
+    then, and what its checkpoints say of it.
+    """
+    workdir, vocabulary, order = config.train.workdir, vocabulary_of(config), streams.order()
     state = make_state(config, backend)
     backend.hosts.check_same(identity(config, streams, state))
     count = sum(p.numel() for p in state.model.parameters())
-    logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend, t.compute_dtype)
-    order = streams.order()
+    logging.info("ITIT-%s: %.1f M parameters on %s, %s", config.model.preset, count / 1e6, backend,
+                 config.train.compute_dtype)  # fmt: skip
     start, unseen = resume(workdir, state, config, backend, order)
-    step = start
     check_tasks(config, start)
-    if t.init_from and not start:
-        initialise(t.init_from, state, backend, vocabulary_of(config))
+    if config.train.init_from and not start:
+        initialise(config.train.init_from, state, backend, vocabulary)
     backend.pack(state)
     storage.make_dirs(workdir)
     if backend.hosts.leads:
         storage.remove_rests(workdir)
         keep_settings(config, start)
-    meta = {"model": to_json(config.model), "frozen": frozen(state) | vocabulary_of(config), "order": order}
-    end = config.optim.num_steps
+    meta = {"model": to_json(config.model), "frozen": frozen(state) | vocabulary, "order": order}
+    return state, start, unseen, meta
+
+
+def _run(config, backend, started):
+    interrupt, workdir, t = Interrupt(), config.train.workdir, config.train
+    streams = open_streams(config, backend)
+    state, start, unseen, meta = begin(config, backend, streams)
+    step, end = start, config.optim.num_steps
     if t.stop_after_steps:
         end = min(end, start + t.stop_after_steps)
     logging.info("%s", plan(config, start, end))
@@ -296,11 +297,8 @@ def _run(config, backend, started):
                     float(values["loss"])  # waits for it
                     metrics.scalars(step, {"time/to_first_step": time.monotonic() - started, **backend.measures()})
                 if step % t.log_every == 0 or step - start in EARLY or step == end:
-                    values |= {
-                        "learning_rate": rate,
-                        "data/damaged": streams.num_bad,
-                        "data/cut_texts": streams.num_cut,
-                    }
+                    values |= {"learning_rate": rate}
+                    values |= {"data/damaged": streams.num_bad, "data/cut_texts": streams.num_cut}
                     metrics.progress(step, values | {"skipped": skips.read()}, num_samples, waited)
                     waited, num_samples = 0.0, 0
                 stop = interrupt.stops(backend, step, t.log_every)
